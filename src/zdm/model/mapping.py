@@ -1,0 +1,185 @@
+"""How the two versions of one table relate, row by row: the value that trigger, backfill and verification share.
+
+One `TableMapping` per table and rollout. Everything that touches rows (the sync triggers, the backfill, the
+verification, the repair, both version views) is generated from it, so they cannot disagree.
+
+The marker
+----------
+A table with at least one group gets one hidden integer column, the *marker*:
+
+* ``NULL``: nobody has settled this row yet; the old side is the truth, the new side is not filled.
+* bit 0 (`TOGGLE`): flipped whenever the triggers or the backfill settle the row. Inside one row operation, a marker
+  that differs from the stored one means "already settled", which is how the triggers and the backfill tell each other.
+* bit 1 (`FAILED`): ``up`` raised for this row. The application's write went through; the row is recorded and blocks
+  the gates until it is settled.
+* bit 2 + n: group n was last written by the *new* side (so ``old = down(new)`` holds), else by the old side
+  (so ``new = up(old)`` holds).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from zdm.model.expression import Expression
+from zdm.model.names import QualifiedName, Value
+
+TOGGLE = 1
+FAILED = 2
+FIRST_GROUP_BIT = 2
+MAX_GROUPS = 28
+"""A signed 32-bit marker has 31 usable bits: two flags, one spare, and one for each group."""
+NEW_ORIGIN = -1
+"""The marker's default in the new version's view, where a view shows it: 'this INSERT came through the new version'."""
+
+
+class Authority(StrEnum):
+    """Which side wins while both exist: old until switchover, then new."""
+
+    OLD = "old"
+    NEW = "new"
+
+
+class Conflict(StrEnum):
+    """What a statement gets that writes both sides of a group and makes them disagree."""
+
+    REFUSE = "refuse"
+    OLD = "old"
+    NEW = "new"
+    AUTHORITY = "authority"
+
+
+class Comparison(StrEnum):
+    """How two values of a column are told apart.
+
+    NATIVE: ``IS DISTINCT FROM``, for types where equal means identical. IMAGE: ``ROW(a) *<> ROW(b)``, bytewise, for
+    types where it does not (citext, float, jsonb, numeric without scale, nondeterministic collations) or that have no
+    ``=`` at all (json, point, xml).
+    """
+
+    NATIVE = "native"
+    IMAGE = "image"
+
+
+class OldColumn(Value):
+    """A column of the old version that the new one replaces or drops.
+
+    `down` re-derives it from the new version's columns; None if the mapping has no way back (then the column keeps
+    what it had, and rows of the new application get its default).
+    """
+
+    name: str
+    type: str
+    comparison: Comparison
+    not_null: bool = False
+    default: str | None = None
+    down: Expression | None = None
+
+
+class NewColumn(Value):
+    """A column of the new version that preparation adds beside the old ones.
+
+    Parameters
+    ----------
+    name: its physical name until cleanup.
+    final: its name in the new version, and on the table after cleanup.
+    type: as `format_type` writes it, with typmod.
+    default: the new version's default as SQL, or None. It lives on the version view until cleanup puts it on the table
+        (with ``expose: columns`` it is on the table from the start).
+    not_null: whether the new version promises NOT NULL.
+    up: derives it from the old version's columns; None if nothing fills it (then only its default does).
+    collation: qualified collation name if it differs from the type's, else None.
+    """
+
+    name: str
+    final: str
+    type: str
+    comparison: Comparison
+    default: str | None = None
+    not_null: bool = False
+    up: Expression | None = None
+    collation: str | None = None
+
+
+class ColumnGroup(Value):
+    """Columns that are mapped together: `change_type` has one on each side, `split_column` one old and several new."""
+
+    name: str
+    number: int
+    old: tuple[OldColumn, ...] = ()
+    new: tuple[NewColumn, ...] = ()
+    lossy: bool = False
+    conflict: Conflict = Conflict.REFUSE
+
+    @property
+    def bit(self) -> int:
+        """The marker's bit that says the new side wrote last."""
+        return 1 << (FIRST_GROUP_BIT + self.number)
+
+    @property
+    def two_way(self) -> bool:
+        """Whether the new side's writes flow back: every old column has a `down`, and there is one."""
+        return bool(self.old) and all(column.down is not None for column in self.old)
+
+    @property
+    def reads_of_up(self) -> tuple[str, ...]:
+        """Physical columns that any `up` of the group reads."""
+        return tuple(dict.fromkeys(c for n in self.new if n.up is not None for c in n.up.columns))
+
+    @property
+    def reads_of_down(self) -> tuple[str, ...]:
+        """Physical columns that any `down` of the group reads."""
+        return tuple(dict.fromkeys(c for o in self.old if o.down is not None for c in o.down.columns))
+
+
+class ViewColumn(Value):
+    """One column of a version view: the physical column it shows, the name it shows it under, the default it carries."""
+
+    physical: str
+    name: str
+    default: str | None = None
+
+
+class Expose(StrEnum):
+    """How the new application sees the new structure: through version schemas, or by the new columns' own names."""
+
+    VIEWS = "views"
+    COLUMNS = "columns"
+
+
+class TableMapping(Value):
+    """Everything about one existing table that a rollout changes, both versions side by side.
+
+    Parameters
+    ----------
+    table: the table under its old name.
+    final_name: its name in the new version (equal unless renamed).
+    key: columns of the primary key, or of the best unique key; empty if there is none. Only used to name rows to people.
+    groups: the mapped groups; empty if the migration needs no data (then there is no marker, trigger or backfill).
+    marker: physical name of the marker column.
+    marker_in_view: whether the new view must show the marker, as its last column, to tell the origin of an INSERT
+        (needed where an explicit NULL of the new application could not be told from an untouched column).
+    old_columns / new_columns: what the old and the new version's views show, in order.
+    dropped_in_new: True if the new version has no such table (`drop_table`).
+    """
+
+    table: QualifiedName
+    final_name: str
+    oid: int
+    key: tuple[str, ...] = ()
+    groups: tuple[ColumnGroup, ...] = ()
+    marker: str = "_zdm_state"
+    marker_in_view: bool = False
+    expose: Expose = Expose.VIEWS
+    old_columns: tuple[ViewColumn, ...] = ()
+    new_columns: tuple[ViewColumn, ...] = ()
+    dropped_in_new: bool = False
+
+    @property
+    def needs_sync(self) -> bool:
+        """Whether rows are mapped at all: marker, triggers, backfill and verification exist only then."""
+        return bool(self.groups)
+
+    @property
+    def settled_bits(self) -> int:
+        """The marker of a row the backfill has just filled: settled, every group last written by the old side."""
+        return TOGGLE

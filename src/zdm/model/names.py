@@ -1,0 +1,48 @@
+"""Names of database objects, as values. Nothing here quotes: quoting is done where SQL is composed."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import BaseModel, ConfigDict
+
+MAX_IDENTIFIER_BYTES = 63
+"""NAMEDATALEN - 1 of an unmodified PostgreSQL; longer identifiers are cut by the server without an error."""
+
+
+class Value(BaseModel):
+    """Base of every model value: immutable, strict about unknown keys, comparable, JSON both ways."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class QualifiedName(Value):
+    """A schema and a name, both exactly as the catalog stores them (unquoted, case preserved)."""
+
+    schema_: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{_display(self.schema_)}.{_display(self.name)}"
+
+    def __hash__(self) -> int:
+        return hash((self.schema_, self.name))
+
+
+def qualified(schema: str, name: str) -> QualifiedName:
+    """Build a `QualifiedName` from its two parts."""
+    return QualifiedName(schema_=schema, name=name)
+
+
+def fit(name: str, *, limit: int = MAX_IDENTIFIER_BYTES) -> str:
+    """Cut `name` to `limit` bytes of UTF-8, replacing the tail by a hash so that different names stay different."""
+    raw = name.encode()
+    if len(raw) <= limit:
+        return name
+    tail = "_" + hashlib.sha256(raw).hexdigest()[:8]
+    return raw[: limit - len(tail)].decode(errors="ignore") + tail
+
+
+def _display(name: str) -> str:
+    plain = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[:1].isdigit()
+    return name if plain else '"' + name.replace('"', '""') + '"'

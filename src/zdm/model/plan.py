@@ -1,0 +1,76 @@
+"""What a migration compiles to on one target. Stored whole in the catalog, so that a resume runs exactly what was planned."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from zdm.model.mapping import TableMapping
+from zdm.model.names import QualifiedName, Value
+from zdm.model.step import Phase, Step
+
+
+class Severity(StrEnum):
+    """How much a finding matters: a warning is printed and goes on; anything worse is a `Problem` and stops the plan."""
+
+    NOTE = "note"
+    WARNING = "warning"
+
+
+class Finding(Value):
+    """Something a reviewer should know before the rollout starts. `rule` names a page under docs/, or is empty."""
+
+    severity: Severity
+    text: str
+    where: str = ""
+    rule: str = ""
+
+
+class TableFacts(Value):
+    """What estimates are made from: size of a touched table when the plan was made."""
+
+    table: QualifiedName
+    rows: float
+    bytes: int
+
+
+class Roundtrip(Value):
+    """The measurement of ``down(up(x)) = x`` on real rows of one group."""
+
+    table: QualifiedName
+    group: str
+    rows: int
+    lost: int
+    failed: int
+    sample_keys: tuple[str, ...] = ()
+    declared_lossy: bool = False
+
+
+class Plan(Value):
+    """Steps and mappings of one migration on one target.
+
+    Parameters
+    ----------
+    old_schema / new_schema: the version schemas' names; empty where the migration exposes columns only.
+    """
+
+    migration: str
+    target: str
+    server_version: int
+    old_schema: str = ""
+    new_schema: str = ""
+    mappings: tuple[TableMapping, ...] = ()
+    steps: tuple[Step, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    facts: tuple[TableFacts, ...] = ()
+    roundtrips: tuple[Roundtrip, ...] = ()
+
+    def mapping(self, table: QualifiedName) -> TableMapping:
+        """The mapping of `table` (by its old name). Raises KeyError if the plan does not map it."""
+        for mapping in self.mappings:
+            if mapping.table == table:
+                return mapping
+        raise KeyError(str(table))
+
+    def of(self, phase: Phase) -> tuple[Step, ...]:
+        """The steps of one phase, in the order they run."""
+        return tuple(step for step in self.steps if step.phase is phase)

@@ -1,0 +1,170 @@
+"""A step: the smallest unit of work that is recorded, resumed and undone. Pure data; only the executor runs one."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from zdm.model.mapping import Authority
+from zdm.model.names import QualifiedName, Value
+
+
+class Phase(StrEnum):
+    """The four phases, in order."""
+
+    PREPARATION = "preparation"
+    MIGRATION = "migration"
+    SWITCHOVER = "switchover"
+    CLEANUP = "cleanup"
+
+    @property
+    def number(self) -> int:
+        """1 to 4, as people count them."""
+        return list(Phase).index(self) + 1
+
+
+class Stage(IntEnum):
+    """Where in its phase a step runs. Steps of one stage keep the order of the operations in the migration file."""
+
+    TYPES = 10  # preparation: enums and other types
+    TABLES = 20  # preparation: new tables
+    STRUCTURE = 30  # preparation: new columns and the marker
+    SYNC = 40  # preparation: sync functions and triggers
+    VIEWS = 50  # preparation: version schemas, only once the triggers stand
+    BACKFILL = 60  # migration: fill what is not settled
+    INDEXES = 70  # migration: indexes on the new structure, after the data
+    VERIFY = 80  # migration: compare every row
+    CONSTRAINTS = 90  # switchover: what the new version promises is enforced
+    AUTHORITY = 100  # switchover: the new side wins from here
+    TIGHTEN = 110  # cleanup: proofs that need the old side silent, without a scan under lock
+    CONTRACT = 120  # cleanup: the swap; the old structure goes
+    FINISH = 130  # cleanup: what is left of zdm's own
+
+
+class Lock(StrEnum):
+    """PostgreSQL's table lock modes, as `pg_locks.mode` names them without 'Lock'."""
+
+    NONE = "none"
+    ACCESS_SHARE = "AccessShare"
+    ROW_SHARE = "RowShare"
+    ROW_EXCLUSIVE = "RowExclusive"
+    SHARE_UPDATE_EXCLUSIVE = "ShareUpdateExclusive"
+    SHARE = "Share"
+    SHARE_ROW_EXCLUSIVE = "ShareRowExclusive"
+    EXCLUSIVE = "Exclusive"
+    ACCESS_EXCLUSIVE = "AccessExclusive"
+
+    @property
+    def sql(self) -> str:
+        """The mode as LOCK TABLE spells it, for example ``ACCESS EXCLUSIVE``."""
+        spelled = "".join(f" {c}" if c.isupper() else c for c in self.value)
+        return spelled.strip().upper()
+
+
+class TableLock(Value):
+    """The strongest lock a step takes on one table, and how long it keeps it.
+
+    hold: "brief" (catalog changes only), "scan" (as long as reading the table takes) or "rewrite".
+    """
+
+    table: QualifiedName
+    mode: Lock
+    hold: Literal["brief", "scan", "rewrite"] = "brief"
+
+
+class Transaction(Value):
+    """Statements in one transaction. Locks are taken first, in the order given, under the lock budget, with retries.
+
+    The step's *finished* mark is written in the same transaction, so a lost connection at COMMIT is settled by reading it.
+    """
+
+    kind: Literal["transaction"] = "transaction"
+    statements: tuple[str, ...]
+    locks: tuple[TableLock, ...] = ()
+
+
+class Concurrent(Value):
+    """One statement that refuses to run in a transaction (CREATE INDEX CONCURRENTLY …).
+
+    done_when: a query of one boolean; it settles an unknown outcome and makes the step repeatable.
+    cleanup: run (each on its own, in order) before a repeat, to remove what an aborted run left, such as an invalid index.
+    """
+
+    kind: Literal["concurrent"] = "concurrent"
+    statement: str
+    done_when: str
+    cleanup: tuple[str, ...] = ()
+    locks: tuple[TableLock, ...] = ()
+
+
+class Scan(Value):
+    """One long statement under a weak lock (VALIDATE CONSTRAINT): in its own transaction, without a lock budget to stall on.
+
+    done_when: as for `Concurrent`.
+    """
+
+    kind: Literal["scan"] = "scan"
+    statement: str
+    done_when: str
+    locks: tuple[TableLock, ...] = ()
+
+
+class Sync(Value):
+    """Install, replace or remove the sync functions and triggers of one table, for the given authority."""
+
+    kind: Literal["sync"] = "sync"
+    table: QualifiedName
+    authority: Authority = Authority.OLD
+
+
+class Backfill(Value):
+    """Fill every unsettled row of one table."""
+
+    kind: Literal["backfill"] = "backfill"
+    table: QualifiedName
+
+
+class Verify(Value):
+    """Compare every row of one table, and store what was found."""
+
+    kind: Literal["verify"] = "verify"
+    table: QualifiedName
+
+
+Action = Annotated[Transaction | Concurrent | Scan | Sync | Backfill | Verify, Field(discriminator="kind")]
+
+
+class Step(Value):
+    """One recorded unit.
+
+    Parameters
+    ----------
+    id: unique in the plan and stable across runs, for example ``preparation.pgbench_accounts.columns``.
+    title: what a person reads, in the imperative: ``add the new columns beside the old ones``.
+    operation: the operation that asked for it, as ``2:split_column``; empty if the table's operations share it.
+    undo: actions that return to before the step; each must succeed whether or not the step, or a part of it, ran
+        (``IF EXISTS``). Run in the order given, when the rollout rolls back; the steps themselves are undone last first.
+    naive: the rule under docs/refusals/ that the obvious statement would break, which is why it is done this way; or empty.
+    """
+
+    id: str
+    title: str
+    phase: Phase
+    stage: Stage
+    action: Action
+    operation: str = ""
+    undo: tuple[Action, ...] = ()
+    naive: str = ""
+
+    @property
+    def locks(self) -> tuple[TableLock, ...]:
+        """The table locks that the step takes."""
+        action = self.action
+        if isinstance(action, Transaction | Concurrent | Scan):
+            return action.locks
+        if isinstance(action, Sync):
+            return (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE),)
+        mode = Lock.ROW_EXCLUSIVE if isinstance(action, Backfill) else Lock.ACCESS_SHARE
+        return (TableLock(table=action.table, mode=mode, hold="brief"),)

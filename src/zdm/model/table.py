@@ -1,0 +1,119 @@
+"""What introspection found of a schema: plain facts, all definitions in the server's own words (`pg_get_*def`)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from zdm.model.mapping import Comparison
+from zdm.model.names import QualifiedName, Value
+
+
+class TableKind(StrEnum):
+    """`pg_class.relkind` (and persistence, and inheritance) in words."""
+
+    TABLE = "table"
+    PARTITIONED = "partitioned table"
+    PARTITION = "partition"
+    FOREIGN = "foreign table"
+    VIEW = "view"
+    MATERIALIZED_VIEW = "materialized view"
+    TEMPORARY = "temporary table"
+    INHERITED = "inheritance parent or child"
+
+
+class Column(Value):
+    """One live column. `default` is the deparsed expression, also of a generated column (then `generated` is set)."""
+
+    name: str
+    number: int
+    type: str
+    not_null: bool
+    default: str | None = None
+    identity: str = ""  # "", "always" or "by default"
+    generated: str = ""  # "", "stored" or "virtual"
+    collation: str | None = None
+    comparison: Comparison = Comparison.NATIVE
+    type_kind: str = "base"  # base, domain, enum, composite, range, multirange, array, pseudo
+    comment: str | None = None
+    acl: tuple[str, ...] = ()
+    storage: str = ""
+    compression: str = ""
+    statistics: int | None = None
+
+
+class Constraint(Value):
+    """One constraint; `definition` is `pg_get_constraintdef`. kind: primary key, unique, check, foreign key, exclusion, not null."""
+
+    name: str
+    kind: str
+    columns: tuple[str, ...]
+    definition: str
+    validated: bool = True
+    index: str | None = None
+    references: QualifiedName | None = None
+    comment: str | None = None
+
+
+class Index(Value):
+    """One index; `definition` is `pg_get_indexdef`. `columns` are all columns it mentions, in key, INCLUDE, expression or predicate."""
+
+    name: str
+    columns: tuple[str, ...]
+    definition: str
+    unique: bool = False
+    primary: bool = False
+    valid: bool = True
+    constraint: str | None = None
+    method: str = "btree"
+
+
+class Trigger(Value):
+    """One trigger of the user's; `columns` are those it names in UPDATE OF (or mentions in WHEN)."""
+
+    name: str
+    definition: str
+    timing: str  # before, after, instead of
+    row: bool
+    columns: tuple[str, ...] = ()
+
+
+class Dependent(Value):
+    """Something else that hangs on a column: a view, materialized view, policy, rule, publication, statistics, function …"""
+
+    kind: str
+    name: str
+    columns: tuple[str, ...] = ()
+
+
+class Table(Value):
+    """One table as it stands."""
+
+    name: QualifiedName
+    oid: int
+    kind: TableKind
+    owner: str
+    may_alter: bool  # whether the connected role is, or is a member of, the owner
+    columns: tuple[Column, ...]
+    constraints: tuple[Constraint, ...] = ()
+    indexes: tuple[Index, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    dependents: tuple[Dependent, ...] = ()
+    referenced_by: tuple[Constraint, ...] = ()
+    rows: float = 0  # reltuples, -1 if never analysed
+    bytes: int = 0  # pg_table_size
+    row_security: bool = False
+    comment: str | None = None
+
+    def column(self, name: str) -> Column | None:
+        """The column called `name`, or None."""
+        return next((c for c in self.columns if c.name == name), None)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The primary key's columns, else those of the first valid NOT NULL unique constraint or index, else nothing."""
+        primary = next((c.columns for c in self.constraints if c.kind == "primary key"), None)
+        if primary:
+            return primary
+        required = {c.name for c in self.columns if c.not_null}
+        unique = [c.columns for c in self.constraints if c.kind == "unique" and required.issuperset(c.columns)]
+        return min(unique, key=len, default=())

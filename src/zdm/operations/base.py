@@ -1,0 +1,133 @@
+"""What an operation is: a validated value that edits shapes and lists steps. It never touches a connection.
+
+To add one, write ``src/zdm/operations/<name>.py`` with one subclass of `Operation` whose `kind` is ``<name>``; it is found
+by discovery (`zdm.operations.registry`). It carries `scenarios`, which the conformance suite runs through every phase, kill
+and rollback, and it has a page ``docs/operations/<name>.md``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from zdm.errors import Problem
+from zdm.model.mapping import Expose, TableMapping
+from zdm.model.names import QualifiedName, Value, qualified
+from zdm.model.plan import Finding
+from zdm.model.sample import Scenario
+from zdm.model.step import Phase, Step
+from zdm.model.table import Table
+from zdm.operations.shape import TableShape
+
+
+def split_name(text: str, default_schema: str) -> QualifiedName:
+    """Read ``name``, ``schema.name`` or quoted forms (``"My Schema"."Table"``) into a `QualifiedName`.
+
+    Unquoted parts are folded to lower case as PostgreSQL does. Raises ValueError if the text is not one or two identifiers.
+    """
+    parts: list[str] = []
+    rest = text.strip()
+    while True:
+        if rest.startswith('"'):
+            end = 1
+            while True:
+                end = rest.find('"', end)
+                if end < 0:
+                    raise ValueError(f"{text!r} has an unterminated quoted identifier")
+                if rest[end : end + 2] != '""':
+                    break
+                end += 2
+            part, rest = rest[1:end].replace('""', '"'), rest[end + 1 :]
+        else:
+            cut = rest.find(".")
+            raw, rest = (rest, "") if cut < 0 else (rest[:cut], rest[cut:])
+            part = raw.lower() if raw.isascii() else raw
+        if not part:
+            raise ValueError(f"{text!r} is not a table name")
+        parts.append(part)
+        if not rest:
+            break
+        if not rest.startswith("."):
+            raise ValueError(f"{text!r} is not a table name")
+        rest = rest[1:]
+    if len(parts) > 2:
+        raise ValueError(f"{text!r} has {len(parts)} parts; a table is named as table or schema.table")
+    return qualified(*parts) if len(parts) == 2 else qualified(default_schema, parts[0])
+
+
+@dataclass(slots=True)
+class Draft:
+    """The new version of everything a migration touches while its operations are applied.
+
+    Parameters
+    ----------
+    target: the schema that unqualified names mean.
+    migration: the migration's id, for names of generated objects.
+    server_version: `server_version_num`, e.g. 180006; recipes differ by version.
+    tables: every existing table, view … that the operations name, as introspected, by qualified name (absent = no such table).
+    created: tables that earlier operations of the same migration create, by qualified name, with their columns' names.
+    """
+
+    target: str
+    migration: str
+    server_version: int
+    expose: Expose = Expose.VIEWS
+    tables: dict[QualifiedName, Table] = field(default_factory=dict)
+    shapes: dict[QualifiedName, TableShape] = field(default_factory=dict)
+    created: dict[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
+    types: set[str] = field(default_factory=set)
+    rewrite_free: set[tuple[str, str]] = field(default_factory=set)
+    """(old type, new type) pairs for which the server, asked on an empty table, changes the type without a rewrite."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def name(self, text: str) -> QualifiedName:
+        """`text` as a qualified name in this target."""
+        return split_name(text, self.target)
+
+    def shape(self, text: str) -> TableShape | None:
+        """The shape of the existing table called `text` (present name), made on first use; None if there is no such table."""
+        name = self.name(text)
+        if name not in self.shapes and name in self.tables:
+            self.shapes[name] = TableShape.of(self.tables[name], self.expose)
+        return self.shapes.get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What `Operation.plan` sees: the finished draft and the mappings the server has checked, by the table's old name."""
+
+    draft: Draft
+    mappings: dict[QualifiedName, TableMapping]
+    label: str  # "<position>:<kind>", the `operation` of every step
+
+
+class Operation(Value, ABC):
+    """One change. Subclasses declare their parameters as pydantic fields with descriptions."""
+
+    kind: ClassVar[str]
+    summary: ClassVar[str]
+    scenarios: ClassVar[tuple[Scenario, ...]] = ()
+
+    @abstractmethod
+    def tables(self) -> Sequence[str]:
+        """The existing tables it needs to know (as written in the file), referenced ones included."""
+
+    def type_changes(self, draft: Draft) -> Sequence[tuple[str, str]]:
+        """(old type, new type) pairs the planner should ask the server about before `apply`; see `Draft.rewrite_free`."""
+        del draft
+        return ()
+
+    @abstractmethod
+    def apply(self, draft: Draft, label: str) -> list[Problem]:
+        """Edit the draft, or say everything that is wrong with it. `label` is "<position>:<kind>".
+
+        Problems leave `where` empty: the loader adds file and line of the operation.
+        """
+
+    def plan(self, phase: Phase, context: Context) -> list[Step]:
+        """The operation's own steps in `phase`. What rows need (new columns, triggers, backfill, views, swap) is compiled
+        once per table from the shape, so operations that only map columns have none."""
+        del phase, context
+        return []
