@@ -112,11 +112,15 @@ class Scan(Value):
 
 
 class Sync(Value):
-    """Install, replace or remove the sync functions and triggers of one table, for the given authority."""
+    """Install the sync functions and triggers of one table, change their authority, or remove them.
+
+    remove: drop triggers and functions, whether or not they exist.
+    """
 
     kind: Literal["sync"] = "sync"
     table: QualifiedName
     authority: Authority = Authority.OLD
+    remove: bool = False
 
 
 class Backfill(Value):
@@ -165,6 +169,8 @@ class Step(Value):
         if isinstance(action, Transaction | Concurrent | Scan):
             return action.locks
         if isinstance(action, Sync):
-            return (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE),)
+            # CREATE TRIGGER takes SHARE ROW EXCLUSIVE, DROP TRIGGER takes ACCESS EXCLUSIVE.
+            mode = Lock.ACCESS_EXCLUSIVE if action.remove else Lock.SHARE_ROW_EXCLUSIVE
+            return (TableLock(table=action.table, mode=mode),)
         mode = Lock.ROW_EXCLUSIVE if isinstance(action, Backfill) else Lock.ACCESS_SHARE
         return (TableLock(table=action.table, mode=mode, hold="brief"),)
