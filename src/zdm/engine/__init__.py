@@ -1,0 +1,1 @@
+"""Compiling a plan, executing its steps, moving a rollout from phase to phase."""

@@ -1,0 +1,369 @@
+"""What the engine answers: values without behaviour, so that a person's text, ``--json`` and the metrics agree.
+
+Every value dumps with ``.model_dump(mode="json")``; properties that scripts need are computed fields, so they are in
+the dump. Times are timezone-aware; durations are seconds as floats, because that is what scripts compare.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, computed_field
+
+from zdm.model.mapping import Authority
+from zdm.model.names import QualifiedName, Value
+from zdm.model.phases import State
+from zdm.model.step import Phase, TableLock
+from zdm.model.verdict import Verdict
+
+# ------------------------------------------------------------------------------------------------ init, doctor
+
+
+class InitResult(Value):
+    """What `init` found and did. `previous` and `version` are revisions of the catalog; `previous` is None if it was absent."""
+
+    database: str
+    role: str
+    server_version: int
+    version: str
+    previous: str | None = None
+    applied: tuple[str, ...] = ()
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def changed(self) -> bool:
+        """Whether anything was installed or upgraded."""
+        return self.previous != self.version
+
+
+class Health(StrEnum):
+    """How one check of `doctor` came out. UNKNOWN is what could not be read: never silently taken for good."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARNING = "warning"
+    PROBLEM = "problem"
+    UNKNOWN = "unknown"
+
+
+class Check(Value):
+    """One check: its name (``server version``, ``rights``, ``catalog``, ``replicas``, ``pg_stat_statements``, ``pooler``,
+    ``leftovers`` …), what was found, what is needed where that differs, and what to do."""
+
+    name: str
+    health: Health
+    found: str
+    needed: str = ""
+    remedy: str = ""
+
+
+# ------------------------------------------------------------------------------------------------ steps
+
+
+class StepOutcome(StrEnum):
+    """What became of a step in one run."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    SKIPPED = "skipped"  # an earlier run, or the probe, shows that it is done
+    FAILED = "failed"
+    UNDONE = "undone"
+
+
+class StepRun(Value):
+    """One step as it ran, or as the catalog remembers it."""
+
+    id: str
+    title: str
+    phase: Phase
+    outcome: StepOutcome
+    seconds: float = 0.0
+    attempts: int = 1
+    """Tries that it took to get the locks within their budget; 1 if it worked at once, 0 if it did not run."""
+    rows: int | None = None
+    error: str = ""
+
+
+class PreviewStep(Value):
+    """One step of ``--dry-run``: exactly what would be sent, and what it would cost.
+
+    Parameters
+    ----------
+    kind: the action's kind (``transaction``, ``concurrent``, ``scan``, ``sync``, ``backfill``, ``verify``).
+    statements: the exact SQL, in order; for a backfill or a verification the statement of one chunk or table.
+    seconds: the estimate of the whole step, None if there is nothing to estimate from.
+    done: an earlier run has finished it, so it would be skipped.
+    """
+
+    id: str
+    title: str
+    phase: Phase
+    kind: str
+    statements: tuple[str, ...] = ()
+    locks: tuple[TableLock, ...] = ()
+    seconds: float | None = None
+    rows: float | None = None
+    bytes: int | None = None
+    done: bool = False
+    undo: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------ moving
+
+
+class Outcome(StrEnum):
+    """How an `advance` ended."""
+
+    DONE = "done"  # the phase ran to its end
+    REFUSED = "refused"  # at least one gate said no; nothing was changed
+    NOTHING = "nothing"  # the rollout already stands where `until` asked it to be, or is complete
+
+
+class AdvanceResult(Value):
+    """One move. With ``until``, `earlier` holds the moves that the same call finished before this one.
+
+    Parameters
+    ----------
+    rollout: the migration's id.
+    phase: the phase that ran, or would have run if no gate had refused.
+    before / state: where the rollout stood and where it stands now.
+    resumed: an interrupted or failed phase was continued (its gates had been passed already).
+    verdicts: every gate of the move, those that passed as well.
+    next_phase: what `advance` runs next, None if nothing follows.
+    can_return: whether `rollback` is possible from `state`.
+    """
+
+    rollout: str
+    target: str
+    phase: Phase
+    before: State
+    state: State
+    outcome: Outcome = Outcome.DONE
+    resumed: bool = False
+    verdicts: tuple[Verdict, ...] = ()
+    steps: tuple[StepRun, ...] = ()
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    next_phase: Phase | None = None
+    can_return: bool = True
+    old_schema: str = ""
+    new_schema: str = ""
+    earlier: tuple[AdvanceResult, ...] = ()
+
+
+class RollbackResult(Value):
+    """The way back: the steps undone (last first), and what the verification before it found, if there was one."""
+
+    rollout: str
+    target: str
+    before: State
+    state: State
+    steps: tuple[StepRun, ...] = ()
+    verification: VerifyResult | None = None
+    leftovers: tuple[str, ...] = ()
+    """Objects of zdm's that could not be removed, by name; empty after a clean rollback."""
+    seconds: float = 0.0
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+class TableVerification(Value):
+    """What one statement over one snapshot of one table found. Everything but `rows` must be zero.
+
+    Parameters
+    ----------
+    unsettled: rows that nobody has filled.
+    failed: rows for which ``up`` raised.
+    old_disagrees: rows last written by the old side whose new side is not ``up(old)``.
+    new_disagrees: rows last written by the new side whose old side is not ``down(new)``.
+    nulls: rows with NULL where the new version promises none.
+    repaired: rows that ``--repair`` derived again, the finding of this run being what was left afterwards.
+    sample_keys: keys of some of the rows found, as ``id=42``.
+    """
+
+    table: QualifiedName
+    rows: int
+    unsettled: int = 0
+    failed: int = 0
+    old_disagrees: int = 0
+    new_disagrees: int = 0
+    nulls: int = 0
+    repaired: int = 0
+    sample_keys: tuple[str, ...] = ()
+    seconds: float = 0.0
+    at: datetime | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def differences(self) -> int:
+        """All findings together."""
+        return self.unsettled + self.failed + self.old_disagrees + self.new_disagrees + self.nulls
+
+
+class VerifyResult(Value):
+    """A verification of every mapped table. A table that no row mapping needs is not in it."""
+
+    rollout: str
+    target: str
+    tables: tuple[TableVerification, ...] = ()
+    repaired: bool = False
+    seconds: float = 0.0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def clean(self) -> bool:
+        """Whether every table was found without a difference."""
+        return all(table.differences == 0 for table in self.tables)
+
+
+class TableBackfill(Value):
+    """The backfill of one table. `rows` were filled by this run, `total` is the estimate of all; None if never analysed."""
+
+    table: QualifiedName
+    rows: int
+    total: float | None = None
+    chunks: int = 0
+    failed: int = 0
+    complete: bool = True
+    seconds: float = 0.0
+    throttled_seconds: float = 0.0
+
+
+class BackfillResult(Value):
+    """A backfill of every mapped table."""
+
+    rollout: str
+    target: str
+    tables: tuple[TableBackfill, ...] = ()
+    workers: int = 1
+    seconds: float = 0.0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def complete(self) -> bool:
+        """Whether no row of any table is left."""
+        return all(table.complete for table in self.tables)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def rows(self) -> int:
+        """Rows filled by this run, all tables together."""
+        return sum(table.rows for table in self.tables)
+
+
+# ------------------------------------------------------------------------------------------------ status
+
+
+class TableProgress(Value):
+    """How far the backfill of one table is. `done` and `total` are of the same `unit` (blocks, or rows).
+
+    A value is None where it is not known yet: never zero instead.
+    """
+
+    table: QualifiedName
+    done: float
+    total: float | None = None
+    unit: str = "blocks"
+    rows: int | None = None
+    rows_per_second: float | None = None
+    eta_seconds: float | None = None
+    complete: bool = False
+    throttled_by: str = ""
+    """The signal that slows it down at present, in words; empty if none does."""
+
+
+class LeaseInfo(Value):
+    """Who holds the rollout. `expired` leases can be taken over."""
+
+    holder: str
+    since: datetime
+    renewed: datetime
+    expires: datetime
+    expired: bool = False
+
+
+class FailureCount(Value):
+    """Rows of one table for which ``up`` raised, and the most frequent message."""
+
+    table: QualifiedName
+    rows: int
+    message: str = ""
+    sample_keys: tuple[str, ...] = ()
+
+
+class Approval(Value):
+    """Somebody's yes to one phase."""
+
+    rollout: str
+    target: str
+    phase: Phase
+    by: str
+    at: datetime
+    comment: str = ""
+
+
+class RolloutStatus(Value):
+    """Everything about one rollout. `verdicts` are the gates of the next move, evaluated now."""
+
+    rollout: str
+    target: str
+    state: State
+    description: str = ""
+    phase: Phase | None = None
+    authority: Authority = Authority.OLD
+    next_phase: Phase | None = None
+    can_return: bool = False
+    paused: bool = False
+    fenced: bool = False
+    old_schema: str = ""
+    new_schema: str = ""
+    risk: str = "low"
+    registered_at: datetime | None = None
+    state_since: datetime | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    steps: tuple[StepRun, ...] = ()
+    progress: tuple[TableProgress, ...] = ()
+    verification: tuple[TableVerification, ...] = ()
+    failures: tuple[FailureCount, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    lease: LeaseInfo | None = None
+    last_error: str = ""
+
+
+class PauseResult(Value):
+    """A rollout was paused or resumed; `changed` is False if it already was."""
+
+    rollout: str
+    target: str
+    paused: bool
+    changed: bool = True
+
+
+class FenceResult(Value):
+    """The old version's schema was closed to the applications, or opened again; `changed` is False if it already was."""
+
+    rollout: str
+    target: str
+    fenced: bool
+    changed: bool = True
+    statements: tuple[str, ...] = ()
+
+
+class HistoryEntry(Value):
+    """One recorded event of a rollout: a change of state, a step, a gate's refusal, an approval …"""
+
+    at: datetime
+    event: str
+    text: str
+    phase: Phase | None = None
+    before: State | None = None
+    state: State | None = None
+    by: str = ""
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+RollbackResult.model_rebuild()
