@@ -73,10 +73,13 @@ class Session(psycopg.Connection[TupleRow]):
     ----------
     pooled: whether a pooler stands between us and the server (then no session setting persists).
     role: the role that `transaction` assumes, or None.
+    prelude: statements that every transaction which is rolled back anyway begins with. While a plan is made they create
+        the types that the migration itself will create, so that expressions over them can be checked.
     """
 
     pooled: bool = False
     role: str | None = None
+    prelude: tuple[str, ...] = ()
 
 
 # --- connecting -------------------------------------------------------------------------------------------------------
@@ -325,6 +328,8 @@ def transaction(
     }
     try:
         conn.execute(_begin(conn, isolation, read_only, everything))
+        for statement in getattr(conn, "prelude", ()) if rollback else ():
+            conn.execute(statement)
         yield
     except BaseException:
         abandon(conn)
