@@ -257,6 +257,16 @@ def fetch_value(conn: psycopg.Connection[Any], query: Query, params: Params | No
     return None if row is None else row[0]
 
 
+def execute_one(conn: psycopg.Connection[Any], query: Query | sql.Composable) -> psycopg.Cursor[Any]:
+    """Execute exactly one statement: the server refuses text that holds several.
+
+    psycopg sends a query without parameters by the simple protocol, which runs all statements it holds, and ignores
+    ``prepare=True`` where prepared statements are off, as they are here. Asking for binary results takes the other one.
+    Whatever holds text of a user's goes through here.
+    """
+    return conn.execute(sql.Composed([query]) if isinstance(query, sql.Composable) else query, binary=True)
+
+
 def milliseconds(duration: timedelta) -> str:
     """A duration as a server setting; anything above zero is at least 1 ms, because 0 would mean no limit."""
     count = duration.total_seconds() * 1000
