@@ -1,0 +1,1 @@
+"""Composing SQL from values: identifiers, the templates of ``triggers/``, sync objects, version views, row predicates."""

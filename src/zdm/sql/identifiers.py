@@ -1,0 +1,85 @@
+"""Names, types and comparisons as pieces of SQL. Nothing here depends on the session's search_path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from psycopg import sql
+
+from zdm.model.mapping import Comparison
+from zdm.model.names import QualifiedName
+
+_SYSTEM_TYPES = re.compile(
+    r"box|bpchar|bytea|cidr|circle|date|datemultirange|daterange|inet|int4multirange|int4range|"
+    r"int8multirange|int8range|json|jsonb|jsonpath|line|lseg|macaddr|macaddr8|money|name|nummultirange|"
+    r"numrange|oid|path|pg_lsn|point|polygon|regclass|regproc|regtype|text|tid|tsmultirange|tsquery|"
+    r"tsrange|tstzmultirange|tstzrange|tsvector|uuid|xid|xml"
+)
+"""Types that `format_type` writes as a bare name which the grammar does not reserve, so a search_path could shadow it."""
+
+_DIRECT = re.compile(
+    r"(smallint|integer|bigint|boolean|uuid|date|oid|numeric\(\d+,\d+\)|(timestamp|time)(\(\d\))? without time zone"
+    r"|timestamp(\(\d\))? with time zone)"
+)
+"""Types whose ``pg_catalog.=`` needs no collation and, where the comparison is native, is faster than an image."""
+
+_TEXT = re.compile(r"(text|character varying(\(\d+\))?)")
+_C = sql.SQL('COLLATE pg_catalog."C"')
+
+
+def qualified_name(name: QualifiedName) -> sql.Identifier:
+    """``"schema"."name"``."""
+    return sql.Identifier(name.schema_, name.name)
+
+
+def trusted(text: str) -> sql.SQL:
+    """Text that the server itself deparsed (a default, a type, a cut expression), as SQL."""
+    return sql.SQL(text)
+
+
+def type_name(text: str) -> sql.SQL:
+    """A type as `format_type` wrote it, built-in ones qualified where another schema could shadow them."""
+    base = text.split("[", 1)[0]
+    if _SYSTEM_TYPES.fullmatch(base) or base == '"char"':
+        return trusted(f"pg_catalog.{text}")
+    return trusted(text)
+
+
+def column(name: str, of: str | None = None) -> sql.Composable:
+    """A column, optionally of a table alias."""
+    return sql.Identifier(of, name) if of else sql.Identifier(name)
+
+
+def comma(parts: Iterable[sql.Composable]) -> sql.Composed:
+    """The parts, separated by commas."""
+    return sql.SQL(", ").join(parts)
+
+
+def all_of(parts: Iterable[sql.Composable]) -> sql.Composable:
+    """The parts joined by AND; TRUE for none."""
+    found = list(parts)
+    return sql.SQL("({})").format(sql.SQL(" AND ").join(found)) if found else sql.SQL("true")
+
+
+def any_of(parts: Iterable[sql.Composable]) -> sql.Composable:
+    """The parts joined by OR; FALSE for none."""
+    found = list(parts)
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(found)) if found else sql.SQL("false")
+
+
+def differs(a: sql.Composable, b: sql.Composable, comparison: Comparison, type_: str = "") -> sql.Composable:
+    """A condition (never NULL): `a` and `b`, both of the column type `type_`, are not the same value.
+
+    Native comparison is used only where ``pg_catalog.=`` is known to exist and to need no collation; for every other type
+    the image says the same and needs no operator of the type, no collation, and no search_path.
+    """
+    if comparison is Comparison.NATIVE and _DIRECT.fullmatch(type_):
+        left, right = a, b
+    elif comparison is Comparison.NATIVE and _TEXT.fullmatch(type_):
+        left, right = (sql.SQL("({} {})").format(side, _C) for side in (a, b))
+    else:
+        return sql.SQL("(ROW({}) OPERATOR(pg_catalog.*<>) ROW({}))").format(a, b)
+    return sql.SQL(
+        "(({} OPERATOR(pg_catalog.=) {}) IS NOT TRUE AND ({} IS NOT NULL OR {} IS NOT NULL))"
+    ).format(left, right, a, b)
