@@ -87,6 +87,8 @@ class NewColumn(Value):
         (with ``expose: columns`` it is on the table from the start).
     not_null: whether the new version promises NOT NULL.
     up: derives it from the old version's columns; None if nothing fills it (then only its default does).
+    fill: reads no column and may be volatile, such as ``gen_random_uuid()``; gives a row of the old version its value once,
+        when the backfill or the old application's INSERT settles it. Never derived again, never compared. Excludes `up`.
     collation: qualified collation name if it differs from the type's, else None.
     """
 
@@ -97,6 +99,7 @@ class NewColumn(Value):
     default: str | None = None
     not_null: bool = False
     up: Expression | None = None
+    fill: Expression | None = None
     collation: str | None = None
 
 

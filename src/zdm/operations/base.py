@@ -10,12 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from psycopg import sql
 
 from zdm.errors import Problem
+from zdm.model.expression import Expression
 from zdm.model.mapping import Expose, TableMapping
 from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.plan import Finding
+from zdm.model.requests import CarryRequest, ExpressionRequest
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Table
@@ -77,30 +81,71 @@ class Draft:
     tables: dict[QualifiedName, Table] = field(default_factory=dict)
     shapes: dict[QualifiedName, TableShape] = field(default_factory=dict)
     created: dict[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
-    types: set[str] = field(default_factory=set)
+    types: set[QualifiedName] = field(default_factory=set)
+    """Types that earlier operations of the same migration create."""
+    prelude: list[str] = field(default_factory=list)
+    """Statements that make those types; the transaction that checks expressions runs them first, and is rolled back."""
     rewrite_free: set[tuple[str, str]] = field(default_factory=set)
     """(old type, new type) pairs for which the server, asked on an empty table, changes the type without a rewrite."""
+    instant_columns: set[tuple[str, str | None]] = field(default_factory=set)
+    """(type, default) pairs for which the server, asked on an empty table, adds a column without a rewrite."""
+    canonical_types: dict[str, str] = field(default_factory=dict)
+    """Types as written in the file, as the server calls them with an empty search_path."""
+    taken: set[QualifiedName] = field(default_factory=set)
+    """Those names of `Operation.names` that a relation or a type already has."""
+    requests: list[ExpressionRequest] = field(default_factory=list)
+    """Expressions that the planner must have checked once every operation is applied; see `Context.expressions`."""
+    carries: list[CarryRequest] = field(default_factory=list)
+    """Definitions that the planner must have rewritten; see `Context.carried`. Filled by `zdm.operations.fidelity`."""
     findings: list[Finding] = field(default_factory=list)
+    memo: dict[str, Any] = field(default_factory=dict)
+    """What `apply` found out and `plan` needs, by the operation's label; names may change meaning in between."""
 
     def name(self, text: str) -> QualifiedName:
         """`text` as a qualified name in this target."""
         return split_name(text, self.target)
 
     def shape(self, text: str) -> TableShape | None:
-        """The shape of the existing table called `text` (present name), made on first use; None if there is no such table."""
+        """The shape of the existing table called `text`, made on first use; None if there is no such table.
+
+        A table that an earlier operation renamed answers to its new name only.
+        """
         name = self.name(text)
+        for shape in self.shapes.values():
+            if shape.name.schema_ == name.schema_ and shape.final_name == name.name and shape.name != name:
+                return shape
         if name not in self.shapes and name in self.tables:
             self.shapes[name] = TableShape.of(self.tables[name], self.expose)
-        return self.shapes.get(name)
+        found = self.shapes.get(name)
+        return found if found is not None and found.final_name == name.name else None
+
+    def type(self, text: str) -> str:
+        """A type as written in the file, as SQL that means the same under every search_path, as far as it is known."""
+        found = self.canonical_types.get(text)
+        if found is not None:
+            return found
+        base, array = (text.strip()[:-2], "[]") if text.strip().endswith("[]") else (text, "")
+        try:
+            name = self.name(base)
+        except ValueError:
+            return text
+        if name in self.types:
+            return sql.Identifier(name.schema_, name.name).as_string(None) + array
+        return text
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What `Operation.plan` sees: the finished draft and the mappings the server has checked, by the table's old name."""
+    """What `Operation.plan` sees: the finished draft and the mappings the server has checked, by the table's old name.
+
+    `expressions` and `carried` hold the server's answers to `Draft.requests` and `Draft.carries`, by their keys.
+    """
 
     draft: Draft
     mappings: dict[QualifiedName, TableMapping]
     label: str  # "<position>:<kind>", the `operation` of every step
+    expressions: dict[str, Expression] = field(default_factory=dict)
+    carried: dict[str, str] = field(default_factory=dict)
 
 
 class Operation(Value, ABC):
@@ -119,6 +164,20 @@ class Operation(Value, ABC):
         del draft
         return ()
 
+    def column_additions(self, draft: Draft) -> Sequence[tuple[str, str | None]]:
+        """(type, default) pairs the planner should ask the server about before `apply`; see `Draft.instant_columns`."""
+        del draft
+        return ()
+
+    def types(self) -> Sequence[str]:
+        """Types as written in the file, to be asked for their full names before `apply`; see `Draft.canonical_types`."""
+        return ()
+
+    def names(self, draft: Draft) -> Sequence[QualifiedName]:
+        """Relations and types that it creates, to be looked up before `apply`; see `Draft.taken`."""
+        del draft
+        return ()
+
     @abstractmethod
     def apply(self, draft: Draft, label: str) -> list[Problem]:
         """Edit the draft, or say everything that is wrong with it. `label` is "<position>:<kind>".
@@ -128,6 +187,10 @@ class Operation(Value, ABC):
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
         """The operation's own steps in `phase`. What rows need (new columns, triggers, backfill, views, swap) is compiled
-        once per table from the shape, so operations that only map columns have none."""
+        once per table from the shape, so operations that only map columns have none.
+
+        Steps before `Stage.CONTRACT` speak of physical columns and the table's present name; steps of `Stage.FINISH`, which
+        run after the swap, of final ones.
+        """
         del phase, context
         return []

@@ -46,15 +46,24 @@ class Migration(Value):
     module: str | None = Field(default=None, description="the packaged module it belongs to")
     version: str | None = Field(default=None, description="the module's version it leads to")
     from_version: str | None = Field(default=None, description="the module's version it starts from")
-    depends_on: tuple[str, ...] = Field(default=(), description="ids of migrations that must be complete first")
+    depends_on: tuple[str, ...] = Field(
+        default=(), description="ids of migrations that must be complete first"
+    )
     risk: Risk = Field(default=Risk.LOW, description="low, medium or high")
     estimated_time: Duration | None = Field(default=None, description="the authors' own estimate, e.g. 10s")
     expose: Expose = Field(
-        default=Expose.VIEWS, description="views: version schemas; columns: the new columns by their own names"
+        default=Expose.VIEWS,
+        description="views: version schemas; columns: the new columns by their own names",
     )
-    operations: tuple[SerializeAsAny[Operation], ...] = Field(min_length=1, description="the changes, in order")
-    validations: tuple[Validation, ...] = Field(default=(), description="SQL that must hold before switchover and cleanup")
-    gates: dict[str, Any] = Field(default_factory=dict, description="overrides of the gates' thresholds in phases/*.toml")
+    operations: tuple[SerializeAsAny[Operation], ...] = Field(
+        min_length=1, description="the changes, in order"
+    )
+    validations: tuple[Validation, ...] = Field(
+        default=(), description="SQL that must hold before switchover and cleanup"
+    )
+    gates: dict[str, Any] = Field(
+        default_factory=dict, description="overrides of the gates' thresholds in phases/*.toml"
+    )
 
     @field_validator("id")
     @classmethod
@@ -108,4 +117,6 @@ class Migration(Value):
 
     def canonical(self) -> str:
         """Sorted, compact JSON without defaults: what is stored, compared and hashed."""
-        return json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, ensure_ascii=False)
+        return json.dumps(
+            self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, ensure_ascii=False
+        )

@@ -18,7 +18,8 @@ def operations() -> dict[str, type[Operation]]:
     for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for value in vars(module).values():
-            if inspect.isclass(value) and value.__module__ == module.__name__ and not inspect.isabstract(value):
-                if issubclass(value, Operation) and value.kind == info.name:
-                    found[value.kind] = value
+            if not inspect.isclass(value) or value.__module__ != module.__name__ or inspect.isabstract(value):
+                continue
+            if issubclass(value, Operation) and value.kind == info.name:
+                found[value.kind] = value
     return found

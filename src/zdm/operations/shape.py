@@ -20,6 +20,10 @@ class DraftNew:
 
     `replaces` is the physical name of the one old column this succeeds (`change_type` …), so that what hangs on that
     column can follow; None for added, split and merged columns.
+
+    `fill` is the one expression that may be volatile: it gives rows of the old version their value exactly once, when the
+    backfill or the old application's INSERT settles them, and is never derived again nor compared. A column has `up` or
+    `fill`, not both.
     """
 
     physical: str
@@ -30,11 +34,16 @@ class DraftNew:
     not_null: bool = False
     collation: str | None = None
     replaces: str | None = None
+    fill: str | None = None
 
 
 @dataclass(slots=True)
 class DraftGroup:
-    """Columns mapped together. `old` maps each replaced physical column to its `down` over the *new* version's columns."""
+    """Columns mapped together. `old` maps each replaced physical column to its `down` over the *new* version's columns.
+
+    `casts` tells which `down` was derived rather than written, so that it can follow a later rename: physical old column
+    to the physical column it is cast back from, and the type (None: taken as it is).
+    """
 
     name: str
     operation: str
@@ -42,14 +51,17 @@ class DraftGroup:
     new: list[DraftNew] = field(default_factory=list)
     lossy: bool = False
     conflict: Conflict = Conflict.REFUSE
+    casts: dict[str, tuple[str, str | None]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class ShapeColumn:
     """One column as the new version shows it.
 
-    `fresh`: added by this migration (a `DraftNew` exists). `default` is the new version's default; `default_changed` tells
-    that an operation set it, so that the view and, at cleanup, the table get it.
+    `fresh`: added by this migration (a `DraftNew` exists, in a group or in `TableShape.added`). `default` is the new
+    version's default; `default_changed` tells that an operation set it, so that the view and, at cleanup, the table get
+    it. `alter_type`: the type that cleanup gives the physical column in place, because the server needs no rewrite for
+    it; the views over the column must make way for that, so it belongs into the swap's transaction.
     """
 
     name: str
@@ -59,11 +71,22 @@ class ShapeColumn:
     default: str | None
     fresh: bool = False
     default_changed: bool = False
+    alter_type: str | None = None
 
 
 @dataclass(slots=True)
 class TableShape:
-    """The evolving new version of one existing table."""
+    """The evolving new version of one existing table.
+
+    Parameters
+    ----------
+    added: columns that need no mapping because adding them is instant and complete (nullable, or with a default that the
+        server stores once for all rows). `add_column` adds them itself; they are in no group.
+    removed: physical columns that the new version does not show and nothing derives; cleanup drops them.
+    gone_indexes / gone_constraints: what this migration drops on purpose at cleanup, so nothing needs to be carried.
+    new_names: names of indexes and constraints that this migration creates on the table.
+    uses: physical columns that such an index or constraint stands on, and what it is called.
+    """
 
     table: Table
     expose: Expose
@@ -71,6 +94,12 @@ class TableShape:
     columns: list[ShapeColumn]
     groups: list[DraftGroup] = field(default_factory=list)
     dropped: bool = False
+    added: list[DraftNew] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    gone_indexes: set[str] = field(default_factory=set)
+    gone_constraints: set[str] = field(default_factory=set)
+    new_names: set[str] = field(default_factory=set)
+    uses: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, table: Table, expose: Expose) -> TableShape:
@@ -93,7 +122,21 @@ class TableShape:
 
     def draft(self, physical: str) -> DraftNew | None:
         """The added column with that physical name, or None."""
-        return next((n for g in self.groups for n in g.new if n.physical == physical), None)
+        return next((n for n in self.all_new() if n.physical == physical), None)
+
+    def all_new(self) -> list[DraftNew]:
+        """Every column that preparation adds, mapped or not."""
+        return [n for g in self.groups for n in g.new] + self.added
+
+    def successor(self, physical: str) -> DraftNew | None:
+        """The column that succeeds the old physical column one to one, or None."""
+        return next((n for g in self.groups for n in g.new if n.replaces == physical), None)
+
+    def replaced(self) -> dict[str, str]:
+        """Every old physical column that cleanup drops, and the operation that is the reason."""
+        found = {old: group.operation for group in self.groups for old in group.old}
+        found.update({old: found.get(old, "drop_column") for old in self.removed})
+        return found
 
     def group_of(self, physical: str) -> DraftGroup | None:
         """The group that replaces or adds the physical column, or None."""
@@ -103,10 +146,10 @@ class TableShape:
         return None
 
     def physical_name(self, final: str) -> str:
-        """A free physical name for a new column called `final`: itself if the columns are exposed or the name is free,
-        else ``_zdm_<final>``, cut to 63 bytes and kept apart from every existing column."""
-        taken = {c.name for c in self.table.columns} | {n.physical for g in self.groups for n in g.new}
-        if self.expose is Expose.COLUMNS:
+        """A free physical name for a new column called `final`: itself if no column of the table has it, else
+        ``_zdm_<final>``, cut to 63 bytes and kept apart from every existing column."""
+        taken = {c.name for c in self.table.columns} | {n.physical for n in self.all_new()}
+        if final not in taken:
             return final
         candidate, count = fit(f"_zdm_{final}"), 1
         while candidate in taken:

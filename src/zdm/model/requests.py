@@ -1,0 +1,64 @@
+"""What operations ask of the server before a plan can be made: values only, answered by `zdm.db`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from zdm.model.names import QualifiedName, Value
+
+
+class ExpressionRequest(Value):
+    """Please check this SQL expression over the columns of one version of a table.
+
+    The answer is an `Expression`, handed to `plan` under `key`, so that it can be rendered over physical columns.
+
+    Parameters
+    ----------
+    table: the existing table, by its present name.
+    over: whose columns the text names.
+    assign_to: the type it must be assignable to, or None.
+    boolean: whether it must be a condition.
+    constant: whether it may name no column at all, as a default.
+    volatile: whether a volatile function is acceptable.
+    where: the operation that asks, as ``2:add_check``.
+    """
+
+    key: str
+    table: QualifiedName
+    text: str
+    over: Literal["old", "new"] = "new"
+    assign_to: str | None = None
+    boolean: bool = False
+    constant: bool = False
+    volatile: bool = False
+    where: str = ""
+
+
+class CarriedColumn(Value):
+    """One replaced column: `old` is its physical name, `new` its successor's, with the successor's type and collation."""
+
+    old: str
+    new: str
+    type: str
+    collation: str | None = None
+
+
+class CarryRequest(Value):
+    """Please rewrite this index's or constraint's definition for the successors of its columns.
+
+    The answer is text of the server's own making, to stand behind ``CREATE INDEX name ON table`` (kind ``index``) or
+    ``ADD CONSTRAINT name`` (the other kinds), without ``NOT VALID``.
+
+    Parameters
+    ----------
+    name: the existing index or constraint.
+    columns: every column of the table that has a successor.
+    where: the operation that replaces the column, as ``1:change_type``.
+    """
+
+    key: str
+    table: QualifiedName
+    kind: Literal["index", "check", "foreign key"]
+    name: str
+    columns: tuple[CarriedColumn, ...]
+    where: str = ""

@@ -1,0 +1,268 @@
+"""Types of the operations' parameters, and looking up what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from zdm.errors import Problem
+from zdm.model.mapping import Expose
+from zdm.model.names import MAX_IDENTIFIER_BYTES, Value, qualified
+from zdm.model.table import Column, TableKind
+from zdm.operations.base import Draft
+from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
+
+_PAIRS = {"(": ")", "[": "]"}
+
+
+def fragment_error(text: str) -> str:
+    """Why the text cannot stand between parentheses as one piece of SQL; empty if it can.
+
+    It is what keeps a fragment from ending the statement that it becomes a part of: balanced brackets, closed quotes, no
+    semicolon, no comment. Whether it is good SQL is for the server to say.
+    """
+    closing: list[str] = []
+    at = 0
+    while at < len(text):
+        char, pair = text[at], text[at : at + 2]
+        if char in "'\"":
+            at = _after_quoted(text, at)
+            if at < 0:
+                return "a quoted string or name is not closed"
+            continue
+        if char == "$" and (at == 0 or not (text[at - 1].isalnum() or text[at - 1] == "_")):
+            end = text.find("$", at + 1)
+            tag = text[at + 1 : end] if end > 0 else "?"
+            if end > 0 and (tag == "" or (tag.replace("_", "a").isalnum() and not tag[0].isdigit())):
+                close = text.find(text[at : end + 1], end + 1)
+                if close < 0:
+                    return "a dollar-quoted string is not closed"
+                at = close + len(tag) + 2
+                continue
+        if pair in {"--", "/*"}:
+            return "a comment is not accepted here"
+        if char == ";":
+            return "it holds more than one statement (a semicolon)"
+        if char in _PAIRS:
+            closing.append(_PAIRS[char])
+        elif char in ")]" and (not closing or closing.pop() != char):
+            return f"an unexpected {char!r}"
+        at += 1
+    return f"a {closing[-1]!r} is missing" if closing else ""
+
+
+def _after_quoted(text: str, at: int) -> int:
+    quote = text[at]
+    escapes = quote == "'" and at > 0 and text[at - 1] in "eE" and (at < 2 or not text[at - 2].isalnum())
+    at += 1
+    while at < len(text):
+        if escapes and text[at] == "\\":
+            at += 2
+        elif text[at] != quote:
+            at += 1
+        elif text[at + 1 : at + 2] == quote:
+            at += 2
+        else:
+            return at + 1
+    return -1
+
+
+def _to_text(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _one_fragment(value: str) -> str:
+    if not value.strip():
+        raise ValueError("an SQL expression is needed, found an empty text")
+    error = fragment_error(value)
+    if error:
+        raise ValueError(f"{value!r} is not one SQL expression: {error}")
+    return value.strip()
+
+
+def _identifier(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("a name is needed, found an empty text")
+    if len(value.encode()) > MAX_IDENTIFIER_BYTES:
+        raise ValueError(
+            f"{value!r} is {len(value.encode())} bytes long; PostgreSQL keeps {MAX_IDENTIFIER_BYTES} of a name"
+        )
+    return value
+
+
+Sql = Annotated[
+    str,
+    BeforeValidator(_to_text),
+    AfterValidator(_one_fragment),
+    WithJsonSchema({"type": ["string", "number", "boolean"]}),
+]
+"""One SQL expression (or type), as text; numbers and booleans of YAML are taken as such."""
+
+Name = Annotated[str, AfterValidator(_identifier)]
+"""A column, constraint, index or role name exactly as the catalog stores it: without quotes, case preserved."""
+
+TableName = Annotated[str, Field(min_length=1)]
+"""A table as ``name``, ``schema.name`` or with quotes; unquoted parts are folded to lower case as in SQL."""
+
+
+class NewColumnSpec(Value):
+    """A column that a split or merge makes."""
+
+    name: Name = Field(description="its name in the new version")
+    type: Sql = Field(description="its type")
+    up: Sql = Field(description="its value, over the old version's columns")
+    default: Sql | None = Field(default=None, description="its default in the new version")
+    not_null: bool = Field(default=False, description="whether the new version promises NOT NULL")
+    collation: str | None = Field(default=None, description="its collation")
+
+
+def find_shape(draft: Draft, written: str, problems: list[Problem]) -> TableShape | None:
+    """The shape of an existing ordinary table that this role may alter; otherwise None, with what is wrong appended."""
+    try:
+        name = draft.name(written)
+    except ValueError as error:
+        problems.append(Problem(str(error), remedy="Write it as table or schema.table."))
+        return None
+    shape = draft.shape(written)
+    if shape is None:
+        if name in draft.created:
+            problems.append(
+                Problem(
+                    f"table {name} is made by this migration; this operation needs one that exists",
+                    remedy="Say it in create_table, or in a later migration.",
+                )
+            )
+        else:
+            problems.append(
+                Problem(
+                    f"there is no table {name}",
+                    remedy="Check the name and the target's schema; names in "
+                    "migrations mean the target's schema unless they are qualified.",
+                    rule="unknown-table",
+                )
+            )
+        return None
+    table = shape.table
+    if table.kind is not TableKind.TABLE:
+        problems.append(
+            Problem(
+                f"{name} is a {table.kind.value}; zdm changes ordinary tables",
+                remedy="Change it by hand, or name the tables that it is made of.",
+                rule="not-an-ordinary-table",
+            )
+        )
+        return None
+    if not table.may_alter:
+        problems.append(
+            Problem(
+                f"table {name} belongs to {table.owner}, and the connected role is not a member of it",
+                remedy=f"Connect as {table.owner}, or grant its membership to the connected role.",
+                rule="not-owner",
+            )
+        )
+    if shape.dropped:
+        problems.append(Problem(f"table {name} is dropped by an earlier operation of this migration"))
+        return None
+    return shape
+
+
+def find_column(shape: TableShape, name: str, problems: list[Problem]) -> ShapeColumn | None:
+    """The new version's column called `name`; otherwise None, with what is wrong appended."""
+    found = shape.column(name)
+    if found is None:
+        if shape.original(name) is not None:
+            problems.append(
+                Problem(
+                    f"column {name} of {shape.name} is not there any more after the earlier operations of this migration",
+                    remedy="Name the column that replaces it.",
+                )
+            )
+        else:
+            known = ", ".join(c.name for c in shape.columns)
+            problems.append(
+                Problem(
+                    f"there is no column {name} in {shape.name}",
+                    remedy=f"It has {known}.",
+                    rule="unknown-column",
+                )
+            )
+    return found
+
+
+def find_columns(shape: TableShape, names: Iterable[str], problems: list[Problem]) -> list[ShapeColumn]:
+    """The new version's columns of these names, in that order; what is wrong is appended, repeated names included."""
+    wanted = list(names)
+    problems.extend(
+        Problem(f"column {name} is named more than once")
+        for name in dict.fromkeys(wanted)
+        if wanted.count(name) > 1
+    )
+    found = [find_column(shape, name, problems) for name in dict.fromkeys(wanted)]
+    return [column for column in found if column is not None]
+
+
+def find_original(shape: TableShape, column: ShapeColumn, problems: list[Problem]) -> Column | None:
+    """The table's own column that a not yet replaced one stands for; None, with a problem, if this migration added it."""
+    found = None if column.fresh else shape.original(column.physical)
+    if found is None:
+        problems.append(
+            Problem(
+                f"column {column.name} of {shape.name} is new in this migration",
+                remedy="Say it in the operation that adds the column.",
+            )
+        )
+    return found
+
+
+def check_new_column(
+    shape: TableShape, name: str, problems: list[Problem], *, instead_of: Sequence[str] = ()
+) -> None:
+    """Append a problem if the new version already has a column `name`, apart from those that it takes the place of."""
+    if name in instead_of:
+        if shape.expose is Expose.COLUMNS and any(c.name == name for c in shape.table.columns):
+            problems.append(
+                Problem(
+                    f"the new column needs a name of its own: {name} is taken, and the migration exposes columns",
+                    remedy="Give it another name, or leave out `expose: columns` (then version schemas keep them apart).",
+                )
+            )
+        return
+    if shape.column(name) is not None:
+        problems.append(Problem(f"{shape.name} already has a column {name}", rule="column-exists"))
+    elif shape.expose is Expose.COLUMNS and shape.original(name) is not None:
+        problems.append(
+            Problem(
+                f"{shape.name} has a column {name} until cleanup, and the migration exposes columns",
+                remedy="Choose another name, or leave out `expose: columns`.",
+                rule="column-exists",
+            )
+        )
+
+
+def check_free(
+    draft: Draft, shape: TableShape | None, name: str, kind: str, problems: list[Problem], schema: str
+) -> None:
+    """Append a problem if a constraint or index of that name is there, or is made by an earlier operation."""
+    table_names: set[str] = set()
+    if shape is not None:
+        table_names = {i.name for i in shape.table.indexes} | {c.name for c in shape.table.constraints}
+        table_names |= shape.new_names
+    if name in table_names or (
+        kind not in {"check", "foreign key"} and qualified(schema, name) in draft.taken
+    ):
+        problems.append(
+            Problem(f"the name {name} is taken", remedy=f"Give the {kind} another `name`.", rule="name-taken")
+        )
+    elif shape is not None:
+        shape.new_names.add(name)
+
+
+def replace_column(shape: TableShape, column: ShapeColumn, new: DraftNew) -> ShapeColumn:
+    """Let the added column take the place of the old one in the new version, and return how it shows."""
+    shown = ShapeColumn(new.final, new.physical, new.type, new.not_null, new.default, fresh=True)
+    shape.columns[shape.columns.index(column)] = shown
+    return shown
