@@ -1,0 +1,328 @@
+"""Backfills: which blocks of a table are done. A chunk and its cursor commit in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, LiteralString, NamedTuple
+
+import psycopg
+from psycopg.rows import dict_row, tuple_row
+
+from zdm.errors import Drift
+from zdm.model.names import QualifiedName, qualified
+
+
+class BackfillStatus(StrEnum):
+    """Where a backfill stands."""
+
+    RUNNING = "running"  # ranges are being gone through
+    SWEEPING = "sweeping"  # a last look over the whole table
+    FINISHED = "finished"
+
+
+class Range(NamedTuple):
+    """Blocks ``[lo, hi)`` for one worker; those before `next` are done."""
+
+    number: int
+    lo: int
+    next: int
+    hi: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether every block is done."""
+        return self.next >= self.hi
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillState:
+    """A backfill as it stood when it was read.
+
+    Parameters
+    ----------
+    ranges: by number; finished ones included.
+    pass_no: raised whenever the table is gone over again.
+    done_rows: rows settled in this pass and all earlier ones, the sweep's included.
+    total_blocks: the table's size when the pass began; blocks appended later hold settled rows only.
+    """
+
+    rollout: int
+    table: QualifiedName
+    relfilenode: int
+    status: BackfillStatus
+    pass_no: int
+    total_blocks: int
+    ranges: tuple[Range, ...]
+    done_rows: int
+    swept_rows: int
+    started_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def done_blocks(self) -> int:
+        """Blocks done in this pass."""
+        return sum(part.next - part.lo for part in self.ranges)
+
+
+def split(blocks: int, workers: int) -> tuple[Range, ...]:
+    """Cut ``[0, blocks)`` into contiguous, nearly equal ranges, one for each worker; fewer if there are fewer blocks."""
+    count = max(1, min(workers, blocks))
+    edges = [blocks * i // count for i in range(count + 1)]
+    return tuple(Range(i, edges[i], edges[i], edges[i + 1]) for i in range(count))
+
+
+def share_out(ranges: Sequence[Range], workers: int) -> tuple[Range, ...]:
+    """Halve the longest remaining ranges until `workers` have one each. No block changes between done and not done."""
+    parts = list(ranges)
+    while sum(not part.finished for part in parts) < workers:
+        longest = max(parts, key=lambda part: part.hi - part.next)
+        if longest.hi - longest.next < 2:
+            break
+        middle = (longest.next + longest.hi) // 2
+        parts[parts.index(longest)] = longest._replace(hi=middle)
+        parts.append(Range(max(part.number for part in parts) + 1, middle, middle, longest.hi))
+    return tuple(parts)
+
+
+def open(  # noqa: A001  # reads as backfills.open
+    conn: psycopg.Connection[Any],
+    rollout_id: int,
+    table: QualifiedName,
+    relfilenode: int,
+    blocks: int,
+    workers: int,
+) -> BackfillState:
+    """Begin the backfill of `table`, or take it up where it stopped. Atomic, inside the caller's transaction or in its own.
+
+    Needs the lease: nobody else may be working on the ranges. `relfilenode` and `blocks` are to be read after the triggers
+    stand. The same file resumes each range (more workers than ranges halve what is left); another file starts a new pass.
+    A finished backfill stays finished; `next_pass` goes over it again.
+    """
+    with conn.transaction():
+        found = get(conn, rollout_id, table)
+        if found is None:
+            with conn.cursor(row_factory=tuple_row) as cursor:
+                cursor.execute(
+                    """
+                    INSERT INTO zdm.data_migrations (rollout, schema_name, table_name, relfilenode, total_blocks)
+                    VALUES (%s, %s, %s, %s, %s)
+                    """,
+                    [rollout_id, table.schema_, table.name, relfilenode, blocks],
+                )
+            _write_ranges(conn, rollout_id, table, split(blocks, workers))
+        elif found.status is BackfillStatus.FINISHED:
+            return found
+        elif found.relfilenode != relfilenode:
+            return next_pass(conn, rollout_id, table, relfilenode, blocks, workers)
+        elif found.status is BackfillStatus.RUNNING:
+            _write_ranges(conn, rollout_id, table, share_out(found.ranges, workers))
+        return _existing(conn, rollout_id, table)
+
+
+def advance(
+    conn: psycopg.Connection[Any],
+    rollout_id: int,
+    table: QualifiedName,
+    range_no: int,
+    next_block: int,
+    rows: int,
+) -> None:
+    """Blocks before `next_block` of a range are done, and `rows` were settled. One write, inside the chunk's transaction.
+
+    Raises
+    ------
+    Drift: the cursor is not where this worker left it: it would go back, or past the end, or the pass is over.
+    """
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            """
+            UPDATE zdm.data_migration_ranges AS r
+            SET next_block = %(next)s, rows_done = rows_done + %(rows)s, chunks = chunks + 1,
+                last_rows = %(rows)s, last_at = clock_timestamp()
+            FROM zdm.data_migrations AS d
+            WHERE d.id = r.backfill AND d.rollout = %(rollout)s AND d.schema_name = %(schema)s AND d.table_name = %(name)s
+              AND d.status = 'running' AND r.range_no = %(range)s AND %(next)s BETWEEN r.next_block + 1 AND r.hi
+            """,
+            {
+                "next": next_block,
+                "rows": rows,
+                "rollout": rollout_id,
+                "schema": table.schema_,
+                "name": table.name,
+                "range": range_no,
+            },
+        )
+        if cursor.rowcount != 1:
+            raise Drift(
+                f"The backfill of {table} cannot move range {range_no} to block {next_block}: its cursor is not where this "
+                "worker left it.",
+                remedy="Another zdm works on it, or the catalog was changed by hand. Nothing of this chunk is kept; run again.",
+            )
+
+
+def start_sweep(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName) -> None:
+    """Every range is done; the last look over the whole table begins. One write, in the caller's transaction.
+
+    Raises
+    ------
+    Drift: a range is not done yet.
+    """
+    _complete(
+        conn,
+        rollout_id,
+        table,
+        """
+        UPDATE zdm.data_migrations SET status = 'sweeping'
+        WHERE rollout = %s AND schema_name = %s AND table_name = %s AND status <> 'finished'
+        """,
+    )
+
+
+def add_swept(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName, rows: int) -> None:
+    """The sweep settled `rows` more. One write, inside the transaction that settled them."""
+    conn.execute(
+        """
+        UPDATE zdm.data_migrations SET swept_rows = swept_rows + %s
+        WHERE rollout = %s AND schema_name = %s AND table_name = %s
+        """,
+        [rows, rollout_id, table.schema_, table.name],
+    )
+
+
+def finish(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName) -> BackfillState:
+    """Nothing is left to settle. One write, in the caller's transaction; repeating it changes nothing.
+
+    Raises
+    ------
+    Drift: a range is not done yet.
+    """
+    _complete(
+        conn,
+        rollout_id,
+        table,
+        """
+        UPDATE zdm.data_migrations SET status = 'finished', finished_at = coalesce(finished_at, clock_timestamp())
+        WHERE rollout = %s AND schema_name = %s AND table_name = %s
+        """,
+    )
+    return _existing(conn, rollout_id, table)
+
+
+def next_pass(
+    conn: psycopg.Connection[Any],
+    rollout_id: int,
+    table: QualifiedName,
+    relfilenode: int,
+    blocks: int,
+    workers: int,
+) -> BackfillState:
+    """Go over the whole table again. Atomic, inside the caller's transaction or in its own.
+
+    Verifications of an earlier pass do not count from here on.
+    """
+    with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            """
+            UPDATE zdm.data_migrations AS d
+            SET relfilenode = %s, total_blocks = %s, status = 'running', pass_no = pass_no + 1, finished_at = NULL,
+                earlier_rows = earlier_rows
+                    + coalesce((SELECT sum(r.rows_done) FROM zdm.data_migration_ranges AS r WHERE r.backfill = d.id), 0)
+            WHERE rollout = %s AND schema_name = %s AND table_name = %s
+            """,
+            [relfilenode, blocks, rollout_id, table.schema_, table.name],
+        )
+        if cursor.rowcount != 1:
+            raise Drift(f"Rollout {rollout_id} has no backfill of {table} to go over again.")
+        _write_ranges(conn, rollout_id, table, split(blocks, workers), replace=True)
+        return _existing(conn, rollout_id, table)
+
+
+def get(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName) -> BackfillState | None:
+    """The backfill of one table, or None if it has not begun."""
+    return next((state for state in all_of(conn, rollout_id) if state.table == table), None)
+
+
+def all_of(conn: psycopg.Connection[Any], rollout_id: int) -> list[BackfillState]:
+    """The backfills of a rollout, in the order in which they began."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            """
+            SELECT d.*, r.ranges, d.earlier_rows + d.swept_rows + r.rows_done AS done_rows
+            FROM zdm.data_migrations AS d
+            CROSS JOIN LATERAL (
+                SELECT coalesce(jsonb_agg(jsonb_build_array(range_no, lo, next_block, hi) ORDER BY range_no), '[]') AS ranges,
+                       coalesce(sum(rows_done), 0)::bigint AS rows_done
+                FROM zdm.data_migration_ranges WHERE backfill = d.id
+            ) AS r
+            WHERE d.rollout = %s
+            ORDER BY d.id
+            """,
+            [rollout_id],
+        )
+        return [
+            BackfillState(
+                rollout=row["rollout"],
+                table=qualified(row["schema_name"], row["table_name"]),
+                relfilenode=row["relfilenode"],
+                status=BackfillStatus(row["status"]),
+                pass_no=row["pass_no"],
+                total_blocks=row["total_blocks"],
+                ranges=tuple(Range(*part) for part in row["ranges"]),
+                done_rows=row["done_rows"],
+                swept_rows=row["swept_rows"],
+                started_at=row["started_at"],
+                finished_at=row["finished_at"],
+            )
+            for row in cursor.fetchall()
+        ]
+
+
+def _existing(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName) -> BackfillState:
+    found = get(conn, rollout_id, table)
+    if found is None:
+        raise Drift(f"Rollout {rollout_id} has no backfill of {table}.")
+    return found
+
+
+def _complete(
+    conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName, statement: LiteralString
+) -> None:
+    """Run `statement` over the backfill's row if every range is done."""
+    with conn.transaction(), conn.cursor(row_factory=tuple_row) as cursor:
+        found = _existing(conn, rollout_id, table)
+        left = [part for part in found.ranges if not part.finished]
+        if left:
+            raise Drift(f"The backfill of {table} still has {len(left)} of {len(found.ranges)} ranges to do.")
+        cursor.execute(statement, [rollout_id, table.schema_, table.name])
+        if cursor.rowcount != 1:
+            raise Drift(f"The backfill of {table} is {found.status} already.")
+
+
+def _write_ranges(
+    conn: psycopg.Connection[Any],
+    rollout_id: int,
+    table: QualifiedName,
+    ranges: Sequence[Range],
+    *,
+    replace: bool = False,
+) -> None:
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT id FROM zdm.data_migrations WHERE rollout = %s AND schema_name = %s AND table_name = %s FOR UPDATE",
+            [rollout_id, table.schema_, table.name],
+        )
+        row = cursor.fetchone()
+        assert row is not None
+        if replace:
+            cursor.execute("DELETE FROM zdm.data_migration_ranges WHERE backfill = %s", [row[0]])
+        # Only a range's end moves when work is shared out again; its cursor is the worker's.
+        cursor.executemany(
+            """
+            INSERT INTO zdm.data_migration_ranges AS r (backfill, range_no, lo, next_block, hi) VALUES (%s, %s, %s, %s, %s)
+            ON CONFLICT (backfill, range_no) DO UPDATE SET hi = excluded.hi WHERE r.hi <> excluded.hi
+            """,
+            [(row[0], *part) for part in ranges],
+        )
