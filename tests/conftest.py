@@ -1,0 +1,107 @@
+"""Fixtures for every test that needs a PostgreSQL server. None is started for tests that do not ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.interleave import Scene
+from tests.support.servers import (
+    TEST_SETTINGS,
+    Connection,
+    Database,
+    Server,
+    default_server,
+    installed,
+    started,
+)
+from tests.support.versions import OLD
+from zdm.devdb import DevServer, Setting, find_binaries
+from zdm.errors import ZdmError
+
+ServerFactory = Callable[..., DevServer]
+
+
+@pytest.fixture(scope="session")
+def default_pg() -> Iterator[Server]:
+    """The server for most tests: one in each worker process, so that workers share nothing."""
+    with default_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pg15() -> Iterator[Server]:
+    """A server of PostgreSQL 15; skips the test where that is not installed."""
+    binaries = installed(OLD)
+    if binaries is None:
+        pytest.skip(f"PostgreSQL {OLD} is not installed")
+    with started(binaries) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Server:
+    """The server under test: the default one, or what :data:`tests.support.on_all_versions` asks for."""
+    wanted = getattr(request, "param", "default")
+    name = {"default": "default_pg", "pg15": "pg15"}[wanted]
+    chosen: Server = request.getfixturevalue(name)
+    return chosen
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Database]:
+    """A fresh, empty database of the test's own."""
+    fresh = Database(server)
+    try:
+        yield fresh
+    finally:
+        fresh.drop()
+
+
+@pytest.fixture
+def dsn(database: Database) -> str:
+    """A superuser's URL of the test's own database."""
+    return database.dsn
+
+
+@pytest.fixture
+def connect(database: Database) -> Callable[..., Connection]:
+    """``connect(user=None, autocommit=False)``: a new connection, closed at the end of the test."""
+    return database.connect
+
+
+@pytest.fixture
+def scene(database: Database) -> Iterator[Scene]:
+    """For scripting several sessions on the test's own database."""
+    with Scene(database.dsn) as stage:
+        yield stage
+
+
+@pytest.fixture
+def make_server() -> Iterator[ServerFactory]:
+    """``make_server(settings=…, major=…, durable=False)``: a server of the test's own, to crash and to stop.
+
+    Skips the test where PostgreSQL cannot be started here (but only be reached elsewhere).
+    """
+    with ExitStack() as stack:
+
+        def make(
+            *, settings: Mapping[str, Setting] | None = None, major: int | None = None, durable: bool = False
+        ) -> DevServer:
+            try:
+                binaries = find_binaries(major)
+            except ZdmError as error:
+                pytest.skip(str(error))
+            return stack.enter_context(
+                DevServer(binaries, settings={**TEST_SETTINGS, **(settings or {})}, durable=durable)
+            )
+
+        yield make
+
+
+@pytest.fixture
+def own_server(make_server: ServerFactory) -> DevServer:
+    """A server of the test's own, with default settings."""
+    return make_server()
