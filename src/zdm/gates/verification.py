@@ -1,0 +1,99 @@
+"""Do both sides agree, as a fresh look at every row found?"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import ClassVar
+
+from psycopg import sql
+from pydantic import Field
+
+from zdm.db.session import fetch_value, transaction
+from zdm.gates.base import Gate, counted, enumerated
+from zdm.gates.context import BackfillFact, GateContext, VerificationFact
+from zdm.model.duration import Duration, format_duration
+from zdm.model.names import QualifiedName
+from zdm.model.verdict import Verdict
+from zdm.sql.fence import effective
+
+
+class Verification(Gate):
+    """The latest verification of every mapped table read the whole table, found nothing, and is fresh."""
+
+    name: ClassVar[str] = "verification"
+    asks: ClassVar[str] = "Did a fresh look at every row find both sides in agreement?"
+    scalar: ClassVar[str | None] = "max_age"
+
+    max_age: Duration = Field(
+        default=timedelta(hours=24), description="the oldest verification that still counts"
+    )
+
+    def evaluate(self, ctx: GateContext) -> Verdict:
+        """Fresh means: its snapshot is younger than `max_age`, the last backfill chunk, and the switchover."""
+        tables = [mapping.table for mapping in ctx.plan.mappings if mapping.needs_sync]
+        threshold = f"every row compared, none differs, at most {format_duration(self.max_age)} old, newer than the backfill"
+        if not tables:
+            return self.passed("no rows to compare", threshold)
+        backfills = ctx.facts.backfills()
+        found = {table: ctx.facts.verification(table) for table in tables}
+        facts = {table: fact for table, fact in found.items() if fact is not None}
+        wrong = [
+            text
+            for table in tables
+            for text in self._wrong(ctx, table, facts.get(table), backfills.get(table))
+        ]
+        if wrong:
+            differs = any(fact.mismatches for fact in facts.values())
+            remedy = f"Run `zdm verify {ctx.migration.id}`" + (
+                " --samples to see the rows; `zdm backfill --repair` settles those that the triggers could not."
+                if differs
+                else "."
+            )
+            return self.refused(enumerated(wrong), threshold, remedy)
+        rows = sum(fact.rows for fact in facts.values())
+        age = max(ctx.now - fact.started_at for fact in facts.values())
+        return self.passed(f"{counted(rows, 'row')} compared {_ago(age)}, none differs", threshold)
+
+    def _wrong(
+        self,
+        ctx: GateContext,
+        table: QualifiedName,
+        fact: VerificationFact | None,
+        backfill: BackfillFact | None,
+    ) -> list[str]:
+        if fact is None:
+            return [f"{table} was never verified"]
+        found: list[str] = []
+        if fact.mismatches:
+            kinds = ", ".join(
+                f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(fact.mismatches.items())
+            )
+            names = f" (for example {fact.samples[0]})" if fact.samples else ""
+            found.append(f"{table} has {kinds}{names}")
+        elif not fact.rows and self._has_rows(ctx, table):
+            found.append(f"no row of {table} was compared, and it has some")
+        age = ctx.now - fact.started_at
+        if age > self.max_age:
+            found.append(f"{table} was verified {_ago(age)}")
+        if backfill is not None and self._backfilled_since(fact, backfill):
+            found.append(f"{table} was backfilled after it was verified")
+        return found
+
+    def _backfilled_since(self, fact: VerificationFact, backfill: BackfillFact) -> bool:
+        if fact.backfill_pass != backfill.pass_no:
+            return True
+        return backfill.last_chunk_at is not None and backfill.last_chunk_at > fact.started_at
+
+    def _has_rows(self, ctx: GateContext, table: QualifiedName) -> bool:
+        mapping = effective(ctx.plan.mapping(table), fenced=ctx.rollout.fenced_at is not None)
+        name = sql.Identifier(mapping.table.schema_, mapping.table.name)
+        with transaction(ctx.conn, read_only=True, rollback=True, lock_timeout=timedelta(seconds=1)):
+            return bool(fetch_value(ctx.conn, sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)))
+
+
+def _ago(age: timedelta) -> str:
+    # Whole seconds, and no more than two units: an age is read, not computed with.
+    seconds = max(0, int(age.total_seconds()))
+    if seconds >= 3600:
+        seconds -= seconds % 60
+    return f"{format_duration(timedelta(seconds=seconds))} ago"
