@@ -24,7 +24,7 @@ from zdm.operations.migration import Migration
 from zdm.operations.registry import operations
 
 GateCheck = Callable[[Mapping[str, Any]], Sequence[Problem]]
-"""Checks the file's ``gates``; a problem's `where` may be a gate's name, and is turned into file and line here."""
+"""Checks the file's ``gates``, given one at a time; file and line are added here."""
 
 Trail = tuple[str | int, ...]
 """Where a value lies in the document: keys and list positions from the root."""
@@ -149,6 +149,16 @@ def migration_files(path: Path) -> list[Path]:
     return sorted(
         f for f in path.iterdir() if f.suffix in SUFFIXES and f.is_file() and not f.name.startswith(".")
     )
+
+
+def peek_id(path: Path) -> str:
+    """The ``id`` of a file without reading the rest of it, which may be broken; empty if there is none to be seen."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    found = re.search(r"^id\s*:\s*['\"]?([^\s'\"#]+)", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def display(path: Path) -> str:
@@ -420,9 +430,10 @@ def _build(
     read_operations = _build_operations(root, reader, problems)
     values = dict(root, operations=read_operations)
     if isinstance(values.get("gates"), dict) and check_gates is not None:
-        for problem in check_gates(values["gates"]):
-            trail: Trail = ("gates", *problem.where.split(".")) if problem.where else ("gates",)
-            problems.append(Problem(problem.what, source.place(trail), problem.remedy, problem.rule))
+        for gate, override in values["gates"].items():
+            for problem in check_gates({gate: override}):
+                place = source.place(("gates", gate))
+                problems.append(Problem(problem.what, place, problem.remedy, problem.rule))
     try:
         return Migration.model_validate(values)
     except ValidationError as error:
@@ -479,7 +490,7 @@ def _build_operations(
                 Problem(
                     f"there is no operation {kind!r}",
                     source.place(trail),
-                    _suggest(kind, known, "Operations are"),
+                    suggest(kind, known, "Operations are"),
                 )
             )
             continue
@@ -498,7 +509,8 @@ def _build_operations(
     return tuple(built)
 
 
-def _suggest(word: str, choices: Iterable[str], otherwise: str) -> str:
+def suggest(word: str, choices: Iterable[str], otherwise: str) -> str:
+    """``Did you mean 'x'?``, or `otherwise` with all the choices."""
     listed = list(choices)
     close = get_close_matches(word, listed, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else f"{otherwise} {', '.join(listed)}."
@@ -540,7 +552,7 @@ def _message(
     value, context = item.get("input"), item.get("ctx", {})
     match item["type"]:
         case "extra_forbidden":
-            return f"unknown key {name!r}{of}", _suggest(key, _keys_at(model, trail[:-1]), "Keys are")
+            return f"unknown key {name!r}{of}", suggest(key, _keys_at(model, trail[:-1]), "Keys are")
         case "missing":
             description = _description_at(model, trail)
             return f"the key {name!r}{of} is missing", f"It is {description}." if description else ""
@@ -550,7 +562,7 @@ def _message(
         case "enum" | "literal_error":
             expected = str(context.get("expected", "")).replace("'", "")
             choices = [c for part in expected.split(" or ") for c in part.split(", ")]
-            return f"{name} is {_shown(value)}", _suggest(str(value), choices, "It is one of")
+            return f"{name} is {_shown(value)}", suggest(str(value), choices, "It is one of")
         case "string_type":
             written = reader.raw.get((*base, *trail))
             remedy = f'Quote it: {key}: "{written}"' if written and isinstance(value, int | float) else ""
@@ -660,4 +672,12 @@ def dump(migration: Migration) -> str:
     """The migration as YAML, without what is as by default, in the order of the documentation. `read_text` reads it back."""
     values = migration.model_dump(mode="json", exclude_defaults=True, by_alias=True)
     ordered = {name: values[name] for name in Migration.model_fields if name in values}
-    return yaml.dump(ordered, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return to_yaml(ordered, flow=False) + "\n"
+
+
+def to_yaml(value: Any, *, flow: bool | None = True) -> str:
+    """One value as YAML text without the final line break; on one line unless `flow` is False."""
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=10_000
+    )
+    return text.removesuffix("\n...\n").removesuffix("\n") if flow else text.removesuffix("\n")

@@ -1,0 +1,48 @@
+"""``zdm verify``"""
+
+from __future__ import annotations
+
+import click
+
+from zdm.cli.command import command as declare
+from zdm.cli.run import Run
+from zdm.errors import ZdmError
+
+
+@declare(
+    click.argument("migration", metavar="MIGRATION"),
+    click.option(
+        "--repair", is_flag=True, help="Derive rows again that differ, from the side that last wrote them."
+    ),
+    example="""
+    zdm verify widen_balance
+    zdm verify widen_balance --repair
+    """,
+)
+def verify(run: Run, migration: str, repair: bool) -> None:
+    """Compare both sides of every row, in one snapshot, and store what was found: switchover and cleanup ask for it.
+
+    Exit code 1 if there is a difference.
+    """
+    from zdm.cli.render.moves import verify_text
+
+    identifier = run.find_id(migration)
+    run.left = lambda: "The verification was not stored; the one before still counts."
+    try:
+        result = run.engine().verify(identifier, repair=repair)
+    finally:
+        run.reporter.close()
+    values = result.model_dump(mode="json")
+    if result.clean:
+        run.answer(values, lambda: verify_text(result))
+        return
+    run.say(verify_text(result))
+    run.partial = values
+    differences = sum(table.differences for table in result.tables)
+    raise ZdmError(
+        f"both sides of {identifier} differ in {differences} places",
+        remedy="" if repair else f"`zdm verify {identifier} --repair` derives these rows again.",
+    )
+
+
+command = verify

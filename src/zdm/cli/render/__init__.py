@@ -1,0 +1,1 @@
+"""What a person reads. Pure: values in, text out; nothing here prints or connects."""

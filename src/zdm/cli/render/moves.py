@@ -1,0 +1,231 @@
+"""What a move did or would do: gates, steps, what comes next, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from zdm.cli.render.text import (
+    bad,
+    careful,
+    faint,
+    good,
+    heading,
+    indented,
+    joined,
+    number,
+    plural,
+    seconds,
+    size,
+    table,
+    wrapped,
+)
+
+if TYPE_CHECKING:
+    from zdm.engine.results import (
+        AdvanceResult,
+        BackfillResult,
+        PreviewStep,
+        RollbackResult,
+        TableVerification,
+        VerifyResult,
+    )
+    from zdm.model.step import TableLock
+    from zdm.model.verdict import Verdict
+
+_ANSWERS = {
+    "passed": good("ok"),
+    "refused": bad("REFUSED"),
+    "unreadable": bad("UNREADABLE"),
+    "skipped": careful("skipped"),
+}
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> str:
+    """Every gate with what it saw and what it wants; the remedy below each that refuses."""
+    if not verdicts:
+        return ""
+    rows = [(_ANSWERS[v.answer.value], v.gate, v.observed, v.threshold) for v in verdicts]
+    text = table(rows, ("", "gate", "found", "needed"))
+    remedies = [
+        wrapped(v.remedy, first=f"{v.gate}: ", indent=2) for v in verdicts if v.remedy and not v.lets_through
+    ]
+    return text + ("\n" + heading("What to do") + "\n" + "\n".join(remedies) if remedies else "")
+
+
+def advance_text(result: AdvanceResult) -> str:
+    """The end of a move: what is reached, what is next, whether there is a way back."""
+    if result.outcome.value == "nothing":
+        return f"{result.rollout} is {state_words(result.state.value)}; nothing is left to do."
+    if result.outcome.value == "refused":
+        return f"{result.rollout} stays {state_words(result.state.value)}."
+    done = [*result.earlier, result]
+    took = sum(move.seconds for move in done)
+    names = ", ".join(move.phase.value for move in done)
+    lines = [
+        good(f"{result.rollout} is {state_words(result.state.value)}") + f" ({names} took {seconds(took)})."
+    ]
+    lines.append(
+        next_text(result.rollout, result.next_phase.value if result.next_phase else "", result.can_return)
+    )
+    advice = APPLICATIONS.get(result.phase.value, "")
+    if advice:
+        lines.append(
+            wrapped(
+                schema_words(advice, result.old_schema, result.new_schema), indent=0, first="Applications: "
+            )
+        )
+    return "\n".join(lines)
+
+
+def next_text(rollout: str, next_phase: str, can_return: bool) -> str:
+    """What can be done now, forwards and backwards."""
+    forwards = (
+        f"Next: `zdm advance {rollout}` runs {next_phase}."
+        if next_phase
+        else "Next: nothing; no phase follows."
+    )
+    backwards = (
+        f"Way back: `zdm rollback {rollout}`, with no row lost."
+        if can_return
+        else "Way back: none from here."
+    )
+    return f"{forwards}\n{backwards}"
+
+
+APPLICATIONS = {
+    "preparation": "the old version runs on as it is. The new version may be deployed (search_path {new}); "
+    "it reads the old structure and writes both until the migration phase is done.",
+    "migration": "both versions may run and write ({old} and {new}); every row is kept in step both ways.",
+    "switchover": "move all reads to the new version ({new}), then take the old version ({old}) out of service. "
+    "Until cleanup it may come back.",
+    "cleanup": "only the new version is left.",
+}
+"""What applications may or must do once a phase is done."""
+
+
+def schema_words(text: str, old: str, new: str) -> str:
+    """`text` with the version schemas' names; without any, the columns themselves are what tells the versions apart."""
+    if not new:
+        return (
+            text.replace(" (search_path {new})", "")
+            .replace(" ({old} and {new})", "")
+            .replace(" ({new})", "")
+            .replace(" ({old})", "")
+        )
+    return text.replace("{old}", old).replace("{new}", new)
+
+
+def state_words(state: str) -> str:
+    """A state as people say it."""
+    return state.replace("_", " ")
+
+
+def lock_words(lock: TableLock) -> str:
+    """``AccessExclusive on public.t, brief``."""
+    hold = {"brief": "brief", "scan": "while it reads the table", "rewrite": "while it rewrites the table"}[
+        lock.hold
+    ]
+    return f"{lock.mode.value} on {lock.table}, {hold}"
+
+
+def preview_text(rollout: str, steps: Sequence[PreviewStep]) -> str:
+    """The dry run: the exact SQL, the lock of each step, the estimate."""
+    if not steps:
+        return f"{rollout}: no step is left to run."
+    phase = steps[0].phase
+    blocks = [heading(f"Dry run of phase {phase.number}, {phase.value}, of {rollout}: nothing is changed")]
+    for position, step in enumerate(steps, 1):
+        head = f"[{position}/{len(steps)}] {heading(step.title)}" + (
+            faint("  (done before, is skipped)") if step.done else ""
+        )
+        facts = [step.kind]
+        facts += [lock_words(lock) for lock in step.locks] or ["no table lock"]
+        cost = f"about {seconds(step.seconds)}" if step.seconds is not None else "time unknown"
+        if step.rows is not None and step.rows >= 0:
+            cost += f", {number(step.rows)} rows"
+        if step.bytes is not None:
+            cost += f", {size(step.bytes)}"
+        lines = [head, *(f"      {fact}" for fact in facts), f"      {cost}"]
+        if step.statements:
+            lines += ["", indented(";\n".join(s.strip().rstrip(";") for s in step.statements) + ";", 8)]
+        blocks.append("\n".join(lines))
+    return joined(blocks)
+
+
+def rollback_text(result: RollbackResult) -> str:
+    """What was undone, and that nothing is left."""
+    undone = sum(1 for step in result.steps if step.outcome.value == "undone")
+    lines = []
+    if result.verification is not None:
+        lines += [verify_text(result.verification), ""]
+    lines.append(
+        good(f"{result.rollout} is {state_words(result.state.value)}")
+        + f": {plural(undone, 'step')} undone in {seconds(result.seconds)}; no row was lost."
+    )
+    if result.leftovers:
+        lines.append(careful("Left behind:"))
+        lines += [f"  {name}" for name in result.leftovers]
+        lines.append("Remove them by hand; `zdm doctor` lists them again.")
+    return "\n".join(lines)
+
+
+def verification_table(tables: Sequence[TableVerification]) -> str:
+    """One line a table; every count but the rows should be zero."""
+    headers = ("table", "rows", "unfilled", "failed", "old differs", "new differs", "NULLs", "took")
+    rows = [
+        (
+            str(t.table),
+            number(t.rows),
+            *(_count(n) for n in (t.unsettled, t.failed, t.old_disagrees, t.new_disagrees, t.nulls)),
+            seconds(t.seconds),
+        )
+        for t in tables
+    ]
+    return table(rows, headers, right=(1, 2, 3, 4, 5, 6, 7))
+
+
+def _count(value: int) -> str:
+    return bad(number(value)) if value else "0"
+
+
+def verify_text(result: VerifyResult) -> str:
+    """The findings of a verification."""
+    if not result.tables:
+        return f"{result.rollout} maps no rows; there is nothing to compare."
+    blocks = [verification_table(result.tables)]
+    samples = [f"  {t.table}: {', '.join(t.sample_keys)}" for t in result.tables if t.sample_keys]
+    if samples:
+        blocks.append("\n".join([heading("Some of these rows"), *samples]))
+    rows = sum(t.rows for t in result.tables)
+    repaired = sum(t.repaired for t in result.tables)
+    end = f"{plural(rows, 'row')} compared in {seconds(result.seconds)}"
+    if repaired:
+        end += f", {plural(repaired, 'row')} repaired"
+    differences = sum(t.differences for t in result.tables)
+    end += (
+        f": {good('both sides agree')}." if result.clean else f": {bad(plural(differences, 'difference'))}."
+    )
+    return joined([*blocks, end])
+
+
+def backfill_text(result: BackfillResult) -> str:
+    """What a backfill did."""
+    if not result.tables:
+        return f"{result.rollout} maps no rows; there is nothing to fill."
+    rows = [
+        (
+            str(t.table),
+            number(t.rows),
+            number(t.chunks),
+            _count(t.failed),
+            seconds(t.seconds),
+            seconds(t.throttled_seconds) if t.throttled_seconds else "-",
+            good("complete") if t.complete else careful("not complete"),
+        )
+        for t in result.tables
+    ]
+    headers = ("table", "rows filled", "chunks", "failed", "took", "throttled", "")
+    rate = f", {number(result.rows / result.seconds)} rows/s" if result.seconds > 0 and result.rows else ""
+    end = f"{plural(result.rows, 'row')} filled in {seconds(result.seconds)}{rate}."
+    return joined([table(rows, headers, right=(1, 2, 3, 4, 5)), end])

@@ -1,0 +1,222 @@
+"""The plan as a document for review: what changes, what each phase does to whom, and how it is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zdm.cli.render.document import Block, Code, Grid, Heading, Items, Paragraph
+from zdm.cli.render.moves import APPLICATIONS, lock_words, schema_words
+from zdm.cli.render.status import version_words
+from zdm.cli.render.text import careful, number, plural, size
+
+if TYPE_CHECKING:
+    from zdm.model.mapping import TableMapping
+    from zdm.model.phases import PhaseMachine
+    from zdm.model.plan import Plan
+    from zdm.model.step import Phase, Step
+    from zdm.operations.migration import Migration
+
+GateWords = Mapping[str, Sequence[tuple[str, str]]]
+"""For each phase the gates of the move into it, with their parameters in words."""
+
+
+def plan_document(
+    migration: Migration, plan: Plan, machine: PhaseMachine, gates: GateWords, *, with_sql: bool = False
+) -> list[Block]:
+    """The whole document."""
+    blocks: list[Block] = [Heading(f"Migration {migration.id}", 1)]
+    if migration.description:
+        blocks.append(Paragraph(migration.description))
+    blocks.append(Items(list(_facts(migration, plan))))
+    blocks += _changes(migration, plan)
+    blocks += _findings(plan)
+    blocks += _roundtrips(plan)
+    for definition in machine.definitions:
+        phase = definition.phase
+        blocks.append(Heading(f"Phase {phase.number}: {definition.title}"))
+        blocks.append(Paragraph(definition.description))
+        blocks += _steps(plan, phase, with_sql=with_sql)
+        blocks.append(Heading("Gates", 3))
+        listed = [f"{name} ({words})" if words else name for name, words in gates.get(phase.value, ())]
+        blocks.append(Items(listed or ["none"]))
+        blocks.append(Heading("Way back", 3))
+        blocks += _way_back(plan, phase, reversible=definition.reversible)
+        blocks.append(Heading("Applications, once it is done", 3))
+        advice = schema_words(APPLICATIONS[phase.value], plan.old_schema, plan.new_schema)
+        blocks.append(Paragraph(advice[:1].upper() + advice[1:]))
+    if migration.validations:
+        blocks.append(Heading("Validations before switchover and cleanup"))
+        for validation in migration.validations:
+            blocks.append(Paragraph(f"{validation.name}: must return {validation.expect!r}"))
+            blocks.append(Code(validation.sql))
+    return blocks
+
+
+def _facts(migration: Migration, plan: Plan) -> Iterator[str]:
+    yield f"target: schema {plan.target}, PostgreSQL {version_words(plan.server_version)}"
+    if plan.new_schema:
+        yield f"version schemas: old {plan.old_schema}, new {plan.new_schema}"
+    else:
+        yield "no version schemas: applications see the new columns by their own names"
+    yield f"risk: {migration.risk.value}"
+    if migration.estimated_time is not None:
+        yield f"the authors' estimate: {migration.model_dump(mode='json')['estimated_time']}"
+    if migration.depends_on:
+        yield f"after: {', '.join(migration.depends_on)}"
+    if migration.module:
+        versions = " to ".join(v for v in (migration.from_version, migration.version) if v)
+        yield f"module: {migration.module} {versions}".rstrip()
+    yield f"checksum: {migration.checksum[:12]}"
+
+
+def _changes(migration: Migration, plan: Plan) -> Iterator[Block]:
+    yield Heading("What changes")
+    rows = []
+    for position, operation in enumerate(migration.operations, 1):
+        values = operation.model_dump(mode="json", exclude_defaults=True, by_alias=True)
+        where = ".".join(
+            str(values.pop(key)) for key in ("table", "column") if isinstance(values.get(key), str)
+        )
+        detail = ", ".join(f"{key}: {_short(value)}" for key, value in values.items())
+        rows.append((str(position), operation.kind, where, detail))
+    yield Grid(("", "operation", "on", "parameters"), rows)
+    if plan.facts:
+        yield Heading("Tables", 3)
+        facts = [
+            (str(f.table), number(f.rows), size(f.bytes), _sync_words(plan, str(f.table))) for f in plan.facts
+        ]
+        yield Grid(("table", "rows (estimate)", "size", "rows are"), facts, right=(1, 2))
+    mapped = [row for mapping in plan.mappings for row in _mapped(mapping)]
+    if mapped:
+        yield Heading("How values are mapped", 3)
+        yield Grid(("table", "direction", "column", "expression"), mapped)
+
+
+def _sync_words(plan: Plan, table: str) -> str:
+    for mapping in plan.mappings:
+        if str(mapping.table) == table:
+            return "filled and kept in step" if mapping.needs_sync else "left alone"
+    return "left alone"
+
+
+def _mapped(mapping: TableMapping) -> Iterator[tuple[str, str, str, str]]:
+    for group in mapping.groups:
+        for new in group.new:
+            source = new.up.source if new.up is not None else "nothing fills it"
+            yield str(mapping.table), "up", f"{new.final} {new.type}", source
+        for old in group.old:
+            source = old.down.source if old.down is not None else "no way back for new rows"
+            yield str(mapping.table), "down", f"{old.name} {old.type}", source
+
+
+def _findings(plan: Plan) -> Iterator[Block]:
+    if not plan.findings:
+        return
+    yield Heading("What to know")
+    yield Items(
+        [
+            (careful("warning: ") if f.severity.value == "warning" else "")
+            + (f"{f.where}: " if f.where else "")
+            + f.text
+            + (f" (docs/refusals/{f.rule}.md)" if f.rule else "")
+            for f in plan.findings
+        ]
+    )
+
+
+def _roundtrips(plan: Plan) -> Iterator[Block]:
+    if not plan.roundtrips:
+        return
+    yield Heading("Round trip, measured on the rows as they are")
+    rows = []
+    for trip in plan.roundtrips:
+        if trip.lost == 0 and trip.failed == 0:
+            verdict = "down(up(x)) = x for every row"
+        else:
+            verdict = "declared lossy" if trip.declared_lossy else careful("not declared lossy")
+        if trip.sample_keys:
+            verdict += f"; for example {', '.join(trip.sample_keys)}"
+        rows.append(
+            (f"{trip.table} {trip.group}", number(trip.rows), number(trip.lost), number(trip.failed), verdict)
+        )
+    yield Grid(("columns", "rows tried", "changed", "failed", ""), rows, right=(1, 2, 3))
+
+
+def _steps(plan: Plan, phase: Phase, *, with_sql: bool) -> Iterator[Block]:
+    steps = plan.of(phase)
+    if not steps:
+        yield Paragraph("Nothing to do in the database.")
+        return
+    yield Grid(
+        ("", "step", "lock on table, how long"),
+        [
+            (str(i), step.title, "; ".join(lock_words(lock) for lock in step.locks) or "no table lock")
+            for i, step in enumerate(steps, 1)
+        ],
+    )
+    long = [words for step in steps if (words := _rows_words(plan, step))]
+    if long:
+        yield Items(long)
+    if with_sql:
+        for i, step in enumerate(steps, 1):
+            yield Paragraph(f"Step {i}, {step.title}:")
+            yield Code(_sql(step.action))
+
+
+def _rows_words(plan: Plan, step: Step) -> str:
+    """What a step that touches every row has to go through."""
+    action: Any = step.action
+    if action.kind in ("backfill", "verify"):
+        tables = [action.table]
+    else:
+        tables = [lock.table for lock in step.locks if lock.hold != "brief"]
+    facts = [f for f in plan.facts if f.table in tables]
+    if not facts:
+        return ""
+    sizes = "; ".join(f"{f.table}: {plural(f.rows, 'row')}, {size(f.bytes)}" for f in facts)
+    return f"{step.title}: reads {sizes}"
+
+
+def _sql(action: Any) -> str:
+    if action.kind == "transaction":
+        return "BEGIN;\n" + "".join(f"{s.strip().rstrip(';')};\n" for s in action.statements) + "COMMIT;"
+    if action.kind in ("concurrent", "scan"):
+        return f"{str(action.statement).strip().rstrip(';')};"
+    words = {
+        "sync": "-- installs the sync functions and triggers of",
+        "backfill": "-- fills, chunk by chunk, every unsettled row of",
+        "verify": "-- compares every row of",
+    }
+    return f"{words[action.kind]} {action.table}; `zdm advance --dry-run` prints the exact SQL"
+
+
+def _way_back(plan: Plan, phase: Phase, *, reversible: bool) -> Iterator[Block]:
+    if not reversible:
+        yield Paragraph(careful("None.") + " Once this phase has begun, the old structure goes.")
+        return
+    undone = [step.title for step in reversed(plan.of(phase)) if step.undo]
+    if not undone:
+        yield Paragraph(
+            "`zdm rollback` takes everything back to before the rollout; this phase adds nothing to undo."
+        )
+        return
+    yield Paragraph("`zdm rollback` takes back, in this order, what these steps did, then the phases before:")
+    yield Items(undone)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else _compact(value)
+    text = " ".join(str(text).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _compact(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "{" + ", ".join(f"{k}: {_compact(v)}" for k, v in value.items()) + "}"
+        case list():
+            return "[" + ", ".join(_compact(v) for v in value) + "]"
+    return str(value)
