@@ -84,6 +84,7 @@ CREATE TABLE zdm.module_migrations (
     phase                   text CHECK (phase IN ('preparation', 'migration', 'switchover', 'cleanup')),
     authority               text NOT NULL DEFAULT 'old' CHECK (authority IN ('old', 'new')),
     paused                  boolean NOT NULL DEFAULT false,
+    fenced_at               timestamptz,
     plan                    jsonb NOT NULL,
     old_schema              text NOT NULL DEFAULT '',
     new_schema              text NOT NULL DEFAULT '',
@@ -108,6 +109,7 @@ COMMENT ON COLUMN zdm.module_migrations.state IS 'Where it stands. Moves outside
 COMMENT ON COLUMN zdm.module_migrations.phase IS 'The last phase it entered; kept on the way back. Set by trigger.';
 COMMENT ON COLUMN zdm.module_migrations.authority IS 'Which side wins while both exist: old until switchover, then new.';
 COMMENT ON COLUMN zdm.module_migrations.paused IS 'Somebody asked long work to wait.';
+COMMENT ON COLUMN zdm.module_migrations.fenced_at IS 'Since when the old structure is set aside under other names; NULL if it is not.';
 COMMENT ON COLUMN zdm.module_migrations.plan IS 'Steps and mappings as planned; a resume runs these, never what would be planned now.';
 COMMENT ON COLUMN zdm.module_migrations.old_schema IS 'The old version''s schema; empty where the migration exposes columns only.';
 COMMENT ON COLUMN zdm.module_migrations.failure IS 'Why the present *_failed state was entered.';
@@ -138,6 +140,9 @@ BEGIN
         END IF;
         RETURN NEW;
     END IF;
+    IF NEW.state = OLD.state THEN  -- not a move: a resumed phase may say so again
+        RETURN NEW;
+    END IF;
     IF NOT EXISTS (SELECT FROM zdm.phase_moves AS m WHERE m.from_state = OLD.state AND m.to_state = NEW.state) THEN
         RAISE EXCEPTION 'rollout % of % on % cannot go from % to %', OLD.id, OLD.migration, OLD.target, OLD.state, NEW.state
             USING ERRCODE = 'check_violation', CONSTRAINT = 'legal_move',
@@ -153,6 +158,7 @@ BEGIN
             NEW.phase := NULL;
             NEW.authority := 'old';
             NEW.paused := false;
+            NEW.fenced_at := NULL;
             NEW.preparation_started_at := NULL;  NEW.preparation_finished_at := NULL;
             NEW.migration_started_at := NULL;    NEW.migration_finished_at := NULL;
             NEW.switchover_started_at := NULL;   NEW.switched_over_at := NULL;
@@ -337,12 +343,14 @@ CREATE TABLE zdm.approvals (
     rollout  bigint NOT NULL REFERENCES zdm.module_migrations ON DELETE CASCADE,
     phase    text NOT NULL CHECK (phase IN ('preparation', 'migration', 'switchover', 'cleanup')),
     approver text NOT NULL CHECK (approver <> ''),
+    checksum text NOT NULL,
     comment  text NOT NULL DEFAULT '',
     role     text NOT NULL DEFAULT session_user,
     at       timestamptz NOT NULL DEFAULT clock_timestamp(),
-    UNIQUE (rollout, phase, approver)
+    UNIQUE (rollout, phase, approver, checksum)
 );
 COMMENT ON TABLE zdm.approvals IS 'Who agreed to a phase of a rollout; each person counts once.';
+COMMENT ON COLUMN zdm.approvals.checksum IS 'The content of the migration that was agreed to.';
 COMMENT ON COLUMN zdm.approvals.role IS 'The database role that wrote it.';
 
 -- ---------------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Rollout:
     ----------
     checksum: the migration's checksum when it was planned.
     phase: the last phase it entered, kept on the way back; None before the first.
+    fenced_at: since when the old structure is set aside under other names; None if it is not.
     failure: why the present ``*_failed`` state was entered.
     switched_over_at: when the new side became the authority for good; soak times count from here.
     """
@@ -41,6 +42,7 @@ class Rollout:
     phase: Phase | None
     authority: Authority
     paused: bool
+    fenced_at: datetime | None
     old_schema: str
     new_schema: str
     failure: str | None
@@ -216,6 +218,14 @@ def move(conn: psycopg.Connection[Any], rollout: int, state: State, *, failure: 
 def set_authority(conn: psycopg.Connection[Any], rollout: int, authority: Authority) -> None:
     """Record which side wins. One write, meant for the transaction that replaces the sync functions."""
     conn.execute("UPDATE zdm.module_migrations SET authority = %s WHERE id = %s", [authority.value, rollout])
+
+
+def set_fenced(conn: psycopg.Connection[Any], rollout: int, fenced: bool) -> None:
+    """Record that the old structure is set aside, or back. One write, meant for the transaction that renames it."""
+    conn.execute(
+        "UPDATE zdm.module_migrations SET fenced_at = CASE WHEN %s THEN coalesce(fenced_at, clock_timestamp()) END WHERE id = %s",
+        [fenced, rollout],
+    )
 
 
 def set_paused(conn: psycopg.Connection[Any], rollout: int, paused: bool) -> None:

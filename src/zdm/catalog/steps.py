@@ -62,6 +62,33 @@ def all_of(conn: psycopg.Connection[Any], rollout: int, phase: Phase | None = No
         return cursor.fetchall()
 
 
+def status(conn: psycopg.Connection[Any], rollout: int, step: str) -> StepStatus:
+    """How far one step got. Raises `Drift` if the catalog has no such step."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT status FROM zdm.migration_steps WHERE rollout = %s AND step = %s", [rollout, step]
+        )
+        row = cursor.fetchone()
+    if row is None:
+        raise Drift(
+            f"The catalog has no step {step} of rollout {rollout}.",
+            remedy="Somebody has changed the catalog by hand. `zdm history` shows what happened.",
+        )
+    return StepStatus(row[0])
+
+
+def status(conn: psycopg.Connection[Any], rollout: int, step: str) -> StepStatus:
+    """How far one step got. Raises `Drift` if the catalog has no such step."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT status FROM zdm.migration_steps WHERE rollout = %s AND step = %s", [rollout, step]
+        )
+        row = cursor.fetchone()
+    if row is None:
+        raise Drift(f"Rollout {rollout} has no step {step}.")
+    return StepStatus(row[0])
+
+
 def mark_started(conn: psycopg.Connection[Any], rollout: int, step: str) -> int:
     """Begin an attempt, from any status but finished; returns its number. The caller commits it *before* the step begins."""
     return _mark(

@@ -98,6 +98,10 @@ class PhaseMachine:
         )
         raise IllegalMove(f"Cannot advance: {found}.", remedy=remedy)
 
+    def follows(self, state: State) -> bool:
+        """Whether `advance` has anything to do from `state`."""
+        return any(state in d.sources or state in (d.running, d.failed) for d in self.definitions)
+
     def resumes(self, state: State) -> bool:
         """Whether `advance` from `state` continues an interrupted or failed phase (its gates have been passed already)."""
         return any(state in (d.running, d.failed) for d in self.definitions)

@@ -1,0 +1,428 @@
+"""From a migration and the schema as it stands to a `Plan`: everything is checked here, before anything changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from zdm.db.additions import adds_instantly, taken_names
+from zdm.db.carry import carry_definitions
+from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
+from zdm.db.introspect import read_tables, resolve_type, rewrite_free, type_comparison
+from zdm.db.session import Session
+from zdm.engine.swap import swap_steps
+from zdm.engine.table_steps import table_steps
+from zdm.engine.version_views import mark_views, view_steps
+from zdm.errors import BadInput, Problem
+from zdm.model.expression import Expression, Volatility
+from zdm.model.mapping import (
+    MAX_GROUPS,
+    ColumnGroup,
+    Expose,
+    NewColumn,
+    OldColumn,
+    TableMapping,
+    ViewColumn,
+)
+from zdm.model.names import QualifiedName, fit
+from zdm.model.plan import Finding, Plan, Roundtrip, Severity, TableFacts
+from zdm.model.step import Phase, Step
+from zdm.model.table import Table
+from zdm.operations.base import Context, Draft, Operation
+from zdm.operations.migration import Migration
+from zdm.operations.shape import DraftGroup, DraftNew, TableShape
+
+MARKER = "_zdm_state"
+
+
+@dataclass(slots=True)
+class _Compiler:
+    """One compilation. Problems are collected, so that all of them are shown at once."""
+
+    conn: Session
+    migration: Migration
+    target: str
+    draft: Draft
+    problems: list[Problem] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    roundtrips: list[Roundtrip] = field(default_factory=list)
+
+    def fail(self) -> None:
+        if self.problems:
+            count = len(self.problems)
+            raise BadInput(
+                f"Migration {self.migration.id} cannot be planned on {self.target}: "
+                f"{count} problem{'s' if count > 1 else ''}.",
+                problems=self.problems,
+                changed="Nothing was changed.",
+            )
+
+    # -- operations -------------------------------------------------------------------------------------------
+
+    def apply(self) -> None:
+        for position, operation in enumerate(self.migration.operations, 1):
+            label = f"{position}:{operation.kind}"
+            self._answer(operation)
+            for problem in operation.apply(self.draft, label):
+                where = problem.where or label
+                self.problems.append(Problem(problem.what, where, problem.remedy, problem.rule))
+            self.conn.prelude = tuple(self.draft.prelude)
+        self.findings += self.draft.findings
+        self.fail()
+
+    def _answer(self, operation: Operation) -> None:
+        """Ask the server what the operation wants to know before it is applied."""
+        draft = self.draft
+        for written in operation.types():
+            # A type that does not exist is reported with the column that wants it.
+            with suppress(BadInput):
+                draft.canonical_types[written] = resolve_type(self.conn, written, self.target).name
+        for old, new in operation.type_changes(draft):
+            with suppress(BadInput):
+                if rewrite_free(self.conn, old, resolve_type(self.conn, new, self.target).name):
+                    draft.rewrite_free.add((old, new))
+        for type_, default in operation.column_additions(draft):
+            if adds_instantly(self.conn, type_, default, self.target):
+                draft.instant_columns.add((type_, default))
+        draft.taken |= taken_names(self.conn, operation.names(draft))
+
+    # -- one table --------------------------------------------------------------------------------------------
+
+    def mapping(self, shape: TableShape) -> TableMapping:
+        """The checked mapping of one table's shape; problems are collected, not raised."""
+        table = shape.table
+        marker = _free(MARKER, table)
+        groups = self._groups(shape) if shape.groups else ()
+        for name, count in Counter(c.name for c in shape.columns).items():
+            if count > 1:
+                self.problems.append(
+                    Problem(f"the new version of {table.name} would have two columns called {name}", str(table.name))
+                )
+        mapping = TableMapping(
+            table=table.name,
+            final_name=shape.final_name,
+            oid=table.oid,
+            key=table.key,
+            groups=groups,
+            marker=marker,
+            expose=shape.expose,
+            old_columns=tuple(ViewColumn(physical=c.name, name=c.name) for c in table.columns),
+            new_columns=tuple(
+                ViewColumn(
+                    physical=c.physical,
+                    name=c.name,
+                    default=(c.default or "NULL") if c.default_changed or (c.fresh and c.default) else None,
+                )
+                for c in shape.columns
+            ),
+            dropped_in_new=shape.dropped,
+        )
+        if self.problems or not mapping.needs_sync or shape.expose is Expose.COLUMNS:
+            return mapping
+        return mapping.model_copy(update={"marker_in_view": any(self._ambiguous(shape, g) for g in groups)})
+
+    def _groups(self, shape: TableShape) -> tuple[ColumnGroup, ...]:
+        if len(shape.groups) > MAX_GROUPS:
+            self.problems.append(
+                Problem(
+                    f"{shape.name} would need {len(shape.groups)} mapped groups of columns; {MAX_GROUPS} fit the marker",
+                    str(shape.name),
+                    "Split the migration in two.",
+                )
+            )
+            return ()
+        for group in shape.groups:
+            for new in group.new:
+                self._resolve_new(shape, group.operation, new)
+        if self.problems:
+            return ()
+        ups, fills, downs = self._expressions(shape)
+        if self.problems:
+            return ()
+        made = []
+        for number, group in enumerate(shape.groups):
+            made.append(
+                ColumnGroup(
+                    name=group.name,
+                    number=number,
+                    old=tuple(self._old(shape, name, downs) for name in group.old),
+                    new=tuple(self._new(new, ups, fills) for new in group.new),
+                    lossy=group.lossy,
+                    conflict=group.conflict,
+                )
+            )
+        return tuple(made)
+
+    def _resolve_new(
+        self, shape: TableShape, operation: str, new: DraftNew
+    ) -> None:
+        try:
+            found = resolve_type(self.conn, new.type, self.target)
+        except BadInput as error:
+            self.problems.append(Problem(error.message, operation, error.remedy))
+            return
+        new.type = found.name
+        for column in shape.columns:
+            if column.physical == new.physical:
+                column.type = found.name
+
+    def _expressions(
+        self, shape: TableShape
+    ) -> tuple[dict[str, Expression], dict[str, Expression], dict[str, Expression]]:
+        """All `up`s and all `fill`s by new physical column, and all `down`s by old physical column."""
+        old = [CheckColumn(c.name, c.name, c.type, c.collation) for c in shape.table.columns]
+        new = [
+            CheckColumn(c.name, c.physical, c.type, self._collation(shape, c.physical)) for c in shape.columns
+        ]
+        ups = {
+            n.physical: Request(g.operation, n.up, n.type, n.collation)
+            for g in shape.groups
+            for n in g.new
+            if n.up is not None
+        }
+        fills = {
+            n.physical: Request(g.operation, n.fill, n.type, n.collation, allow_volatile=True)
+            for g in shape.groups
+            for n in g.new
+            if n.fill is not None
+        }
+        downs = {
+            name: Request(g.operation, text, _column(shape.table, name).type, _column(shape.table, name).collation)
+            for g in shape.groups
+            for name, text in g.old.items()
+            if text is not None
+        }
+        return (
+            self._check(shape.name.name, old, ups),
+            self._check(shape.name.name, old, fills),
+            self._check(shape.final_name, new, downs),
+        )
+
+    def _check(
+        self, alias: str, columns: Sequence[CheckColumn], requests: dict[str, Request]
+    ) -> dict[str, Expression]:
+        if not requests:
+            return {}
+        checker = ExpressionChecker(self.conn)
+        answers = checker.check(columns, list(requests.values()), alias, [self.target, "public"])
+        found: dict[str, Expression] = {}
+        for (key, request), answer in zip(requests.items(), answers, strict=True):
+            if isinstance(answer, Problem):
+                self.problems.append(answer)
+                continue
+            found[key] = answer
+            if answer.volatility is Volatility.STABLE:
+                self.findings.append(
+                    Finding(
+                        severity=Severity.NOTE,
+                        text=f"{request.text!r} depends on session settings; it is always evaluated with TimeZone UTC, "
+                        "DateStyle ISO and IntervalStyle postgres",
+                        where=request.label,
+                    )
+                )
+            for function in checker.user_functions.get(request.label, ()):
+                self.findings.append(
+                    Finding(
+                        severity=Severity.WARNING,
+                        text=f"{request.text!r} calls {function}; do not change that function while the rollout runs",
+                        where=request.label,
+                    )
+                )
+        return found
+
+    def _collation(self, shape: TableShape, physical: str) -> str | None:
+        draft = shape.draft(physical)
+        if draft is not None:
+            return draft.collation
+        original = shape.original(physical)
+        return original.collation if original is not None else None
+
+    def _old(self, shape: TableShape, name: str, downs: dict[str, Expression]) -> OldColumn:
+        column = _column(shape.table, name)
+        return OldColumn(
+            name=name,
+            type=column.type,
+            comparison=column.comparison,
+            not_null=column.not_null,
+            default=column.default,
+            down=downs.get(name),
+        )
+
+    def _new(self, new: DraftNew, ups: dict[str, Expression], fills: dict[str, Expression]) -> NewColumn:
+        return NewColumn(
+            name=new.physical,
+            final=new.final,
+            type=new.type,
+            comparison=type_comparison(self.conn, new.type, new.collation),
+            default=new.default,
+            not_null=new.not_null,
+            up=ups.get(new.physical),
+            fill=fills.get(new.physical),
+            collation=new.collation,
+        )
+
+    def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:
+        """Whether an INSERT's origin cannot be told from the row; see docs/architecture.md, Triggers."""
+        if not group.old or not any(not new.not_null for new in group.new):
+            return False
+        if any(old.default is not None for old in group.old):
+            return True
+        types = {c.name: c.type for c in shape.table.columns} | {n.physical: n.type for g in shape.groups for n in g.new}
+        expressions = [n.up for n in group.new if n.up is not None] + [o.down for o in group.old if o.down is not None]
+        # None means that it raises on NULLs; then the row's origin matters as well.
+        return any(on_nulls(self.conn, types, expression) is not True for expression in expressions)
+
+    # -- round trips ------------------------------------------------------------------------------------------
+
+    def measure(self, mappings: dict[QualifiedName, TableMapping]) -> None:
+        """Refuse every group whose mapping loses values of real rows without saying so."""
+        for mapping in mappings.values():
+            for group in mapping.groups:
+                if not group.two_way or not group.new:
+                    continue
+                measured = measure_roundtrip(self.conn, mapping, group)
+                found = measured.roundtrip.model_copy(update={"declared_lossy": group.lossy})
+                self.roundtrips.append(found)
+                keys = ", ".join(found.sample_keys)
+                if found.lost and not group.lossy:
+                    self.problems.append(
+                        Problem(
+                            f"{group.name}: down(up(x)) differs from x in {found.lost} of {found.rows} rows of "
+                            f"{mapping.table} (for example {keys})",
+                            self._label(mapping, group),
+                            "Correct `up` or `down`, or declare the loss with `lossy: true`.",
+                            "lossy-mapping",
+                        )
+                    )
+                if found.failed:
+                    self.findings.append(
+                        Finding(
+                            severity=Severity.WARNING,
+                            text=f"{group.name}: `up` or `down` raises on {found.failed} of {found.rows} rows of "
+                            f"{mapping.table} (for example {keys}); the backfill will stop there until they are corrected",
+                            where=self._label(mapping, group),
+                            rule="up-raises",
+                        )
+                    )
+
+    def _label(self, mapping: TableMapping, group: ColumnGroup) -> str:
+        return self.draft.shapes[mapping.table].groups[group.number].operation
+
+
+def compile_plan(
+    conn: Session,
+    migration: Migration,
+    target: str,
+    *,
+    previous_schemas: Sequence[str] = (),
+    measure: bool = True,
+) -> Plan:
+    """Compile `migration` for the schema `target`. Reads only: whatever it creates to ask the server is rolled back.
+
+    Parameters
+    ----------
+    previous_schemas: version schemas that completed rollouts of this target have left; they are this rollout's old version.
+    measure: run the round-trip measurement on real rows.
+
+    Raises
+    ------
+    BadInput: with every problem found; nothing was changed.
+    """
+    server = conn.info.server_version
+    draft = Draft(target=target, migration=migration.id, server_version=server, expose=migration.expose)
+    named = {name for operation in migration.operations for name in operation.tables()}
+    tables = read_tables(conn, [draft.name(name) for name in named])
+    previous = frozenset(previous_schemas)
+    draft.tables = {name: _without_version_views(found, previous) for name, found in tables.items()}
+    compiler = _Compiler(conn, migration, target, draft)
+    compiler.apply()
+    mappings = {name: compiler.mapping(shape) for name, shape in draft.shapes.items()}
+    compiler.fail()
+    if measure:
+        compiler.measure(mappings)
+        compiler.fail()
+    expressions = _requested(compiler, mappings)
+    compiler.fail()
+    carried = carry_definitions(conn, draft)
+    context = [
+        Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried)
+        for position, operation in enumerate(migration.operations, 1)
+    ]
+    old_schema, new_schema = version_schemas(migration, target)
+    mapped = tuple(mappings.values())
+    plan = Plan(
+        migration=migration.id,
+        target=target,
+        server_version=server,
+        old_schema=old_schema,
+        new_schema=new_schema,
+        mappings=mapped,
+        findings=tuple(dict.fromkeys(compiler.findings)),
+        facts=tuple(TableFacts(table=t.name, rows=t.rows, bytes=t.bytes) for t in draft.tables.values()),
+        roundtrips=tuple(compiler.roundtrips),
+    )
+    steps: list[Step] = []
+    for phase in Phase:
+        for operation, seen in zip(migration.operations, context, strict=True):
+            steps += operation.plan(phase, seen)
+    for mapping in mapped:
+        steps += table_steps(mapping)
+    steps += view_steps(plan, draft)
+    steps += swap_steps(plan, draft, previous_schemas)
+    order = {phase: number for number, phase in enumerate(Phase)}
+    steps.sort(key=lambda step: (order[step.phase], step.stage))
+    return plan.model_copy(update={"steps": tuple(steps)})
+
+
+def version_schemas(migration: Migration, target: str) -> tuple[str, str]:
+    """The names of the old and the new version's schemas; empty where the migration exposes columns."""
+    if migration.expose is Expose.COLUMNS:
+        return "", ""
+    return fit(f"{target}_before_{migration.id}"), fit(f"{target}_{migration.id}")
+
+
+def _column(table: Table, name: str):  # type: ignore[no-untyped-def]
+    found = table.column(name)
+    assert found is not None, f"{table.name} has no column {name}"
+    return found
+
+
+def _free(name: str, table: Table) -> str:
+    taken = {c.name for c in table.columns}
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}{count}"
+    return candidate
+
+
+def _without_version_views(table: Table, schemas: frozenset[str]) -> Table:
+    """Leave out the views of earlier version schemas: they are zdm's own, and the swap takes care of them."""
+    kept = tuple(d for d in table.dependents if not (d.kind == "view" and mark_views(d.name, schemas)))
+    return table.model_copy(update={"dependents": kept})
+
+
+def _requested(compiler: _Compiler, mappings: dict[QualifiedName, TableMapping]) -> dict[str, Expression]:
+    """Have the server check what operations asked for (checks, index expressions, defaults)."""
+    del mappings
+    found: dict[str, Expression] = {}
+    for name, shape in compiler.draft.shapes.items():
+        wanted = [r for r in compiler.draft.requests if r.table == name]
+        for over in ("old", "new"):
+            requests = {
+                r.key: Request(r.where, r.text, r.assign_to, allow_volatile=r.volatile) for r in wanted if r.over == over
+            }
+            if not requests:
+                continue
+            if over == "old":
+                columns = [CheckColumn(c.name, c.name, c.type, c.collation) for c in shape.table.columns]
+                alias = shape.name.name
+            else:
+                columns = [
+                    CheckColumn(c.name, c.physical, c.type, compiler._collation(shape, c.physical)) for c in shape.columns
+                ]
+                alias = shape.final_name
+            found |= compiler._check(alias, columns, requests)
+    return found

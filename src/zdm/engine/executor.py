@@ -1,0 +1,213 @@
+"""Runs one step, or undoes one: the only place where a plan's SQL meets a connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psycopg
+
+from zdm.catalog import steps as step_store
+from zdm.catalog.lease import Lease
+from zdm.catalog.steps import StepStatus
+from zdm.db.locks import LockBudget, WaitReport, run_concurrently, run_locked, run_scan
+from zdm.db.session import Connection, OutcomeUnknown, Session, transaction
+from zdm.engine.reporter import Reporter
+from zdm.engine.results import StepOutcome, StepRun
+from zdm.errors import ZdmError
+from zdm.model.mapping import TableMapping
+from zdm.model.names import QualifiedName
+from zdm.model.step import (
+    Action,
+    Backfill,
+    Concurrent,
+    Lock,
+    Scan,
+    Step,
+    Sync,
+    TableLock,
+    Transaction,
+    Verify,
+)
+from zdm.sql import sync
+
+Connect = Callable[[], Session]
+Mark = Callable[[Connection], None]
+RowWork = Callable[[QualifiedName], int | None]
+"""Backfills or verifies one table and returns how many rows it went over."""
+
+
+@dataclass(slots=True)
+class Executor:
+    """Runs the steps of one rollout, whose lease the caller holds.
+
+    Parameters
+    ----------
+    connect: makes a new session, when the present one was lost.
+    mapping: the mapping of a table as its columns are called at present (a fence renames old ones).
+    backfill / verify: do the row work of one table.
+    """
+
+    connect: Connect
+    session: Session
+    rollout: int
+    lease: Lease
+    budget: LockBudget
+    reporter: Reporter
+    mapping: Callable[[QualifiedName], TableMapping]
+    backfill: RowWork
+    verify: RowWork
+    attempts: int = field(default=1, init=False)
+
+    def run(self, step: Step) -> StepRun:
+        """Run one step and record it. A step that an earlier run finished is skipped.
+
+        Raises
+        ------
+        ZdmError: it failed; the step is recorded as failed and can be run again.
+        """
+        if self._finished(step):
+            return self._ran(step, StepOutcome.SKIPPED, time.monotonic(), attempts=0)
+        self.lease.check()
+        begun = time.monotonic()
+        self.attempts = 1
+        step_store.mark_started(self.session, self.rollout, step.id)
+        try:
+            rows = self._settling(lambda: self._do(step.action, lambda c: self._finish(c, step)), step)
+        except (ZdmError, psycopg.Error) as error:
+            self._record_failure(step, error)
+            raise
+        return self._ran(step, StepOutcome.DONE, begun, attempts=self.attempts, rows=rows)
+
+    def undo(self, step: Step) -> StepRun:
+        """Take one step back, whether or not it ran, and record it."""
+        self.lease.check()
+        begun = time.monotonic()
+        self.attempts = 1
+        last = len(step.undo) - 1
+        for number, action in enumerate(step.undo):
+            mark = (lambda c: self._undone(c, step)) if number == last else self.guard
+            self._settling(lambda a=action, m=mark: self._do(a, m), None)  # type: ignore[misc]
+        if not step.undo:
+            self._in_own_transaction(lambda c: self._undone(c, step))
+        return self._ran(step, StepOutcome.UNDONE, begun, attempts=self.attempts)
+
+    # -- how ----------------------------------------------------------------------------------------------------
+
+    def _do(self, action: Action, mark: Mark) -> int | None:
+        match action:
+            case Transaction():
+                run_locked(self.session, action.statements, action.locks, self.budget, mark, self._waiting)
+            case Concurrent():
+                run_concurrently(self.session, action.statement, action.done_when, action.cleanup, self._waiting)
+                self._in_own_transaction(mark)
+            case Scan():
+                run_scan(
+                    self.session, action.statement, action.done_when, action.locks, self.budget, mark, self._waiting
+                )
+            case Sync():
+                self._sync(action, mark)
+            case Backfill():
+                rows = self.backfill(action.table)
+                self._in_own_transaction(mark)
+                return rows
+            case Verify():
+                rows = self.verify(action.table)
+                self._in_own_transaction(mark)
+                return rows
+        return None
+
+    def _sync(self, action: Sync, mark: Mark) -> None:
+        mapping = self.mapping(action.table)
+        locks: tuple[TableLock, ...] = ()
+        if action.remove:
+            statements = sync.remove(mapping, self.rollout)
+            locks = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE),)
+        elif sync_installed(self.session, mapping):
+            # Only the functions differ between authorities, and replacing those takes no lock on the table.
+            statements = sync.switch(mapping, self.rollout, action.authority)
+        else:
+            statements = sync.install(mapping, self.rollout, action.authority).statements
+            locks = (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE),)
+        run_locked(self.session, statements, locks, self.budget, mark, self._waiting)
+
+    def _settling(self, work: Callable[[], int | None], step: Step | None) -> int | None:
+        """Do the work; if the connection was lost at COMMIT, look whether it took effect, and repeat it if it did not."""
+        for _ in range(5):
+            try:
+                return work()
+            except OutcomeUnknown:
+                self.reporter.note("the connection was lost while the server committed; looking whether it did")
+                self.session = self.connect()
+                if step is not None and self._finished(step):
+                    return None
+        raise ZdmError(
+            "the connection was lost at COMMIT five times in a row",
+            remedy="Look at the server's log; then run the same command again, it continues.",
+        )
+
+    # -- marks --------------------------------------------------------------------------------------------------
+
+    def _finished(self, step: Step) -> bool:
+        return step_store.status(self.session, self.rollout, step.id) is StepStatus.FINISHED
+
+    def guard(self, conn: Connection) -> None:
+        """Make the transaction that is open on `conn` depend on the lease."""
+        with conn.cursor() as cursor:
+            self.lease.guard(cursor)
+
+    def _finish(self, conn: Connection, step: Step) -> None:
+        self.guard(conn)
+        step_store.mark_finished(conn, self.rollout, step.id)
+
+    def _undone(self, conn: Connection, step: Step) -> None:
+        self.guard(conn)
+        if step_store.status(conn, self.rollout, step.id) is not StepStatus.UNDONE:
+            step_store.mark_undone(conn, self.rollout, step.id)
+
+    def _in_own_transaction(self, mark: Mark) -> None:
+        with transaction(self.session):
+            mark(self.session)
+
+    def _record_failure(self, step: Step, error: Exception) -> None:
+        try:
+            if self.session.closed:
+                self.session = self.connect()
+            step_store.mark_failed(self.session, self.rollout, step.id, str(error).strip())
+        except (psycopg.Error, ZdmError):
+            # The server is gone: the step stays "started", which a re-run treats like "failed". The first error counts.
+            self.reporter.note("the failure could not be recorded, because the server cannot be reached")
+
+    def _waiting(self, report: WaitReport) -> None:
+        self.attempts = max(self.attempts, report.attempt)
+        self.reporter.waiting(describe_wait(report))
+
+    @staticmethod
+    def _ran(
+        step: Step, outcome: StepOutcome, begun: float, *, attempts: int, rows: int | None = None
+    ) -> StepRun:
+        return StepRun(
+            id=step.id,
+            title=step.title,
+            phase=step.phase,
+            outcome=outcome,
+            seconds=time.monotonic() - begun,
+            attempts=attempts,
+            rows=rows,
+        )
+
+
+def sync_installed(conn: Session, mapping: TableMapping) -> bool:
+    """Whether the table has sync triggers at all."""
+    row = conn.execute(
+        "SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND pg_catalog.starts_with(tgname, '~zdm_')",
+        (mapping.oid,),
+    ).fetchone()
+    return row is not None
+
+
+def describe_wait(report: WaitReport) -> str:
+    """One line for people: what is waited for, and who is in the way."""
+    who = "; ".join(str(blocker) for blocker in report.blockers)
+    return f"waiting ({report.reason}){': ' + who if who else ''}"

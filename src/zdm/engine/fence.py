@@ -1,0 +1,119 @@
+"""Raises and lifts the fence around the old version: the statements are `zdm.sql.fence`'s, the recording is done here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from zdm.catalog import rollouts
+from zdm.db.locks import run_locked
+from zdm.db.session import fetch_value, transaction
+from zdm.engine.executor import Executor, describe_wait
+from zdm.engine.results import FenceResult
+from zdm.engine.work import Work
+from zdm.errors import BadInput, IllegalMove, Problem
+from zdm.model.mapping import Authority, TableMapping
+from zdm.model.phases import State
+from zdm.model.plan import Plan
+from zdm.sql import fence, sync
+from zdm.sql.fence import FencePart
+
+
+def _installer(work: Work) -> Callable[[TableMapping, Authority], Sequence[str]]:
+    def install(mapping: TableMapping, authority: Authority) -> Sequence[str]:
+        return sync.switch(mapping, work.rollout.id, authority)
+
+    return install
+
+
+def raise_parts(work: Work) -> tuple[FencePart, ...]:
+    """What raising the fence does."""
+    return fence.raise_fence(work.plan, work.rollout.authority, _installer(work))
+
+
+def lift_parts(work: Work) -> tuple[FencePart, ...]:
+    """What lifting it does."""
+    return fence.lift_fence(work.plan, work.rollout.authority, _installer(work))
+
+
+def set_fence(work: Work, *, up: bool) -> FenceResult:
+    """Raise or lift the fence.
+
+    Raises
+    ------
+    IllegalMove: the new version is not the authority yet, so the old one cannot be taken away.
+    BadInput: the old version has no name of its own, so there is nothing to fence; or something else uses its names.
+    """
+    allowed = (State.SWITCHED_OVER, State.CLEANUP_FAILED) if up else tuple(State)
+    if work.rollout.state not in allowed:
+        raise IllegalMove(
+            f"The fence can be raised only after switchover; the rollout is {work.rollout.state}.",
+            remedy=f"`zdm advance {work.rollout.migration}` until it is switched over.",
+            changed="Nothing was changed.",
+        )
+    was = work.rollout.fenced_at is not None
+    if up and not was:
+        _check(work.plan, work)
+    with work.leased("fence") as executor:
+        work.refresh()
+        was = work.rollout.fenced_at is not None
+        parts = raise_parts(work) if up else lift_parts(work)
+        if up and not was:
+            for part in parts:
+                _do(work, executor, part)
+            with transaction(executor.session):
+                executor.guard(executor.session)
+                rollouts.set_fenced(executor.session, work.rollout.id, fenced=True)
+        elif not up:
+            lift_fence(work, executor)
+        work.refresh()
+    return FenceResult(
+        rollout=work.rollout.migration,
+        target=work.rollout.target,
+        fenced=up,
+        changed=was is not up,
+        statements=tuple(s for part in parts for s in part.action.statements),
+    )
+
+
+def lift_fence(work: Work, executor: Executor) -> None:
+    """Bring the old names back, whether all of the fence or only a part of it stands, and record it."""
+    for part in lift_parts(work):
+        _do(work, executor, part)
+    with transaction(executor.session):
+        executor.guard(executor.session)
+        rollouts.set_fenced(executor.session, work.rollout.id, fenced=False)
+    work.refresh()
+
+
+def _do(work: Work, executor: Executor, part: FencePart) -> None:
+    if fetch_value(executor.session, part.done_when.encode()):  # type: ignore[arg-type]
+        return
+    run_locked(
+        executor.session,
+        part.action.statements,
+        part.action.locks,
+        work.budget,
+        executor.guard,
+        lambda report: work.reporter.waiting(describe_wait(report)),
+    )
+
+
+def _check(plan: Plan, work: Work) -> None:
+    if not fence.is_fenceable(plan):
+        raise BadInput(
+            "The old version has no name of its own: its statements mean the same in the new one, so there is nothing to fence.",
+            remedy="Switch the gate off in the migration file: `gates: {old_version_unused: off}`.",
+            changed="Nothing was changed.",
+        )
+    found = work.session.execute(fence.obstacles(plan).encode()).fetchall()
+    if found:
+        raise BadInput(
+            "Something other than the old application uses names that the fence would take away.",
+            remedy="Change it to the new version first.",
+            changed="Nothing was changed.",
+            problems=[_obstacle(kind, name, column) for kind, name, column in found],
+        )
+
+
+def _obstacle(kind: str, name: str, column: str | None) -> Problem:
+    return Problem(f"{kind} {name}" + (f" mentions column {column}" if column else " contains the table"))

@@ -1,0 +1,133 @@
+"""The way back: the steps that ran, undone last first, from any phase before cleanup."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import psycopg
+
+from zdm.catalog import rollouts, sync_failures
+from zdm.catalog import steps as step_store
+from zdm.catalog.steps import StepStatus
+from zdm.db.session import transaction
+from zdm.engine.executor import Executor
+from zdm.engine.fence import lift_fence
+from zdm.engine.leftovers import leftovers
+from zdm.engine.results import RollbackResult, StepRun, VerifyResult
+from zdm.engine.rows import verify_all
+from zdm.engine.work import Work
+from zdm.errors import GateRefused, IllegalMove, Interrupted, Problem, ZdmError
+from zdm.model.mapping import Authority
+from zdm.model.phases import State, machine
+
+
+def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
+    """Return to the old version, keeping every row and everything the new application wrote.
+
+    Parameters
+    ----------
+    verify: after switchover, compare every row first, and refuse while the old side is not what the new one says.
+
+    Raises
+    ------
+    IllegalMove: there is nothing to take back, or cleanup has begun.
+    GateRefused: the verification found rows whose old side does not hold what the new application wrote.
+    ZdmError: an undo failed; the rollout is `rollback_failed`, and re-running continues.
+    """
+    before = work.rollout.state
+    if not machine().can_roll_back(before):
+        raise IllegalMove(_why_not(before), changed="Nothing was changed.")
+    begun = time.monotonic()
+    with work.leased(f"rollback {work.rollout.migration}") as executor:
+        work.refresh()
+        before = work.rollout.state
+        if not machine().can_roll_back(before):
+            raise IllegalMove(_why_not(before), changed="Nothing was changed.")
+        found = _verified(work, executor) if verify else None
+        if work.rollout.state is not State.ROLLING_BACK:
+            with transaction(executor.session):
+                executor.guard(executor.session)
+                work.rollout = rollouts.move(executor.session, work.rollout.id, State.ROLLING_BACK)
+        runs = _undo(work, executor)
+        with transaction(executor.session):
+            executor.guard(executor.session)
+            sync_failures.clear(executor.session, work.rollout.id)
+            rollouts.set_authority(executor.session, work.rollout.id, Authority.OLD)
+            work.rollout = rollouts.move(executor.session, work.rollout.id, State.ROLLED_BACK)
+        return RollbackResult(
+            rollout=work.rollout.migration,
+            target=work.rollout.target,
+            before=before,
+            state=work.rollout.state,
+            steps=tuple(runs),
+            verification=found,
+            leftovers=tuple(leftovers(executor.session, work.plan)),
+            seconds=time.monotonic() - begun,
+        )
+
+
+def _why_not(state: State) -> str:
+    reasons = {
+        State.PLANNED: "Nothing has been done yet, so there is nothing to roll back.",
+        State.ROLLED_BACK: "The rollout is rolled back already.",
+        State.COMPLETED: "The rollout is complete: the old structure is gone, and there is no way back.",
+    }
+    return reasons.get(
+        state, f"The rollout is {state}: cleanup has begun, and there is no way back. `zdm advance` finishes it."
+    )
+
+
+def _verified(work: Work, executor: Executor) -> VerifyResult | None:
+    """Compare before leaving the new side's authority; before switchover the old side is the truth by definition."""
+    if work.rollout.authority is not Authority.NEW:
+        return None
+    found = verify_all(work, executor)
+    lost = [t for t in found.tables if t.new_disagrees]
+    if lost:
+        raise GateRefused(
+            "Rows of the new version are not carried over to the old one yet.",
+            problems=[
+                Problem(f"{t.table}: {t.new_disagrees} rows, for example {', '.join(t.sample_keys)}") for t in lost
+            ],
+            remedy=f"Run `zdm verify {work.rollout.migration} --repair`, then roll back; or `zdm rollback --no-verify` to "
+            "go back without them.",
+            changed="Nothing was changed.",
+        )
+    return found
+
+
+def _undo(work: Work, executor: Executor) -> list[StepRun]:
+    steps = {step.id: step for step in work.plan.steps}
+    open_steps = [
+        steps[record.step]
+        for record in reversed(step_store.all_of(executor.session, work.rollout.id))
+        if record.status not in (StepStatus.PENDING, StepStatus.UNDONE)
+    ]
+    runs: list[StepRun] = []
+    try:
+        if work.rollout.fenced_at is not None:
+            lift_fence(work, executor)
+        for number, step in enumerate(open_steps, 1):
+            work.reporter.step_started(step, number, len(open_steps))
+            run = executor.undo(step)
+            work.reporter.step_finished(step, number, len(open_steps), run)
+            runs.append(run)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "Interrupted on the way back.",
+            remedy=f"Run `zdm rollback {work.rollout.migration}` to go on.",
+            changed=f"{len(runs)} of {len(open_steps)} steps are undone.",
+        ) from error
+    except (ZdmError, psycopg.Error) as error:
+        with suppress(psycopg.Error, ZdmError):
+            rollouts.move(work.session, work.rollout.id, State.ROLLBACK_FAILED, failure=str(error).strip())
+        text = error.message if isinstance(error, ZdmError) else str(error).strip()
+        failure = error if isinstance(error, ZdmError) else ZdmError(text)
+        failure.message = f"On the way back: {text}"
+        failure.changed = (
+            f"{len(runs)} of {len(open_steps)} steps are undone; the old application goes on working. "
+            f"Run `zdm rollback {work.rollout.migration}` to continue."
+        )
+        raise failure from error
+    return runs

@@ -1,0 +1,148 @@
+"""What everything that works on one rollout needs: the session, the stored rollout and plan, the migration, the lease."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from zdm.catalog import install, lease, registry, rollouts
+from zdm.catalog.lease import Lease
+from zdm.catalog.rollouts import Rollout
+from zdm.db.locks import LockBudget
+from zdm.db.session import Session, connect
+from zdm.engine.executor import Executor
+from zdm.engine.reporter import Reporter
+from zdm.engine.rows import RowWorker
+from zdm.engine.settings import EngineSettings
+from zdm.errors import BadInput
+from zdm.model.mapping import TableMapping
+from zdm.model.names import QualifiedName
+from zdm.model.plan import Plan
+from zdm.operations.migration import Migration
+from zdm.sql.fence import effective
+
+
+@dataclass(slots=True)
+class Work:
+    """One rollout as it stood when it was opened.
+
+    Parameters
+    ----------
+    url: of the database; a lost session is opened anew with it.
+    """
+
+    url: str
+    settings: EngineSettings
+    reporter: Reporter
+    session: Session
+    rollout: Rollout
+    plan: Plan
+    migration: Migration
+
+    @property
+    def budget(self) -> LockBudget:
+        """How long others may be stalled, and how long a step tries."""
+        return LockBudget(timeout=self.settings.lock_budget, max_wait=self.settings.lock_timeout_total)
+
+    def mapping(self, table: QualifiedName) -> TableMapping:
+        """A table's mapping under the physical names of the moment."""
+        return effective(self.plan.mapping(table), fenced=self.rollout.fenced_at is not None)
+
+    def mapped(self) -> list[TableMapping]:
+        """The mappings of all tables whose rows are mapped, under the physical names of the moment."""
+        return [self.mapping(m.table) for m in self.plan.mappings if m.needs_sync]
+
+    def refresh(self) -> None:
+        """Read the rollout's row anew."""
+        self.rollout = rollouts.get(self.session, self.rollout.id)
+
+    @contextmanager
+    def leased(self, what: str) -> Iterator[Executor]:
+        """Hold the rollout's lease; gives an executor whose every transaction depends on it.
+
+        Raises
+        ------
+        Busy: somebody else holds it.
+        """
+        with self.lease(what) as held:
+
+            def again() -> Session:
+                return connect(self.url, application_name=held.application_name)
+
+            with again() as session:
+                rows = RowWorker(self, held, again)
+                yield Executor(
+                    connect=again,
+                    session=session,
+                    rollout=self.rollout.id,
+                    lease=held,
+                    budget=self.budget,
+                    reporter=self.reporter,
+                    mapping=self.mapping,
+                    backfill=rows.backfill,
+                    verify=rows.verify_and_store,
+                )
+
+    def lease(self, what: str) -> Lease:
+        """Take the rollout's lease."""
+        return lease.acquire(
+            lambda: connect(self.url, application_name="zdm lease"), self.rollout.id, self._holder(what)
+        )
+
+    def _holder(self, what: str) -> str:
+        return self.settings.holder or f"zdm {what} by {person()}"
+
+
+def person() -> str:
+    """Who runs this process, for other people: login name and host."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        name = f"user {os.getuid()}"
+    return f"{name}@{socket.gethostname()}"
+
+
+def open_session(url: str, *, catalog: bool = True) -> Session:
+    """A session; with `catalog`, one on a database whose catalog this zdm can work with.
+
+    Raises
+    ------
+    BadInput: no connection, no catalog, or a catalog of another version.
+    """
+    session = connect(url, application_name="zdm")
+    try:
+        if catalog:
+            install.require(session)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def find_rollout(session: Session, migration: str, target: str) -> Rollout:
+    """The rollout of a migration on a target. Raises BadInput if there is none."""
+    found = rollouts.find(session, migration, target)
+    if found is None:
+        known = registry.get(session, migration)
+        raise BadInput(
+            f"There is no rollout of {migration} on {target}."
+            if known
+            else f"There is no migration {migration} in the catalog.",
+            remedy="`zdm advance` begins one." if known else "`zdm advance FILE` registers a file and begins.",
+            changed="Nothing was changed.",
+        )
+    return found
+
+
+def registered_migration(session: Session, migration: str) -> Migration:
+    """A registered migration as a value. Raises BadInput if there is none with that id."""
+    found = registry.get(session, migration)
+    if found is None:
+        raise BadInput(
+            f"There is no migration {migration} in the catalog.", remedy="Give the path of its file instead of its id."
+        )
+    return Migration.model_validate(found.canonical)

@@ -1,0 +1,172 @@
+"""One rollout of one scenario, with both versions of the application writing all the time."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from tests.support.servers import Database
+from tests.support.writers import Report, Writers
+from zdm.engine.reporter import Silent
+from zdm.engine.rollout import Engine
+from zdm.engine.settings import EngineSettings
+from zdm.model.phases import State
+from zdm.model.sample import Scenario
+from zdm.model.step import Step
+from zdm.operations.migration import Migration
+
+#: Gates whose waiting a test cannot afford, or which the test is itself the reason for.
+OPEN_GATES: dict[str, Any] = {
+    "soak": "0s",
+    "old_version_unused": False,
+    "approvals": 0,
+    "dependencies": False,
+}
+
+#: SQLSTATEs an application that asks for a higher isolation level retries anyway.
+RETRYABLE = ("40001", "40P01")
+
+
+class Abort(BaseException):
+    """Stands for the death of the process: nothing of zdm's may catch it."""
+
+
+class Dying(Silent):
+    """A reporter that lets the process die just before step `at` (counting from 1 over all phases)."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+
+    def step_started(self, step: Step, number: int, total: int) -> None:
+        del step, number, total
+        self.left -= 1
+        if self.left == 0:
+            raise Abort
+
+
+@dataclass
+class Rollout:
+    """A scenario prepared in a database of its own."""
+
+    database: Database
+    scenario: Scenario
+    expose: str = "views"
+    migration: Migration = field(init=False)
+    before: str = field(init=False, default="")
+    numbers: Iterator[int] = field(init=False, default_factory=lambda: count(10_000))
+
+    def __post_init__(self) -> None:
+        self.database.execute(self.scenario.setup)
+        self.migration = Migration.model_validate(
+            {
+                "id": "try_it",
+                "operations": list(self.scenario.operations),
+                "gates": OPEN_GATES,
+                "expose": self.expose,
+            }
+        )
+        self.before = self.dump()
+        self.engine().init()
+
+    def engine(self, reporter: Silent | None = None) -> Engine:
+        """A new engine, as a new process would have it."""
+        return Engine(
+            self.database.dsn, "public", reporter=reporter or Silent(), settings=EngineSettings(workers=1)
+        )
+
+    def advance_to(self, state: State) -> None:
+        """Advance phase by phase until the rollout is in `state`."""
+        while True:
+            result = self.engine().advance(self.migration)
+            refused = [v for v in result.verdicts if not v.lets_through]
+            assert not refused, refused
+            if result.state is state:
+                return
+
+    def dump(self) -> str:
+        """The target schema as pg_dump writes it: what must be the same after a rollback."""
+        dev = self.database.server.dev
+        program = str(dev.bin("pg_dump")) if dev is not None else "pg_dump"
+        text = subprocess.run(
+            [program, "--schema-only", "--schema=public", f"--dbname={self.database.dsn}"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        # pg_dump of recent versions writes a random key into \restrict.
+        return "\n".join(line for line in text.splitlines() if not line.startswith("\\"))
+
+    @contextmanager
+    def writing(self, *, old: bool = True, new: bool = True) -> Iterator[Writers]:
+        """Both versions of the application at work; every error that zdm could be blamed for fails the test."""
+        with Writers(self.database.dsn) as writers:
+            if old and self.scenario.old_writes:
+                writers.add(
+                    "old",
+                    self._work(self.scenario.old_writes, self.scenario.old_reads, ("public",)),
+                    threads=2,
+                )
+            if new and self.scenario.new_writes:
+                path = ("public",) if self.expose == "columns" else ("public_try_it", "public")
+                writers.add(
+                    "new", self._work(self.scenario.new_writes, self.scenario.new_reads, path), threads=1
+                )
+            yield writers
+        self.check(writers.report)
+
+    @staticmethod
+    def check(report: Report) -> None:
+        report.assert_only(*RETRYABLE)
+
+    def _work(self, writes: tuple[str, ...], reads: tuple[str, ...], path: tuple[str, ...]) -> Any:
+        statements = (*writes, *reads)
+        names = sql.SQL(", ").join(sql.Identifier(name) for name in path)
+
+        def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+            connection.execute(sql.SQL("SET LOCAL search_path = {}").format(names))
+            text = statements[number % len(statements)].replace("{n}", str(next(self.numbers)))
+            connection.execute(text.encode())
+            del rng
+
+        return work
+
+    def agree(self) -> None:
+        """Both sides hold the same, by the scenario's own query (independent of zdm's verification)."""
+        if self.scenario.agree:
+            path = "public" if self.expose == "columns" else "public_try_it, public"
+            assert self._ask(self.scenario.agree, path) is True
+
+    def finished(self) -> None:
+        """The scenario's own idea of what the schema must look like in the end."""
+        if self.scenario.after:
+            assert self._ask(self.scenario.after, "public") is True
+
+    def _ask(self, query: str, path: str) -> Any:
+        with psycopg.connect(self.database.dsn) as connection:
+            connection.execute(f"SET LOCAL search_path = {path}".encode())
+            row = connection.execute(query.encode()).fetchone()
+            assert row is not None
+            return row[0]
+
+    def nothing_left(self) -> None:
+        """No object of zdm's is left outside its own schema, and the catalog has no function of this rollout."""
+        left = self.database.execute(
+            """SELECT 'column ' || attrelid::regclass || '.' || attname FROM pg_attribute
+                 WHERE attname ~ '^_zdm' AND NOT attisdropped AND attrelid::regclass::text !~ '^zdm[.]'
+               UNION ALL SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass FROM pg_trigger WHERE tgname ~ 'zdm' AND NOT tgisinternal
+                 AND tgrelid::regclass::text !~ '^zdm[.]'
+               UNION ALL SELECT 'constraint ' || conname FROM pg_constraint WHERE conname ~ '_zdm'
+               UNION ALL SELECT 'index ' || relname FROM pg_class WHERE relname ~ '_zdm' AND relkind = 'i' AND relnamespace <> 'zdm'::regnamespace
+               UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index WHERE NOT indisvalid
+               UNION ALL SELECT 'function ' || oid::regprocedure FROM pg_proc
+                 WHERE pronamespace = 'zdm'::regnamespace AND proname ~ '^sync'"""
+        )
+        assert left == []

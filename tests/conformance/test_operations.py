@@ -1,0 +1,97 @@
+"""Every operation, found by discovery, through every phase, rolled back from every phase, and killed at every step."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.harness import Abort, Dying, Rollout
+from tests.support.servers import Database
+from tests.support.versions import on_all_versions
+from zdm.model.phases import State
+from zdm.model.sample import Scenario
+from zdm.operations.registry import operations
+
+SCENARIOS = [
+    pytest.param(scenario, id=f"{kind}-{number}" if number else kind)
+    for kind, operation in operations().items()
+    for number, scenario in enumerate(operation.scenarios)
+]
+REVERSIBLE = (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER)
+
+
+def test_every_operation_has_a_scenario() -> None:
+    assert [kind for kind, operation in operations().items() if not operation.scenarios] == []
+
+
+@on_all_versions
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_run_through(database: Database, scenario: Scenario) -> None:
+    rollout = Rollout(database, scenario)
+    with rollout.writing(new=False) as writers:
+        writers.wait_for(1) if scenario.old_writes else None
+        rollout.advance_to(State.PREPARED)
+    with rollout.writing() as writers:
+        rollout.advance_to(State.MIGRATED)
+        rollout.advance_to(State.SWITCHED_OVER)
+    rollout.agree()
+    with rollout.writing(old=False):
+        rollout.advance_to(State.COMPLETED)
+    rollout.finished()
+    rollout.nothing_left()
+
+
+@pytest.mark.parametrize("state", REVERSIBLE)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_roll_back(database: Database, scenario: Scenario, state: State) -> None:
+    rollout = Rollout(database, scenario)
+    with rollout.writing(new=False) as writers:
+        rollout.advance_to(State.PREPARED)
+        with rollout.writing(old=False):
+            if state is not State.PREPARED:
+                rollout.advance_to(state)
+        assert rollout.engine().rollback("try_it").state is State.ROLLED_BACK
+        del writers
+    rollout.nothing_left()
+    assert rollout.dump() == rollout.before
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_killed_at_every_step(database: Database, scenario: Scenario) -> None:
+    """The process dies before step 1, then before the step after, and so on; each time a new one continues."""
+    rollout = Rollout(database, scenario)
+    with rollout.writing(new=False):
+        for _ in range(200):
+            try:
+                result = rollout.engine(Dying(2)).advance(rollout.migration)
+            except Abort:
+                continue
+            assert not [v for v in result.verdicts if not v.lets_through]
+            if result.state is State.SWITCHED_OVER:
+                break
+    for _ in range(200):
+        try:
+            if rollout.engine(Dying(2)).advance(rollout.migration).state is State.COMPLETED:
+                break
+        except Abort:
+            continue
+    rollout.finished()
+    rollout.nothing_left()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_killed_then_rolled_back(database: Database, scenario: Scenario) -> None:
+    """The process dies before step n of the way to switchover; the way back leaves the schema as it was, for every n."""
+    rollout = Rollout(database, scenario)
+    for step in range(1, 200):
+        reporter = Dying(step)
+        try:
+            for _ in range(3):
+                rollout.engine(reporter).advance(rollout.migration, restart=True)
+            died = False
+        except Abort:
+            died = True
+        rollout.engine().rollback("try_it")
+        rollout.nothing_left()
+        assert rollout.dump() == rollout.before, f"after dying before step {step}"
+        if not died:
+            return
