@@ -394,7 +394,7 @@ def _literal(duration: timedelta) -> sql.Literal:
 
 
 def _composable(statement: Statement) -> sql.Composable:
-    return sql.SQL(statement) if isinstance(statement, str) else statement  # type: ignore[arg-type]
+    return sql.SQL(statement) if isinstance(statement, str) else statement
 
 
 def _probe(conn: Connection, query: Statement) -> Any:
