@@ -39,7 +39,7 @@ WHERE l.locktype = 'relation' AND l.relation = ANY (%s) AND l.pid IS DISTINCT FR
 """
 
 # A walsender of a logical slot has a database; one that streams the whole server has none.
-_STANDBYS = "SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) WHERE backend_type = 'walsender' AND datid = 0"
+_STANDBYS = "SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) WHERE backend_type = 'walsender' AND datid IS NULL"
 
 
 class OldVersionUnused(Gate):

@@ -17,7 +17,10 @@ from zdm.model.mapping import TableMapping
 from zdm.model.plan import Plan
 
 OWN = "/* zdm */"
-"""Put before statements of zdm that speak the application's words, so that they are not taken for the application's."""
+"""Put at the end of statements of zdm that speak the application's words, so that they are not taken for its own.
+
+At the end, because the server does not count a leading comment as part of the statement.
+"""
 
 _WORD = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_\u0080-\U0010ffff][\w$\u0080-\U0010ffff]*)')
 _STAR = re.compile(r"(?:\bselect|\bdistinct|\ball|\breturning|,|\.)\s*\*", re.IGNORECASE)

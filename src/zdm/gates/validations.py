@@ -53,7 +53,7 @@ class Validations(Gate):
                 # Binary results go through the extended protocol, which takes one statement only: text such as
                 # "select 0; commit; delete …" is an error there instead of the end of the read-only transaction.
                 with ctx.conn.cursor(binary=True) as cursor:
-                    cursor.execute(f"{OWN} {validation.sql}".encode())
+                    cursor.execute(f"{validation.sql.rstrip().rstrip(';')}\n{OWN}".encode())
                     rows = cursor.fetchmany(2) if cursor.description else []
                     width = len(cursor.description or ())
         except psycopg.Error as error:

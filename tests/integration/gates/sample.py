@@ -45,16 +45,24 @@ CREATE VIEW public_widen.orders AS SELECT id, _zdm_amount AS amount, note AS rem
 
 def mapping(oid: int = 1) -> TableMapping:
     """``amount`` becomes numeric, ``note`` is renamed to ``remark``, ``gone`` is dropped."""
-    up = Expression(source="amount::numeric", parts=("(", ColumnRef(column="amount"), ")::numeric"), type="numeric")
+    up = Expression(
+        source="amount::numeric", parts=("(", ColumnRef(column="amount"), ")::numeric"), type="numeric"
+    )
     down = Expression(
-        source="round(amount)::int", parts=("(round(", ColumnRef(column="_zdm_amount"), "))::integer"), type="integer"
+        source="round(amount)::int",
+        parts=("(round(", ColumnRef(column="_zdm_amount"), "))::integer"),
+        type="integer",
     )
     group = ColumnGroup(
         name="amount",
         number=0,
-        old=(OldColumn(name="amount", type="integer", comparison=Comparison.NATIVE, not_null=True, down=down),),
+        old=(
+            OldColumn(name="amount", type="integer", comparison=Comparison.NATIVE, not_null=True, down=down),
+        ),
         new=(
-            NewColumn(name="_zdm_amount", final="amount", type="numeric(18,2)", comparison=Comparison.NATIVE, up=up),
+            NewColumn(
+                name="_zdm_amount", final="amount", type="numeric(18,2)", comparison=Comparison.NATIVE, up=up
+            ),
         ),
     )
     return TableMapping(

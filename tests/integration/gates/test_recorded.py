@@ -125,7 +125,9 @@ class TestVerification:
 
 class TestSyncFailures:
     def test_counts_and_names(self, ctx: GateContext) -> None:
-        ctx = replace(ctx, facts=KnownFacts(failures=[SyncFailureFact(TABLE, 2, ('{"id": 1}: out of range',))]))
+        ctx = replace(
+            ctx, facts=KnownFacts(failures=[SyncFailureFact(TABLE, 2, ('{"id": 1}: out of range',))])
+        )
         verdict = SyncFailures().evaluate(ctx)
         assert verdict.answer is Answer.REFUSED
         assert verdict.observed == '2 rows could not be mapped (2 of public.orders: {"id": 1}: out of range)'
@@ -148,7 +150,9 @@ class TestSoak:
 
 
 class TestApprovals:
-    def given(self, ctx: GateContext, *who: str, checksum: str = "c1", phase: Phase = Phase.CLEANUP) -> GateContext:
+    def given(
+        self, ctx: GateContext, *who: str, checksum: str = "c1", phase: Phase = Phase.CLEANUP
+    ) -> GateContext:
         facts = KnownFacts(given=[ApprovalFact(phase, name, ctx.now, checksum) for name in who])
         return replace(ctx, facts=facts, migration=migration(risk="high"))
 
