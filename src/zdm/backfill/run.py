@@ -1,0 +1,237 @@
+"""The whole backfill of one table: ranges, then a sweep until nothing is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+import psycopg
+
+from zdm.backfill.options import Hooks, Options, Result
+from zdm.backfill.outcome import Trouble, classify
+from zdm.backfill.sweep import BadData, sweep
+from zdm.backfill.table import Statements, may_silence, shape, triggers_that_fire
+from zdm.backfill.tracker import Tracker
+from zdm.backfill.vacuum import Vacuumer
+from zdm.backfill.worker import FileChanged, Job, Stopped, Worker
+from zdm.catalog import backfills
+from zdm.catalog.backfills import BackfillState, BackfillStatus, Range
+from zdm.db.session import OutcomeUnknown, transaction
+from zdm.errors import ZdmError
+from zdm.model.mapping import TableMapping
+
+__all__ = ["BadData", "Connect", "backfill"]
+
+Connect = Callable[[], psycopg.Connection[Any]]
+"""Opens a working connection, as `zdm.db.session.connect` does."""
+
+MOST_PASSES = 20
+"""Passes that are begun anew because the table got another file, before we ask a person to stop that."""
+
+
+def backfill(
+    connect: Connect,
+    rollout: int,
+    mapping: TableMapping,
+    options: Options | None = None,
+    hooks: Hooks | None = None,
+) -> Result:
+    """Settle every row of one table, or take up where an earlier run stopped.
+
+    Safe to kill at any moment, and to repeat; a backfill that is finished returns at once. The sync triggers must stand,
+    and nobody else may work on this rollout (`Hooks.guard` makes sure).
+
+    Raises
+    ------
+    BadData: all other rows are settled, but for some `up` raises, or gives NULL where the new version promises none.
+    Busy: rows stayed locked by somebody for longer than `Options.lock_patience`.
+    ZdmError: the connection was lost for good, or the database refused; running again continues.
+    """
+    options, hooks = options or Options(), hooks or Hooks()
+    result = Result()
+    if not mapping.needs_sync:
+        result.complete = True
+        return result
+    begun = time.monotonic()
+    conn = connect()
+    try:
+        run = _Run(connect, conn, rollout, mapping, options, hooks, result)
+        try:
+            run.to_the_end()
+            result.complete = True
+        except Stopped:
+            result.complete = False
+    finally:
+        conn.close()
+        result.seconds = time.monotonic() - begun
+    return result
+
+
+class _Run:
+    def __init__(
+        self,
+        connect: Connect,
+        conn: psycopg.Connection[Any],
+        rollout: int,
+        mapping: TableMapping,
+        options: Options,
+        hooks: Hooks,
+        result: Result,
+    ) -> None:
+        self._connect = connect
+        self._conn = conn
+        self._rollout = rollout
+        self._mapping = mapping
+        self._options = options
+        self._hooks = hooks
+        self._result = result
+        self._silent = may_silence(conn)
+        self._statements = Statements(mapping)
+        self._tell_triggers()
+
+    def _tell_triggers(self) -> None:
+        firing = triggers_that_fire(self._conn, self._mapping, silenced=self._silent)
+        if not firing:
+            return
+        names = ", ".join(firing)
+        self._hooks.note(
+            f"the triggers {names} of {self._mapping.table} fire for every row that is filled: "
+            + (
+                "they are enabled to fire even for replicated changes"
+                if self._silent
+                else "this role may not set session_replication_role (GRANT SET ON PARAMETER session_replication_role)"
+            )
+        )
+
+    def to_the_end(self) -> None:
+        for _ in range(MOST_PASSES):
+            state = self._open()
+            self._result.passes = state.pass_no
+            if state.status is BackfillStatus.FINISHED:
+                return
+            try:
+                self._pass(state)
+            except FileChanged:
+                self._hooks.note(
+                    f"{self._mapping.table} was rewritten meanwhile (VACUUM FULL, CLUSTER or the like); going over it again"
+                )
+                continue
+            return
+        raise ZdmError(
+            f"{self._mapping.table} was rewritten {MOST_PASSES} times while it was filled",
+            remedy="Keep VACUUM FULL, CLUSTER and TRUNCATE away from it, and run again.",
+        )
+
+    def _open(self) -> BackfillState:
+        found = shape(self._conn, self._mapping)
+        with transaction(self._conn):
+            self._hooks.guard(self._conn.cursor())
+            return backfills.open(
+                self._conn,
+                self._rollout,
+                self._mapping.table,
+                found.relfilenode,
+                found.blocks,
+                self._options.workers,
+            )
+
+    def _pass(self, state: BackfillState) -> None:
+        found = shape(self._conn, self._mapping)
+        if found.relfilenode != state.relfilenode:
+            raise FileChanged
+        tracker = Tracker(self._hooks, self._result, state, found.rows)
+        job = Job(self._mapping, self._statements, self._options, self._hooks, tracker, self._silent)
+        if state.status is BackfillStatus.RUNNING:
+            self._ranges(state, job, tracker)
+            with transaction(self._conn):
+                self._hooks.guard(self._conn.cursor())
+                backfills.start_sweep(self._conn, self._rollout, self._mapping.table)
+        tracker.sweeping()
+        self._steadily(lambda conn: sweep(Worker(job, conn, found), job, self._rollout), tracker)
+        with transaction(self._conn):
+            self._hooks.guard(self._conn.cursor())
+            backfills.finish(self._conn, self._rollout, self._mapping.table)
+        tracker.finished()
+
+    def _ranges(self, state: BackfillState, job: Job, tracker: Tracker) -> None:
+        found = shape(self._conn, self._mapping)
+        left = [part for part in state.ranges if not part.finished]
+        if not left:
+            return
+        vacuumer = Vacuumer(self._connect, self._mapping, self._options.vacuum, found, self._hooks.note)
+        tracker.on_share(vacuumer.reached)
+
+        def work(part: Range) -> None:
+            def go(conn: psycopg.Connection[Any]) -> None:
+                # Where the range really stands: the connection may have been lost while a chunk committed.
+                current = backfills.get(conn, self._rollout, self._mapping.table)
+                assert current is not None
+                if current.relfilenode != found.relfilenode:
+                    raise FileChanged
+                mine = next(r for r in current.ranges if r.number == part.number)
+                Worker(job, conn, found).run(mine.next, mine.hi, record)
+
+            def record(conn: psycopg.Connection[Any], next_block: int, rows: int) -> None:
+                backfills.advance(conn, self._rollout, self._mapping.table, part.number, next_block, rows)
+
+            self._steadily(go, tracker)
+
+        with ThreadPoolExecutor(self._options.workers, thread_name_prefix="backfill") as pool, vacuumer:
+            futures = [pool.submit(work, part) for part in left]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                # The others end after the chunk they are in.
+                tracker.abort.set()
+                for future in futures:
+                    future.cancel()
+                raise
+        self._result.vacuums += vacuumer.runs
+
+    def _steadily(self, work: Callable[[psycopg.Connection[Any]], None], tracker: Tracker) -> None:
+        """Run `work` on a connection of its own, and again on a new one if that is lost."""
+        lost = 0
+        while True:
+            before = self._result.chunks
+            conn: psycopg.Connection[Any] | None = None
+            try:
+                conn = self._connect()
+                work(conn)
+            except (psycopg.Error, OutcomeUnknown, ZdmError) as error:
+                lost = lost + 1 if self._result.chunks == before else 1
+                self._give_up_unless_lost(error, conn, lost)
+                self._result.retried += 1
+                tracker.wait(min(5.0, 0.1 * 2**lost), "the connection was lost; connecting again")
+            else:
+                return
+            finally:
+                if conn is not None:
+                    conn.close()
+
+    def _give_up_unless_lost(
+        self, error: psycopg.Error | ZdmError, conn: psycopg.Connection[Any] | None, lost: int
+    ) -> None:
+        cannot_connect = conn is None
+        if isinstance(error, ZdmError) and not isinstance(error, OutcomeUnknown) and not cannot_connect:
+            raise error
+        gone = cannot_connect or (
+            conn is not None
+            and isinstance(error, psycopg.Error | OutcomeUnknown)
+            and classify(error, conn) is Trouble.LOST
+        )
+        if gone and lost <= self._options.reconnects:
+            return
+        if gone:
+            raise ZdmError(
+                f"the connection was lost {lost} times while {self._mapping.table} was filled: {error}",
+                remedy="Run again: it continues where it stopped.",
+                changed="All finished chunks stay.",
+            ) from error
+        raise ZdmError(
+            f"filling {self._mapping.table} stopped: {str(error).strip()}",
+            remedy="Run again once the cause is gone: it continues where it stopped.",
+            changed="All finished chunks stay.",
+        ) from error

@@ -1,0 +1,153 @@
+"""After the ranges: the whole table once more, until a look at every block finds nothing left to settle."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from zdm.backfill.table import Statements, shape
+from zdm.backfill.worker import FileChanged, Job, Worker
+from zdm.catalog import backfills
+from zdm.db.session import transaction
+from zdm.errors import Busy, Problem, ZdmError
+from zdm.model.mapping import TableMapping
+
+PROBE = 4096
+"""Blocks that are looked at in one statement where nothing is left to do: 32 MB."""
+
+NAMED = 10
+"""How many bad rows are named."""
+
+REGION = 64
+"""Blocks that are gone through around a row that is left."""
+
+MOST_SWEEPS = 50
+
+
+class BadData(ZdmError):  # noqa: N818  # named like the errors of zdm.errors
+    """For some rows `up` raises, or gives NULL where the new version promises none. All other rows are settled."""
+
+
+@dataclass(slots=True)
+class _Look:
+    """What one look over the table did: rows settled, rows that failed again, rows that others hold."""
+
+    settled: int = 0
+    failed: int = 0
+    held: int = 0
+
+
+def sweep(worker: Worker, job: Job, rollout: int) -> None:
+    """Look at every block, and settle what is found, until a look finds nothing.
+
+    Rows are left by the ranges only where somebody held them locked; that no other row is left is proved here.
+
+    Raises
+    ------
+    FileChanged: the table was rewritten, so what was looked at says nothing.
+    BadData, Busy, ZdmError: as `zdm.backfill.run.backfill` says.
+    """
+    mapping = job.mapping
+    deadline: float | None = None
+    for attempt in range(10**9):
+        found = shape(worker.conn, mapping)
+        look = _look(worker, job, rollout, found.blocks)
+        if shape(worker.conn, mapping).relfilenode != found.relfilenode:
+            raise FileChanged
+        if look.held:
+            now = time.monotonic()
+            deadline = deadline or now + job.options.lock_patience.total_seconds()
+            if now >= deadline:
+                raise _held(worker.conn, job, look.held)
+            job.watch.wait(
+                min(2.0, 0.02 * 2 ** min(attempt, 10)), f"{look.held} rows are locked by somebody else"
+            )
+        elif look.settled:
+            # A look that finds nothing is the proof. An application cannot leave rows behind, so it comes soon.
+            if attempt > MOST_SWEEPS and deadline is None:
+                break
+        elif look.failed:
+            raise bad_data(worker.conn, mapping, job.statements)
+        else:
+            return
+    raise ZdmError(
+        f"rows of {mapping.table} do not stay settled however often they are gone over",
+        remedy="The sync triggers may be disabled or changed; `zdm doctor` tells.",
+    )
+
+
+def _look(worker: Worker, job: Job, rollout: int, blocks: int) -> _Look:
+    look = _Look()
+    done = 0
+
+    def record(conn: psycopg.Connection[Any], _: int, rows: int) -> None:
+        nonlocal done
+        if rows:
+            backfills.add_swept(conn, rollout, job.mapping.table, rows)
+            done += rows
+
+    position = 0
+    while position < blocks:
+        job.watch.between_chunks(worker.conn, 0.0)
+        end = min(blocks, position + PROBE)
+        block = worker.first_left(position, end)
+        if block is None:
+            position = end
+            continue
+        position = min(blocks, block + REGION)
+        worker.run(block, position, record)
+        look.failed += worker.retry_failed(block, position, record)
+        look.held += worker.count_unsettled(block, position)
+    look.settled = done
+    return look
+
+
+def _held(conn: psycopg.Connection[Any], job: Job, count: int) -> Busy:
+    with transaction(conn, read_only=True):
+        rows = conn.execute(job.statements.samples(job.statements.unsettled, NAMED)).fetchall()
+    return Busy(
+        f"{count} rows of {job.mapping.table} have been locked by somebody else for "
+        f"{job.options.lock_patience.total_seconds():.0f} s, among them {', '.join(named(job.mapping, row) for row in rows)}",
+        remedy="Let the transaction that holds them end (pg_stat_activity, pg_prepared_xacts), and run again.",
+        changed="All other rows are settled.",
+    )
+
+
+def bad_data(conn: psycopg.Connection[Any], mapping: TableMapping, statements: Statements) -> BadData:
+    """What is wrong with the failed rows, the first few by name."""
+    with transaction(conn, read_only=True):
+        rows = conn.execute(statements.samples(statements.failed, NAMED + 1)).fetchall()
+    problems = [
+        Problem(what=_why(conn, statements, row[0]), where=f"{mapping.table} {named(mapping, row)}")
+        for row in rows[:NAMED]
+    ]
+    many = f"more than {NAMED}" if len(rows) > NAMED else str(len(rows))
+    return BadData(
+        f"{many} rows of {mapping.table} cannot be mapped to the new version",
+        problems=problems,
+        remedy="Correct these rows (an update of the old column is enough), or the migration's `up`, and run again.",
+        changed="All other rows are settled; the old columns are untouched.",
+    )
+
+
+def named(mapping: TableMapping, row: tuple[Any, ...]) -> str:
+    """A sampled row, as ``id=42``."""
+    position, values = row
+    if not mapping.key:
+        return f"ctid={position}"
+    return ", ".join(f"{name}={value}" for name, value in zip(mapping.key, values, strict=True))
+
+
+def _why(conn: psycopg.Connection[Any], statements: Statements, position: str) -> str:
+    for name, query in statements.ups_of(position):
+        try:
+            with transaction(conn, rollback=True):
+                row = conn.execute(query).fetchone()
+        except psycopg.Error as error:
+            return f"up of {name} raised {error.sqlstate}: {error.diag.message_primary or str(error).strip()}"
+        if row is not None and row[0] and name in statements.promised:
+            return f"up of {name} is NULL, and the new version promises NOT NULL"
+    return "it has changed meanwhile"

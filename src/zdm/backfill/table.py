@@ -1,0 +1,187 @@
+"""What a backfill has to know about the table, and the statements that settle its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from zdm.db.session import fetch_value, transaction
+from zdm.errors import BadInput, Drift
+from zdm.model.mapping import TableMapping
+from zdm.sql.identifiers import any_of, column, comma, qualified_name, type_name
+from zdm.sql.rows import failed, fill_assignments, render, settle_assignments, unsettled
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The table's file at one moment. `rows` is the server's estimate, None if it never looked."""
+
+    relfilenode: int
+    blocks: int
+    rows: float | None
+    bytes: int
+
+    @property
+    def density(self) -> float:
+        """Estimated rows in a block; a middling guess where there is no estimate."""
+        return self.rows / self.blocks if self.rows and self.blocks else 60.0
+
+
+def shape(conn: psycopg.Connection[Any], mapping: TableMapping) -> Shape:
+    """The table as it stands.
+
+    Raises
+    ------
+    Drift: it is not there any more.
+    BadInput: it is not an ordinary table.
+    """
+    row = conn.execute(
+        """
+        SELECT pg_catalog.pg_relation_filenode(c.oid),
+               pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint,
+               nullif(c.reltuples, -1)::float8, c.relpages, pg_catalog.pg_relation_size(c.oid), c.relkind::text
+        FROM pg_catalog.pg_class c WHERE c.oid = %s
+        """,
+        [mapping.oid],
+    ).fetchone()
+    if row is None:
+        raise Drift(f"table {mapping.table} is gone", remedy="Roll back, or restore the table.")
+    relfilenode, blocks, rows, pages, size, kind = row
+    if kind != "r":
+        raise BadInput(
+            f"{mapping.table} is not an ordinary table, so its rows cannot be gone through block by block"
+        )
+    # As the planner does: the density of the last look, at the size of today.
+    estimate = rows / pages * blocks if rows and pages else None
+    return Shape(relfilenode, blocks, estimate, size)
+
+
+def may_silence(conn: psycopg.Connection[Any]) -> bool:
+    """Whether our role may set session_replication_role, so that the user's triggers do not fire for us."""
+    try:
+        with transaction(conn, rollback=True, settings={"session_replication_role": "replica"}):
+            return True
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+
+
+def triggers_that_fire(conn: psycopg.Connection[Any], mapping: TableMapping, *, silenced: bool) -> list[str]:
+    """The user's triggers that an UPDATE of the new columns and the marker fires, by name."""
+    touched = [new.name for group in mapping.groups for new in group.new] + [mapping.marker]
+    rows = conn.execute(
+        r"""
+        SELECT t.tgname FROM pg_catalog.pg_trigger t
+        WHERE t.tgrelid = %(oid)s AND NOT t.tgisinternal AND t.tgname NOT LIKE '~zdm\_%%'
+          AND t.tgtype & 16 <> 0 AND t.tgenabled = ANY (%(enabled)s)
+          AND (t.tgattr = '' OR EXISTS (
+              SELECT FROM pg_catalog.pg_attribute a
+              WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr) AND a.attname = ANY (%(touched)s)))
+        ORDER BY t.tgname
+        """,
+        {"oid": mapping.oid, "touched": touched, "enabled": ["A", "R"] if silenced else ["O", "A"]},
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def relfilenode(conn: psycopg.Connection[Any], mapping: TableMapping) -> int:
+    """The table's file. Once the transaction has written to the table, it cannot change before the transaction's end."""
+    return int(fetch_value(conn, "SELECT pg_catalog.pg_relation_filenode(%s::oid)", [mapping.oid]) or 0)
+
+
+def within(start: int, end: int) -> sql.Composed:
+    """The rows of the blocks from `start` to before `end`; PostgreSQL 14 and later read only these blocks."""
+    return sql.SQL(
+        "(ctid OPERATOR(pg_catalog.>=) {}::pg_catalog.tid AND ctid OPERATOR(pg_catalog.<) {}::pg_catalog.tid)"
+    ).format(sql.Literal(f"({start},0)"), sql.Literal(f"({end},0)"))
+
+
+class Statements:
+    """The statements that settle rows, composed once for one mapping."""
+
+    def __init__(self, mapping: TableMapping) -> None:
+        self._table = qualified_name(mapping.table)
+        self._fill = fill_assignments(mapping)
+        self._settle = settle_assignments(mapping)
+        self.unsettled = unsettled(mapping)
+        self.failed = failed(mapping)
+        self._key = [column(name) for name in mapping.key]
+        self._mapping = mapping
+        self.promised = frozenset(new.final for group in mapping.groups for new in group.new if new.not_null)
+
+    def _assignments(self, careful: bool) -> sql.Composed:
+        # The values themselves, or nothing but a wake-up call for the triggers.
+        return self._settle if careful else self._fill
+
+    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
+        """Settle what is unsettled in these blocks. The values are computed over each row as it is when it is locked."""
+        return sql.SQL("UPDATE ONLY {} SET {} WHERE {} AND {}").format(
+            self._table, self._assignments(careful), within(start, end), self.unsettled
+        )
+
+    def fill_unlocked(self, start: int, end: int, *, careful: bool, limit: int) -> sql.Composed:
+        """The same for at most `limit` rows that nobody else has locked."""
+        return sql.SQL(
+            "UPDATE ONLY {table} SET {assignments} WHERE ctid = ANY (ARRAY("
+            "SELECT ctid FROM ONLY {table} WHERE {within} AND {unsettled} LIMIT {limit} FOR NO KEY UPDATE SKIP LOCKED)) "
+            "AND {unsettled}"
+        ).format(
+            table=self._table,
+            assignments=self._assignments(careful),
+            within=within(start, end),
+            unsettled=self.unsettled,
+            limit=sql.Literal(limit),
+        )
+
+    def retry_failed(self, start: int, end: int) -> sql.Composed:
+        """Let the triggers try the failed rows of these blocks again. Returns one row: how many, how many still fail."""
+        return sql.SQL(
+            "WITH tried AS MATERIALIZED (UPDATE ONLY {table} SET {settle} WHERE ctid = ANY (ARRAY("
+            "SELECT ctid FROM ONLY {table} WHERE {within} AND {failed} FOR NO KEY UPDATE SKIP LOCKED)) AND {failed} "
+            "RETURNING {failed} AS bad) "
+            "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE bad) FROM tried"
+        ).format(table=self._table, settle=self._settle, within=within(start, end), failed=self.failed)
+
+    def first_left(self, start: int, end: int) -> sql.Composed:
+        """The block of some row in these blocks that is unsettled or failed; no row if there is none."""
+        # A tid has no function that tells its block; its text is "(block,offset)", which a point reads as well.
+        return sql.SQL(
+            "SELECT ((ctid::text::pg_catalog.point)[0])::bigint FROM ONLY {} WHERE {} AND {} LIMIT 1"
+        ).format(self._table, within(start, end), any_of([self.unsettled, self.failed]))
+
+    def count_unsettled(self, start: int, end: int) -> sql.Composed:
+        """How many rows of these blocks nobody has settled."""
+        return sql.SQL("SELECT pg_catalog.count(*) FROM ONLY {} WHERE {} AND {}").format(
+            self._table, within(start, end), self.unsettled
+        )
+
+    def samples(self, condition: sql.Composable, limit: int) -> sql.Composed:
+        """Position and key of some rows that meet a condition."""
+        key = comma([column_text(part) for part in self._key] or [sql.SQL("ctid::text")])
+        return sql.SQL("SELECT ctid::text, ARRAY[{}] FROM ONLY {} WHERE {} LIMIT {}").format(
+            key, self._table, condition, sql.Literal(limit)
+        )
+
+    def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
+        """For each derived new column, by its final name, a query of its value over the row at a position."""
+        return [
+            (
+                new.final,
+                sql.SQL("SELECT CAST({} AS {}) IS NULL FROM ONLY {} WHERE ctid = {}::pg_catalog.tid").format(
+                    render(new.up),
+                    type_name(new.type),
+                    self._table,
+                    sql.Literal(position),
+                ),
+            )
+            for group in self._mapping.groups
+            for new in group.new
+            if new.up is not None
+        ]
+
+
+def column_text(part: sql.Composable) -> sql.Composable:
+    """A column's value as people read it."""
+    return sql.SQL("{}::text").format(part)

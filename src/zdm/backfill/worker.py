@@ -1,0 +1,273 @@
+"""One worker: it takes ranges and goes through them, chunk by chunk, each chunk one transaction together with its cursor."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+import psycopg
+
+from zdm.backfill.chunks import Sizer
+from zdm.backfill.options import Hooks, Options
+from zdm.backfill.outcome import Trouble, classify
+from zdm.backfill.table import Shape, Statements, relfilenode
+from zdm.db.session import OutcomeUnknown, transaction
+from zdm.errors import ZdmError
+from zdm.model.mapping import TableMapping
+
+MOST_CONFLICTS = 10
+"""Deadlocks and serialization errors in a row before a chunk is cut into smaller pieces as if a row were locked."""
+
+MOST_TRIES = 5000
+"""More transactions than the rows of one block can need."""
+
+UNLOCKED_ROWS = 64
+"""Rows that are taken at a time where others hold rows of the same block."""
+
+
+class FileChanged(Exception):  # noqa: N818  # a signal between two layers, never shown
+    """VACUUM FULL, CLUSTER, TRUNCATE or the like has given the table another file: blocks mean nothing any more."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """The stop event is set, or another worker failed."""
+
+
+Record = Callable[[psycopg.Connection[Any], int, int], None]
+"""Writes into the chunk's transaction: blocks before the first number are done, so many rows were settled."""
+
+
+class Watch(Protocol):
+    """What a worker asks and tells between its chunks."""
+
+    def between_chunks(self, conn: psycopg.Connection[Any], last: float) -> None:
+        """Wait as long as pausing and throttling ask for; raises `Stopped`."""
+
+    def settled(self, rows: int, blocks: int, seconds: float) -> None:
+        """A chunk was committed."""
+
+    def split(self) -> None:
+        """A chunk was given up, to be repeated in smaller pieces."""
+
+    def careful(self, error: Exception) -> None:
+        """A chunk was given up because an expression raised."""
+
+    def retried(self) -> None:
+        """A chunk is repeated as it was."""
+
+    def wait(self, seconds: float, reason: str) -> None:
+        """Wait, and say why; raises `Stopped`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all workers of one backfill share."""
+
+    mapping: TableMapping
+    statements: Statements
+    options: Options
+    hooks: Hooks
+    watch: Watch
+    silent: bool
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Of every writing transaction. What a crash loses of it, the cursor loses with it."""
+        found = {"synchronous_commit": "off"}
+        return {**found, "session_replication_role": "replica"} if self.silent else found
+
+
+class Worker:
+    """Goes through blocks on one connection. Not for several threads at once.
+
+    Parameters
+    ----------
+    conn: replaced by the caller after `Trouble.LOST`.
+    """
+
+    def __init__(self, job: Job, conn: psycopg.Connection[Any], shape: Shape) -> None:
+        self.conn = conn
+        self._job = job
+        self._shape = shape
+        self._random = random.Random()  # noqa: S311  # jitter
+        self._sizer = Sizer(
+            density=shape.density,
+            target=job.options.target,
+            first_rows=job.options.first_rows,
+            most_rows=job.options.most_rows,
+        )
+        self._limit: int | None = None  # blocks, while somebody's row lock is near
+        self._careful_until = 0  # an expression raised in a chunk that ends before this block
+        self._conflicts = 0
+        self._last = 0.0
+
+    def run(self, start: int, end: int, record: Record) -> None:
+        """Settle all rows of these blocks, except those that somebody keeps locked.
+
+        Raises
+        ------
+        FileChanged: the blocks are of a file that is gone.
+        Stopped: between two chunks.
+        psycopg.Error: what cannot be helped; with a lost connection the caller looks where the cursor is.
+        """
+        position = start
+        while position < end:
+            self._job.watch.between_chunks(self.conn, self._last)
+            position = self._step(position, end, record)
+
+    def _step(self, position: int, end: int, record: Record) -> int:
+        blocks = min(self._sizer.blocks, self._limit or self._sizer.blocks, end - position)
+        careful = position < self._careful_until
+        begun = time.perf_counter()
+        try:
+            rows = self._chunk(position, position + blocks, record, careful=careful)
+        except (psycopg.Error, OutcomeUnknown) as error:
+            return self._troubled(error, position, blocks, record, careful=careful)
+        self._committed(begun, blocks, rows, learn=not careful)
+        return position + blocks
+
+    def _committed(self, begun: float, blocks: int, rows: int, *, learn: bool = True) -> None:
+        self._last = time.perf_counter() - begun
+        self._conflicts = 0
+        if learn:
+            self._sizer.took(self._last, blocks, rows)
+        if self._limit is not None:
+            self._limit = self._limit * 2 if self._limit < self._sizer.blocks else None
+        self._job.watch.settled(rows, blocks, self._last)
+
+    def _chunk(self, start: int, end: int, record: Record, *, careful: bool) -> int:
+        with self._transaction():
+            rows = self.conn.execute(self._job.statements.fill(start, end, careful=careful)).rowcount
+            self._record(record, end, rows)
+        return rows
+
+    @contextmanager
+    def _transaction(self, *, timeout: timedelta | None = None) -> Iterator[None]:
+        """READ COMMITTED whatever the default is, within the budget, the lease guarded before anything else."""
+        options = self._job.options
+        with transaction(
+            self.conn,
+            lock_timeout=options.lock_timeout,
+            statement_timeout=timeout or options.statement_timeout,
+            settings=self._job.settings,
+        ):
+            self._job.hooks.guard(self.conn.cursor())
+            yield
+
+    def _record(self, record: Record, end: int, rows: int) -> None:
+        # Our write holds a lock on the table, so the file cannot change from here to the commit.
+        if relfilenode(self.conn, self._job.mapping) != self._shape.relfilenode:
+            raise FileChanged
+        record(self.conn, end, rows)
+
+    def _troubled(
+        self,
+        error: psycopg.Error | OutcomeUnknown,
+        position: int,
+        blocks: int,
+        record: Record,
+        *,
+        careful: bool,
+    ) -> int:
+        trouble = classify(error, self.conn)
+        if trouble is Trouble.CONFLICT:
+            self._conflicts += 1
+            if self._conflicts <= MOST_CONFLICTS:
+                self._job.watch.retried()
+                self._pause(self._conflicts)
+                return position
+            trouble = Trouble.LOCKED
+        if trouble is Trouble.RAISED and not careful:
+            self._job.watch.careful(error)
+            self._careful_until = position + blocks
+            return position
+        if trouble in (Trouble.LOCKED, Trouble.SLOW):
+            self._job.watch.split()
+            if trouble is Trouble.SLOW:
+                self._sizer.cut_off(blocks)
+            if blocks > 1:
+                self._limit = blocks // 2
+                return position
+            return self._around_locks(position, record, careful=careful)
+        raise error
+
+    def _around_locks(self, block: int, record: Record, *, careful: bool) -> int:
+        """Settle the rows of one block that nobody holds, a few at a time; the sweep comes back to the others."""
+        limit, total, conflicts = UNLOCKED_ROWS, 0, 0
+        for _ in range(MOST_TRIES):
+            begun = time.perf_counter()
+            try:
+                # A single row is given all the time it needs.
+                with self._transaction(timeout=timedelta(hours=1) if limit == 1 else None):
+                    statement = self._job.statements.fill_unlocked(
+                        block, block + 1, careful=careful, limit=limit
+                    )
+                    rows = self.conn.execute(statement).rowcount
+                    if rows < limit:
+                        self._record(record, block + 1, total + rows)
+            except (psycopg.Error, OutcomeUnknown) as error:
+                trouble = classify(error, self.conn)
+                if trouble is Trouble.RAISED and not careful:
+                    self._job.watch.careful(error)
+                    careful = True
+                elif trouble is Trouble.SLOW and limit > 1:
+                    limit = max(1, limit // 4)
+                elif trouble in (Trouble.LOCKED, Trouble.CONFLICT) and conflicts < MOST_CONFLICTS:
+                    conflicts += 1
+                    self._pause(conflicts)
+                else:
+                    raise
+                continue
+            total += rows
+            if rows < limit:
+                self._committed(begun, 1, total, learn=False)
+                return block + 1
+        raise ZdmError(
+            f"the rows of block {block} of {self._job.mapping.table} do not stay settled",
+            remedy="The sync triggers may be disabled or changed; `zdm doctor` tells.",
+        )
+
+    def _pause(self, attempt: int) -> None:
+        self._job.hooks.stop.wait(self._random.uniform(0, min(1.0, 0.005 * 2**attempt)))
+
+    # --- the sweep --------------------------------------------------------------------------------------------------
+
+    def first_left(self, start: int, end: int) -> int | None:
+        """The block of some row of these blocks that still has to be settled, or that failed. Reads only."""
+        with transaction(self.conn, read_only=True):
+            row = self.conn.execute(self._job.statements.first_left(start, end)).fetchone()
+        return None if row is None else int(row[0])
+
+    def retry_failed(self, start: int, end: int, record: Record) -> int:
+        """Have the triggers try the failed rows of these blocks again. Returns how many failed again."""
+        again, position, size, attempts = 0, start, end - start, 0
+        while position < end:
+            stop = min(end, position + size)
+            try:
+                with self._transaction(timeout=timedelta(hours=1) if size == 1 else None):
+                    row = self.conn.execute(self._job.statements.retry_failed(position, stop)).fetchone()
+                    assert row is not None
+                    tried, bad = row
+                    self._record(record, stop, tried - bad)
+            except (psycopg.Error, OutcomeUnknown) as error:
+                attempts += 1
+                trouble = classify(error, self.conn)
+                if trouble not in (Trouble.LOCKED, Trouble.SLOW, Trouble.CONFLICT) or attempts > MOST_TRIES:
+                    raise
+                size = max(1, size // 2)
+                self._pause(min(attempts, MOST_CONFLICTS))
+                continue
+            again += bad
+            position = stop
+        return again
+
+    def count_unsettled(self, start: int, end: int) -> int:
+        """How many rows of these blocks nobody has settled."""
+        with transaction(self.conn, read_only=True):
+            row = self.conn.execute(self._job.statements.count_unsettled(start, end)).fetchone()
+        return 0 if row is None else int(row[0])
