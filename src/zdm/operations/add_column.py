@@ -10,6 +10,7 @@ from pydantic import Field
 
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, qualified
+from zdm.model.requests import ExpressionRequest
 from zdm.model.sample import Scenario
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.operations import ddl
@@ -154,6 +155,17 @@ class AddColumn(Operation):
         )
         if self.up is None and (self.default is None or (self.type, self.default) in draft.instant_columns):
             shape.added.append(new)
+            if self.default is not None:
+                draft.requests.append(
+                    ExpressionRequest(
+                        key=f"{label}/default",
+                        table=shape.name,
+                        text=self.default,
+                        assign_to=new.type,
+                        constant=True,
+                        where=label,
+                    )
+                )
         else:
             # A default that is not known to be stored once for all rows is evaluated once per row, by whoever settles it.
             new.fill = self.default if self.up is None else None
@@ -168,7 +180,7 @@ class AddColumn(Operation):
         shape, new = context.draft.memo[context.label]
         instant = new in shape.added
         if phase is Phase.PREPARATION and instant:
-            return [self._add(shape, new, context.label)]
+            return [self._add(shape, new, context)]
         if phase is Phase.CLEANUP and self.comment is not None and not instant:
             final = qualified(shape.name.schema_, shape.final_name)
             return [
@@ -194,18 +206,19 @@ class AddColumn(Operation):
             comment=sql.Literal(self.comment),
         )
 
-    def _add(self, shape: TableShape, new: DraftNew, label: str) -> Step:
-        tail = sql.SQL("")
+    def _add(self, shape: TableShape, new: DraftNew, context: Context) -> Step:
+        tail: list[sql.Composable] = []
         if new.default is not None:
-            tail = sql.SQL(" DEFAULT ({})").format(ddl.raw(new.default))  # type: ignore[assignment]
+            default = context.expressions[f"{context.label}/default"].render(sql.Identifier)
+            tail.append(sql.SQL(" DEFAULT {}").format(default))
         if new.not_null:
-            tail = sql.SQL("{} NOT NULL").format(tail)  # type: ignore[assignment]
+            tail.append(sql.SQL(" NOT NULL"))
         statements = [
             ddl.text(
                 "ALTER TABLE {t} ADD COLUMN {definition}{tail}",
                 t=ddl.table(shape.name),
                 definition=ddl.definition(new.physical, new.type, new.collation),
-                tail=tail,
+                tail=sql.Composed(tail),
             )
         ]
         if self.comment is not None:
@@ -215,7 +228,7 @@ class AddColumn(Operation):
             title=f"add the column {new.final} to {shape.name}",
             phase=Phase.PREPARATION,
             stage=Stage.STRUCTURE,
-            operation=label,
+            operation=context.label,
             action=Transaction(statements=tuple(statements), locks=(ddl.lock(shape.name),)),
             undo=(
                 Transaction(

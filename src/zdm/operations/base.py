@@ -91,6 +91,8 @@ class Draft:
     """(type, default) pairs for which the server, asked on an empty table, adds a column without a rewrite."""
     canonical_types: dict[str, str] = field(default_factory=dict)
     """Types as written in the file, as the server calls them with an empty search_path."""
+    own_views: set[str] = field(default_factory=set)
+    """zdm's own version views, as `Dependent.name` has them: they follow the table, so they stand in nobody's way."""
     taken: set[QualifiedName] = field(default_factory=set)
     """Those names of `Operation.names` that a relation or a type already has."""
     requests: list[ExpressionRequest] = field(default_factory=list)

@@ -12,6 +12,7 @@ from zdm.model.sample import Scenario
 from zdm.model.table import Column
 from zdm.operations import ddl
 from zdm.operations.base import Draft, Operation
+from zdm.operations.fidelity import BLOCKING
 from zdm.operations.params import Name, Sql, TableName, find_column, find_original, find_shape
 from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 from zdm.operations.succession import cast, cast_back, cast_text, succeed
@@ -161,20 +162,30 @@ class ChangeType(Operation):
         to = draft.type(self.to)
         if to == column.type and self.up is None and self.down is None and self.collation is None:
             return [Problem(f"column {self.column} of {shape.name} is {column.type} already")]
-        if self._in_place(draft, original):
+        if self._in_place(draft, shape, original):
             column.alter_type = column.type = to
             self._set_default(column)
             return []
         return self._succeed(shape, column, original, to, label)
 
-    def _in_place(self, draft: Draft, original: Column) -> bool:
+    def _in_place(self, draft: Draft, shape: TableShape, original: Column) -> bool:
+        """Whether cleanup can alter the column itself: no rewrite, no check to prove again under lock, nothing in the way."""
         asked = (
             self.up is not None
             or self.down is not None
             or self.name is not None
             or self.collation is not None
         )
-        return not asked and (original.type, self.to) in draft.rewrite_free
+        if asked or (original.type, self.to) not in draft.rewrite_free:
+            return False
+        table, name = shape.table, original.name
+        hangs = any(c.kind in {"check", "foreign key"} and name in c.columns for c in table.constraints)
+        hangs = hangs or any(name in k.columns for k in table.referenced_by)
+        hangs = hangs or any(name in t.columns for t in table.triggers)
+        return not hangs and not any(
+            d.kind in BLOCKING and name in d.columns and d.name not in draft.own_views
+            for d in table.dependents
+        )
 
     def _set_default(self, column: ShapeColumn) -> None:
         if self.default is not None or self.drop_default:
