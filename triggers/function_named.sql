@@ -1,0 +1,14 @@
+-- template: function_named
+-- version: 1
+-- parameters: function, quote, marker
+-- Notes in the marker, until the row is settled, that the statement named the new side of the group whose bit is the argument.
+
+CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {quote}
+BEGIN
+  NEW.{marker} := CASE
+    WHEN (NEW.{marker} OPERATOR(pg_catalog.&) 1073741824) OPERATOR(pg_catalog.<>) 0 THEN NEW.{marker}
+    ELSE (COALESCE(OLD.{marker}, 0) OPERATOR(pg_catalog.&) 1) OPERATOR(pg_catalog.|) 1073741824
+  END OPERATOR(pg_catalog.|) CAST(TG_ARGV[0] AS integer);
+  RETURN NEW;
+END
+{quote}
