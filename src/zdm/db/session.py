@@ -22,21 +22,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 from zdm.errors import BadInput, ZdmError
+from zdm.sql.rows import PINNED_SETTINGS
 
 Connection = psycopg.Connection[TupleRow]
 
 MINIMUM_VERSION: Final = 140000
 
 PINNED: Final[Mapping[str, str]] = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-    "xmloption": "content",
+    **PINNED_SETTINGS,
     # Temporary objects are searched first unless named; last, they cannot shadow the catalog.
     "search_path": "pg_catalog, pg_temp",
-    "standard_conforming_strings": "on",
     "transform_null_equals": "off",
     "array_nulls": "on",
     "quote_all_identifiers": "off",

@@ -1,4 +1,9 @@
-"""How far the standbys are behind."""
+"""How far the standbys are behind.
+
+The primary sees every standby that is connected, but not one that should be and is not: those are configured by URL and
+asked themselves. Only the difference in WAL decides that a standby is behind; a time alone does not, since on an idle
+primary the last replayed commit is as old as the last commit.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,9 @@ from typing import Any
 
 import psycopg
 
+from zdm.db.session import connect, fetch_value, mask_url
+from zdm.errors import BadInput
+
 
 @dataclass(frozen=True, slots=True)
 class StandbyLag:
@@ -18,7 +26,7 @@ class StandbyLag:
     ----------
     name: its application_name, or its masked URL if it was asked itself.
     state: `pg_stat_replication.state`, or "asked itself".
-    behind: how long ago what it has not replayed was committed; zero if nothing is outstanding; None if unreadable.
+    behind: the age of what it has not replayed; zero if nothing is outstanding; None if unreadable.
     bytes: WAL written by the primary and not replayed there; None if unreadable.
     unreadable: why it could not be read; empty if it could.
     """
@@ -30,6 +38,19 @@ class StandbyLag:
     unreadable: str = ""
 
 
+# replay_lag is NULL where nothing is outstanding for a while, but also where nothing was ever replayed. Logical
+# subscribers are walsenders too; they replay nothing and report what they have confirmed.
+_STANDBYS = """
+SELECT application_name, state,
+  CASE WHEN pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), replay_lsn) <= 0 THEN interval '0'
+       ELSE replay_lag END,
+  greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), replay_lsn))::int8
+FROM pg_catalog.pg_stat_replication
+WHERE state IS DISTINCT FROM 'backup'
+ORDER BY application_name, pid
+"""
+
+
 def replication_lag(conn: psycopg.Connection[Any], replicas: Sequence[str] = ()) -> tuple[StandbyLag, ...]:
     """Every standby the primary knows (one entry each), then every configured one, asked itself.
 
@@ -38,4 +59,50 @@ def replication_lag(conn: psycopg.Connection[Any], replicas: Sequence[str] = ())
     conn: the primary.
     replicas: URLs of standbys that must exist; one that cannot be reached is an entry with `unreadable` set.
     """
-    raise NotImplementedError
+    found = [_seen(*row) for row in conn.execute(_STANDBYS).fetchall()]
+    return (*found, *(_asked(conn, url) for url in replicas))
+
+
+def _seen(name: str | None, state: str | None, behind: timedelta | None, missing: int | None) -> StandbyLag:
+    if state is None:
+        why = "the role may not see it; grant it pg_monitor"
+        return StandbyLag(name or "a standby", "unknown", None, None, why)
+    if missing is None:
+        return StandbyLag(name or "a standby", state, None, None, "it has not reported what it replayed")
+    if behind is None and missing == 0:
+        behind = timedelta()
+    # Outstanding bytes without a time: the server has no sample yet. The bytes are known, the time is not.
+    why = "" if behind is not None else "the server has no measurement of its delay yet"
+    return StandbyLag(name or "a standby", state, behind, missing, why)
+
+
+def _asked(conn: psycopg.Connection[Any], url: str) -> StandbyLag:
+    name = mask_url(url)
+    try:
+        with connect(url, application_name="zdm lag probe", timeout=5) as standby:
+            recovering = fetch_value(standby, "SELECT pg_catalog.pg_is_in_recovery()")
+            if not recovering:
+                return StandbyLag(name, "asked itself", None, None, "it is not a standby")
+            mine = fetch_value(conn, "SELECT system_identifier FROM pg_catalog.pg_control_system()")
+            theirs = fetch_value(standby, "SELECT system_identifier FROM pg_catalog.pg_control_system()")
+            if mine != theirs:
+                return StandbyLag(name, "asked itself", None, None, "it is not a standby of this server")
+            # The primary first: what it writes while we ask the other must not look replayed.
+            written = fetch_value(conn, "SELECT pg_catalog.pg_current_wal_lsn()")
+            row = standby.execute(
+                "SELECT greatest(0, pg_catalog.pg_wal_lsn_diff(%s::pg_lsn, pg_catalog.pg_last_wal_replay_lsn()))::int8,"
+                " pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()",
+                (str(written),),
+            ).fetchone()
+    except BadInput as error:
+        return StandbyLag(name, "asked itself", None, None, error.message)
+    except psycopg.Error as error:
+        why = (error.diag.message_primary or "the connection was lost").strip()
+        return StandbyLag(name, "asked itself", None, None, why)
+    missing, age = row if row is not None else (None, None)
+    if missing is None:
+        return StandbyLag(name, "asked itself", None, None, "it has replayed nothing yet")
+    if missing == 0:
+        return StandbyLag(name, "asked itself", timedelta(), 0)
+    why = "" if age is not None else "it has replayed no transaction yet"
+    return StandbyLag(name, "asked itself", None if age is None else max(age, timedelta()), missing, why)
