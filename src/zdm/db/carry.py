@@ -1,0 +1,261 @@
+"""The server rewrites what hangs on a replaced column: indexes, checks and foreign keys for its successor.
+
+In a transaction that is rolled back, a temporary copy of the table without rows gets the successors' types under the old
+names, then the index or check as the server deparses it, then the successors' names. What the server deparses now is the
+definition for the successor: no SQL is searched and replaced, and what cannot work with the new type is an error of the
+server's own words. A foreign key cannot be tried on a temporary table; it is spelled from the catalog's fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import psycopg
+from psycopg import sql
+
+from zdm.db.session import Connection, transaction
+from zdm.errors import Problem
+from zdm.model.names import QualifiedName
+from zdm.model.requests import CarriedColumn, CarryRequest
+
+_CLONE = "_zdm_carry"
+_OBJECT = "_zdm_carried"
+
+_INDEX = """
+SELECT pg_get_indexdef(x.oid) AS definition, i.indisunique,
+       format('CREATE %%sINDEX %%I ON %%I.%%I ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END,
+              x.relname, CASE t.relpersistence WHEN 't' THEN 'pg_temp' ELSE tn.nspname END, t.relname) AS prefix
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
+WHERE {condition}
+"""
+
+_FOREIGN_KEY = """
+SELECT (SELECT array_agg(a.attname::text ORDER BY u.n) FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, n)
+        JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum),
+       pn.nspname, p.relname,
+       (SELECT array_agg(a.attname::text ORDER BY u.n) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, n)
+        JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum),
+       k.confmatchtype::text, k.confupdtype::text, k.confdeltype::text, k.condeferrable, k.condeferred,
+       (SELECT coalesce(array_agg(a.attname::text ORDER BY u.n), '{}')
+        FROM jsonb_array_elements_text(CASE jsonb_typeof(to_jsonb(k) -> 'confdelsetcols') WHEN 'array'
+          THEN to_jsonb(k) -> 'confdelsetcols' ELSE '[]' END) WITH ORDINALITY AS u (attnum, n)
+        JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum::int),
+       coalesce((to_jsonb(k) ->> 'conperiod')::boolean, false),
+       NOT coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
+JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace
+WHERE n.nspname = %s AND t.relname = %s AND k.conname = %s AND k.contype = 'f'
+"""
+
+_ACTIONS = {"a": "", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+
+
+def carry(conn: Connection, requests: Sequence[CarryRequest]) -> tuple[dict[str, str], list[Problem]]:
+    """Rewrite definitions for the successors of their columns, and say which cannot follow. Nothing is left in the database.
+
+    Returns
+    -------
+    The new definitions by the requests' keys (for an index what follows ``ON table``, else what follows the constraint's
+    name), and a problem for each request that the server refused.
+    """
+    found: dict[str, str] = {}
+    problems: list[Problem] = []
+    if not requests:
+        return found, problems
+    with transaction(conn, rollback=True):
+        for request in requests:
+            try:
+                with conn.transaction(force_rollback=True):
+                    found[request.key] = _carry(conn, request)
+            except _CannotFollowError as error:
+                problems.append(_refusal(request, str(error)))
+            except psycopg.Error as error:
+                if error.sqlstate is None or error.sqlstate[:2] in {"08", "57", "58", "XX"}:
+                    raise
+                problems.append(_refusal(request, (error.diag.message_primary or str(error)).strip()))
+    return found, problems
+
+
+class _CannotFollowError(Exception):
+    """The definition cannot be spelled for the new column."""
+
+
+def _refusal(request: CarryRequest, why: str) -> Problem:
+    drop = "drop_index" if request.kind == "index" else "drop_constraint"
+    return Problem(
+        f"the {request.kind} {request.name} of {request.table} cannot follow the replaced column: {why}",
+        where=request.where,
+        remedy=f"Add {drop} {request.name} to this migration, and create the one you want on the new column.",
+        rule="cannot-be-carried",
+    )
+
+
+def _carry(conn: Connection, request: CarryRequest) -> str:
+    if request.kind == "foreign key":
+        return _foreign_key(conn, request)
+    clone = _clone(conn, request.table, request.columns)
+    if request.kind == "index":
+        body = _index_body(
+            conn,
+            "x.relname = %s AND x.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)",
+            (request.name, request.table.schema_),
+        )
+        statement = sql.SQL("CREATE INDEX {} ON {} ").format(sql.Identifier(_OBJECT), clone)
+        conn.execute(sql.Composed([statement, sql.SQL(body)]))
+        _rename(conn, clone, request.columns)
+        return _index_body(conn, "x.relname = %s AND x.relnamespace = pg_my_temp_schema()", (_OBJECT,))
+    body = _check_body(conn, request.table, request.name)
+    conn.execute(
+        sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(clone, sql.Identifier(_OBJECT), sql.SQL(body))
+    )
+    _rename(conn, clone, request.columns)
+    row = conn.execute(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE conname = %s AND conrelid = (SELECT oid FROM pg_class WHERE relname = %s"
+        " AND relnamespace = pg_my_temp_schema())",
+        (_OBJECT, _CLONE),
+    ).fetchone()
+    assert row is not None
+    return _without_not_valid(row[0])
+
+
+def _clone(conn: Connection, table: QualifiedName, columns: Sequence[CarriedColumn]) -> sql.Identifier:
+    """An empty temporary copy whose replaced columns have their successors' types, still under the old names."""
+    clone = sql.Identifier("pg_temp", _CLONE)
+    conn.execute(
+        sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DROP").format(
+            sql.Identifier(_CLONE), sql.Identifier(table.schema_, table.name)
+        )
+    )
+    # Types were spelled by the server, or are what the user wrote and the server has accepted before.
+    for column in columns:
+        collation = (
+            sql.SQL(" COLLATE {}").format(sql.SQL(column.collation)) if column.collation else sql.SQL("")
+        )
+        conn.execute(
+            sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}{} USING NULL").format(
+                clone, sql.Identifier(column.old), sql.SQL(column.type), collation
+            )
+        )
+    return clone
+
+
+def _rename(conn: Connection, clone: sql.Identifier, columns: Sequence[CarriedColumn]) -> None:
+    """Give every replaced column of the copy its successor's physical name."""
+    for column in columns:
+        conn.execute(
+            sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
+                clone, sql.Identifier(column.old), sql.Identifier(column.new)
+            )
+        )
+
+
+def _index_body(conn: Connection, condition: str, parameters: Sequence[str]) -> str:
+    """What follows ``CREATE INDEX name ON table`` in the server's own definition."""
+    query = sql.SQL(_INDEX).format(condition=sql.SQL(condition))
+    row = conn.execute(query, parameters).fetchone()
+    if row is None:
+        raise _CannotFollowError("it is not there any more")
+    definition, _, prefix = row
+    if not definition.startswith(prefix):
+        raise _CannotFollowError(f"its definition is not understood: {definition}")
+    body: str = definition[len(prefix) :]
+    return body
+
+
+def _check_body(conn: Connection, table: QualifiedName, name: str) -> str:
+    row = conn.execute(
+        "SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid"
+        " JOIN pg_namespace n ON n.oid = t.relnamespace"
+        " WHERE n.nspname = %s AND t.relname = %s AND k.conname = %s AND k.contype = 'c'",
+        (table.schema_, table.name, name),
+    ).fetchone()
+    if row is None:
+        raise _CannotFollowError("it is not there any more")
+    definition: str = row[0]
+    if definition.endswith(" NOT ENFORCED"):
+        raise _CannotFollowError("it is NOT ENFORCED, which cannot be validated")
+    return _without_not_valid(definition)
+
+
+def _without_not_valid(definition: str) -> str:
+    return definition.removesuffix(" NOT VALID")
+
+
+def _foreign_key(conn: Connection, request: CarryRequest) -> str:
+    row = conn.execute(
+        _FOREIGN_KEY.encode(), (request.table.schema_, request.table.name, request.name)
+    ).fetchone()
+    if row is None:
+        raise _CannotFollowError("it is not there any more")
+    (
+        columns,
+        schema,
+        parent,
+        parent_columns,
+        match,
+        on_update,
+        on_delete,
+        deferrable,
+        deferred,
+        some,
+        period,
+        off,
+    ) = row
+    if period or off:
+        raise _CannotFollowError("PERIOD and NOT ENFORCED foreign keys are not carried")
+    names = {column.old: column.new for column in request.columns}
+    if QualifiedName(schema_=schema, name=parent) == request.table and any(
+        c in names for c in parent_columns
+    ):
+        raise _CannotFollowError("it points at a column of its own table that is replaced as well")
+    _comparable(conn, request, columns, QualifiedName(schema_=schema, name=parent), parent_columns)
+    words = sql.Composed([])
+    if match == "f":
+        words += sql.SQL(" MATCH FULL")
+    if _ACTIONS[on_update]:
+        words += sql.SQL(" ON UPDATE {}").format(sql.SQL(_ACTIONS[on_update]))
+    if _ACTIONS[on_delete]:
+        words += sql.SQL(" ON DELETE {}").format(sql.SQL(_ACTIONS[on_delete]))
+        if some:
+            words += sql.SQL(" ({})").format(_identifiers(names.get(c, c) for c in some))
+    if deferrable:
+        words += sql.SQL(" DEFERRABLE INITIALLY {}").format(sql.SQL("DEFERRED" if deferred else "IMMEDIATE"))
+    return (
+        sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}){}")
+        .format(
+            _identifiers(names.get(c, c) for c in columns),
+            sql.Identifier(schema, parent),
+            _identifiers(parent_columns),
+            words,
+        )
+        .as_string(conn)
+    )
+
+
+def _comparable(
+    conn: Connection,
+    request: CarryRequest,
+    columns: Sequence[str],
+    parent: QualifiedName,
+    parent_columns: Sequence[str],
+) -> None:
+    """Let the server try the key between two empty temporary copies, so that types without a common ``=`` are refused."""
+    clone = _clone(conn, request.table, request.columns)
+    other = sql.Identifier("_zdm_carry_parent")
+    conn.execute(
+        sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DROP").format(
+            other, sql.Identifier(parent.schema_, parent.name)
+        )
+    )
+    conn.execute(sql.SQL("ALTER TABLE {} ADD UNIQUE ({})").format(other, _identifiers(parent_columns)))
+    conn.execute(
+        sql.SQL("ALTER TABLE {} ADD FOREIGN KEY ({}) REFERENCES {} ({})").format(
+            clone, _identifiers(columns), other, _identifiers(parent_columns)
+        )
+    )
+
+
+def _identifiers(names: Iterable[str]) -> sql.Composed:
+    return sql.SQL(", ").join([sql.Identifier(name) for name in names])
