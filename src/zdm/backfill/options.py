@@ -116,8 +116,16 @@ class Progress:
     waiting: str = ""
 
 
-def _go(_: float) -> tuple[float, str]:
-    return 0.0, ""
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a throttle answers: pause for so long, and why. Zero seconds: go on."""
+
+    seconds: float
+    reason: str = ""
+
+
+def _go(_: float) -> Wait:
+    return Wait(0.0)
 
 
 def _never(_: psycopg.Connection[Any]) -> bool:
@@ -145,7 +153,7 @@ class Hooks:
 
     guard: Callable[[psycopg.Cursor[Any]], None] = _ignore
     paused: Callable[[psycopg.Connection[Any]], bool] = _never
-    throttle: Callable[[float], tuple[float, str]] = _go
+    throttle: Callable[[float], Wait] = _go
     progress: Callable[[Progress], None] = _ignore
     note: Callable[[str], None] = _ignore
     stop: threading.Event = field(default_factory=threading.Event)

@@ -108,10 +108,10 @@ class Tracker:
                 self.wait(ASK_PAUSED_EVERY, "paused by a person")
             self._asked[me] = time.monotonic()
         while True:
-            seconds, reason = self._hooks.throttle(last)
-            if seconds <= 0:
+            asked = self._hooks.throttle(last)
+            if asked.seconds <= 0:
                 return
-            self.wait(seconds, reason)
+            self.wait(asked.seconds, asked.reason)
             last = 0.0  # the chunk has been paid for
 
     def check(self) -> None:

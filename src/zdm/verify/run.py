@@ -1,0 +1,264 @@
+"""One statement over one snapshot of every row; what it finds is then counted by kind and named, in the same snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from zdm.db.session import fetch_value, transaction
+from zdm.errors import ZdmError
+from zdm.model.mapping import TableMapping
+from zdm.sql.rows import Kind
+from zdm.verify.statements import Statements, between
+
+SAMPLES = 10
+MOST_RAISING = 1000
+"""Rows whose expressions raise that are sought out one by one; a table with more is wrong in another way than by its rows."""
+
+LAST_OFFSET = 2048
+"""Above every line pointer that a page of 32 KB can hold."""
+
+_NOT_OF_A_ROW = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraCheck:
+    """A promise of the new version that is not about one row's two sides: duplicates, orphans, violated checks.
+
+    Parameters
+    ----------
+    count: a query of one number, zero if the promise holds.
+    samples: a query of some offending keys, one text each; None if there is no way to name them.
+    """
+
+    name: str
+    count: sql.Composable
+    samples: sql.Composable | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the verification of one table found.
+
+    Parameters
+    ----------
+    started_at: the server's time, not later than the snapshot.
+    snapshot: of the comparison; a row written later was not seen.
+    lsn: a WAL position not later than the snapshot.
+    counts: rows by kind, only kinds that occurred. A row can be of several kinds if the table has several groups.
+    samples: keys of up to ten rows by kind.
+    extra / extra_samples: violations by the name of the `ExtraCheck`, only those that occurred.
+    raised: what the server said about the first row whose expression raised.
+    """
+
+    started_at: datetime
+    snapshot: str
+    lsn: str | None
+    rows: int
+    counts: Mapping[Kind, int] = field(default_factory=dict)
+    samples: Mapping[Kind, Sequence[str]] = field(default_factory=dict)
+    extra: Mapping[str, int] = field(default_factory=dict)
+    extra_samples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    raised: str = ""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any(self.counts.values()) and not any(self.extra.values())
+
+
+def verify(
+    connect: Callable[[], psycopg.Connection[Any]],
+    mapping: TableMapping,
+    *,
+    checks: Sequence[ExtraCheck] = (),
+    parallel: int | None = None,
+) -> Found:
+    """Compare both sides of every row. Reads only, takes no lock that anybody would notice.
+
+    Parameters
+    ----------
+    checks: further promises, counted in the same snapshot.
+    parallel: the most parallel workers of the scan; None leaves the server's setting.
+
+    Raises
+    ------
+    ZdmError: the table could not be read to its end. An expression that raises for a row is a finding, not an error.
+    """
+    conn = connect()
+    try:
+        settings = {} if parallel is None else {"max_parallel_workers_per_gather": str(parallel)}
+        # Half of the cost of compiled expressions is paid before the first row; the scan is bound by memory, not by them.
+        settings["jit"] = "off"
+        # Read before the snapshot is taken, so it is never later than that.
+        lsn = fetch_value(
+            conn,
+            "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() "
+            "ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
+        )
+        with transaction(conn, isolation="repeatable read", read_only=True, settings=settings):
+            return _Look(conn, mapping).all(checks, lsn)
+    except psycopg.Error as error:
+        raise ZdmError(
+            f"{mapping.table} could not be verified: {str(error).strip()}",
+            remedy="Nothing was changed; run again.",
+        ) from error
+    finally:
+        conn.close()
+
+
+class _Look:
+    """One look at one table, inside one snapshot."""
+
+    def __init__(self, conn: psycopg.Connection[Any], mapping: TableMapping) -> None:
+        self._conn = conn
+        self._mapping = mapping
+        self._statements = Statements(mapping)
+        self._rows = 0
+        self._counts: dict[Kind, int] = {}
+        self._samples: dict[Kind, list[str]] = {}
+        self._raising = 0
+        self._raised = ""
+
+    def all(self, checks: Sequence[ExtraCheck], lsn: str | None) -> Found:
+        started, snapshot = self._conn.execute(
+            "SELECT pg_catalog.now(), pg_catalog.pg_current_snapshot()::text"
+        ).fetchone() or (None, None)
+        if self._mapping.needs_sync:
+            self._compare()
+        else:
+            self._rows = int(fetch_value(self._conn, self._count_all()))
+        extra, extra_samples = self._extra(checks)
+        assert isinstance(started, datetime)
+        return Found(
+            started_at=started,
+            snapshot=str(snapshot),
+            lsn=lsn,
+            rows=self._rows,
+            counts=self._counts,
+            samples=self._samples,
+            extra=extra,
+            extra_samples=extra_samples,
+            raised=self._raised,
+        )
+
+    def _count_all(self) -> sql.Composed:
+        return sql.SQL("SELECT pg_catalog.count(*) FROM ONLY {}").format(
+            sql.Identifier(self._mapping.table.schema_, self._mapping.table.name)
+        )
+
+    def _compare(self) -> None:
+        try:
+            with self._savepoint():
+                self._region(None)
+        except psycopg.Error as error:
+            if not _of_a_row(error):
+                raise
+            blocks = int(
+                fetch_value(
+                    self._conn,
+                    "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::bigint",
+                    [self._mapping.oid],
+                )
+            )
+            self._seek((0, 0), (max(1, blocks), 0))
+
+    def _region(self, within: sql.Composable | None) -> None:
+        row = self._conn.execute(self._statements.count(within)).fetchone()
+        assert row is not None
+        rows, bad = row
+        counts: dict[Kind, int] = {}
+        samples: dict[Kind, list[str]] = {}
+        if bad:
+            details = self._conn.execute(self._statements.details(within)).fetchone()
+            assert details is not None
+            for mismatch, count in zip(self._statements.kinds, details, strict=True):
+                if not count:
+                    continue
+                counts[mismatch.kind] = counts.get(mismatch.kind, 0) + count
+                room = (
+                    SAMPLES - len(samples.get(mismatch.kind, ())) - len(self._samples.get(mismatch.kind, ()))
+                )
+                if room > 0:
+                    found = self._conn.execute(self._statements.samples(mismatch, room, within)).fetchall()
+                    samples.setdefault(mismatch.kind, []).extend(self._statements.named(r[0]) for r in found)
+        # Only now: had any of this raised, the region is gone over again in pieces.
+        self._rows += rows
+        for kind, count in counts.items():
+            self._counts[kind] = self._counts.get(kind, 0) + count
+        for kind, names in samples.items():
+            self._samples.setdefault(kind, []).extend(names)
+
+    def _seek(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """Go over a region in which an expression raised, in halves, down to the rows."""
+        if start >= end:
+            return
+        try:
+            with self._savepoint():
+                self._region(between(start, end))
+        except psycopg.Error as error:
+            if not _of_a_row(error):
+                raise
+            middle = _middle(start, end)
+            if middle is None:
+                self._blame(start, end, error)
+                return
+            self._seek(start, middle)
+            self._seek(middle, end)
+
+    def _blame(self, start: tuple[int, int], end: tuple[int, int], error: psycopg.Error) -> None:
+        self._raising += 1
+        self._rows += 1
+        self._raised = self._raised or f"{error.sqlstate}: {error.diag.message_primary or str(error).strip()}"
+        if self._raising > MOST_RAISING:
+            raise error
+        self._counts[Kind.FAILED] = self._counts.get(Kind.FAILED, 0) + 1
+        names = self._samples.setdefault(Kind.FAILED, [])
+        if len(names) < SAMPLES:
+            found = self._conn.execute(
+                self._statements.keys(sql.SQL("true"), 1, between(start, end))
+            ).fetchall()
+            names.extend(self._statements.named(r[0]) for r in found)
+
+    def _extra(self, checks: Sequence[ExtraCheck]) -> tuple[dict[str, int], dict[str, list[str]]]:
+        counts: dict[str, int] = {}
+        samples: dict[str, list[str]] = {}
+        for check in checks:
+            row = self._conn.execute(sql.Composed([check.count])).fetchone()
+            if row is None or row[0] is None:
+                raise ZdmError(f"the check {check.name!r} gave no number")
+            if not row[0]:
+                continue
+            counts[check.name] = int(row[0])
+            if check.samples is not None:
+                found = self._conn.execute(sql.Composed([check.samples])).fetchmany(SAMPLES)
+                samples[check.name] = [str(r[0]) for r in found]
+        return counts, samples
+
+    @contextmanager
+    def _savepoint(self) -> Iterator[None]:
+        with self._conn.transaction():
+            yield
+
+
+def _middle(start: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | None:
+    """Halfway between two positions: by blocks, within the last block by rows; None if there is only one row."""
+    (block, offset), (last, before) = start, end
+    if before == 0:
+        last, before = last - 1, LAST_OFFSET
+    if last > block:
+        middle = (block + last + 1) // 2
+        return (middle, 0)
+    if before - offset > 1:
+        return (block, (offset + before) // 2)
+    return None
+
+
+def _of_a_row(error: psycopg.Error) -> bool:
+    return error.sqlstate is not None and error.sqlstate[:2] not in _NOT_OF_A_ROW

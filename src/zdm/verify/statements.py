@@ -1,0 +1,90 @@
+"""The statements of a verification, composed once for one mapping. None reads anything of the backfill's."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from zdm.model.mapping import TOGGLE, TableMapping
+from zdm.sql.identifiers import any_of, column, comma, differs, qualified_name, type_name
+from zdm.sql.rows import Mismatch, mismatch_kinds, render
+
+
+class Statements:
+    """Everything that is asked about one table."""
+
+    def __init__(self, mapping: TableMapping) -> None:
+        self._mapping = mapping
+        self._table = qualified_name(mapping.table)
+        self._found = mismatch_kinds(mapping)
+        self._bad = self._quickly(mapping)
+
+    @staticmethod
+    def _quickly(mapping: TableMapping) -> sql.Composable:
+        """Whether anything is wrong with a row, the common case first.
+
+        Nearly every row is settled, unfailed, and last written by the old side in every group: a comparison of the marker
+        tells, and only what can be wrong with such a row is asked of it. Measured on a table in memory, this takes about 0.7 of
+        the time of asking for each kind in turn.
+        """
+        plain: list[sql.Composable] = []
+        for new in (new for group in mapping.groups for new in group.new):
+            if new.up is not None:
+                derived = sql.SQL("CAST({} AS {})").format(render(new.up), type_name(new.type))
+                plain.append(differs(column(new.name), derived, new.comparison, new.type))
+            if new.not_null:
+                plain.append(sql.SQL("{} IS NULL").format(column(new.name)))
+        return sql.SQL("CASE {marker} WHEN {one} THEN {plain} WHEN 0 THEN {plain} ELSE {every} END").format(
+            marker=column(mapping.marker),
+            one=sql.Literal(TOGGLE),
+            plain=any_of(plain),
+            every=any_of(m.predicate for m in mismatch_kinds(mapping)),
+        )
+
+    @property
+    def kinds(self) -> list[Mismatch]:
+        """Every kind and group that is looked for."""
+        return self._found
+
+    def count(self, within: sql.Composable | None = None) -> sql.Composed:
+        """All rows, and those with anything wrong."""
+        return sql.SQL(
+            "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {}) FROM ONLY {} WHERE {}"
+        ).format(self._bad, self._table, within or sql.SQL("true"))
+
+    def details(self, within: sql.Composable | None = None) -> sql.Composed:
+        """How many rows of each kind, in the order of `kinds`; one row."""
+        counts = comma(
+            sql.SQL("pg_catalog.count(*) FILTER (WHERE {})").format(m.predicate) for m in self._found
+        )
+        return sql.SQL("SELECT {} FROM ONLY {} WHERE {} AND {}").format(
+            counts, self._table, within or sql.SQL("true"), self._bad
+        )
+
+    def samples(self, mismatch: Mismatch, limit: int, within: sql.Composable | None = None) -> sql.Composed:
+        """The keys of some rows of one kind."""
+        return self.keys(mismatch.predicate, limit, within)
+
+    def keys(
+        self, condition: sql.Composable, limit: int, within: sql.Composable | None = None
+    ) -> sql.Composed:
+        """The keys of some rows, as one array of texts each."""
+        key = comma(
+            [sql.SQL("{}::text").format(column(name)) for name in self._mapping.key]
+            or [sql.SQL("ctid::text")]
+        )
+        return sql.SQL("SELECT ARRAY[{}] FROM ONLY {} WHERE {} AND {} LIMIT {}").format(
+            key, self._table, within or sql.SQL("true"), condition, sql.Literal(limit)
+        )
+
+    def named(self, values: list[str | None]) -> str:
+        """A key as people read it, such as ``id=42``."""
+        names = self._mapping.key or ("ctid",)
+        return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+
+
+def between(start: tuple[int, int], end: tuple[int, int]) -> sql.Composed:
+    """The rows from one position (block, offset) to before another; only these blocks are read."""
+    low, high = (sql.Literal(f"({block},{offset})") for block, offset in (start, end))
+    return sql.SQL(
+        "(ctid OPERATOR(pg_catalog.>=) {}::pg_catalog.tid AND ctid OPERATOR(pg_catalog.<) {}::pg_catalog.tid)"
+    ).format(low, high)
