@@ -19,6 +19,7 @@ from zdm.errors import BadInput, ZdmError
 if TYPE_CHECKING:
     from zdm.cli.progress import ConsoleReporter
     from zdm.engine.rollout import Engine
+    from zdm.engine.settings import EngineSettings
     from zdm.operations.loader import Loaded, Source
     from zdm.operations.migration import Migration
 
@@ -203,22 +204,29 @@ def located(error: ZdmError, source: Source) -> tuple[Any, ...]:
 
 def open_engine(run: Run, settings: Mapping[str, Any]) -> Engine:
     """Build the engine; the one place that does, so that tests can put another in its place."""
-    from pydantic import ValidationError
+    url, checked = run.database_url, engine_settings(run, settings)
 
     from zdm.engine.rollout import Engine
+
+    return Engine(url, run.schema, reporter=run.reporter, settings=checked)
+
+
+def engine_settings(run: Run, settings: Mapping[str, Any]) -> EngineSettings:
+    """What zdm.toml says about the engine, and `settings` over it. Raises `BadInput` naming the key that is wrong."""
+    from pydantic import ValidationError
+
     from zdm.engine.settings import EngineSettings
 
     values = {**run.config.engine, **settings}
     if "replicas" in values:
         values["replicas"] = tuple(checked_url(url, "a URL of 'replicas'") for url in values["replicas"])
     try:
-        checked = EngineSettings.model_validate(values)
+        return EngineSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = f"{run.config.path}: " if run.config.path else ""
         message = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"{where}{'.'.join(map(str, first['loc']))}: {message}") from None
-    return Engine(run.database_url, run.schema, reporter=run.reporter, settings=checked)
 
 
 def as_path(argument: str) -> Path | None:

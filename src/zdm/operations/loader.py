@@ -45,9 +45,10 @@ _LABEL = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file as it was read: its name for people, and the line of every key and list item."""
+    """One file as it was read: its name for people, its text, and the line of every key and list item."""
 
     name: str
+    text: str = ""
     lines: Mapping[Trail, int] = field(default_factory=dict)
 
     def place(self, trail: Trail = ()) -> str:
@@ -282,6 +283,7 @@ class _Reader:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.text = ""
         self.lines: dict[Trail, int] = {}
         self.problems: list[Problem] = []
         self.raw: dict[Trail, str] = {}
@@ -290,13 +292,14 @@ class _Reader:
 
     @property
     def source(self) -> Source:
-        return Source(self.name, self.lines)
+        return Source(self.name, self.text, self.lines)
 
     def problem(self, line: int, what: str, remedy: str = "") -> None:
         self.problems.append(Problem(what, f"{self.name}:{line}" if line else self.name, remedy))
 
     def read(self, text: str) -> dict[str, Any] | None:
         """The document's mapping; None after a problem that leaves nothing to look at."""
+        self.text = text
         try:
             nodes = list(yaml.compose_all(text, _Loader))
             if not nodes or (len(nodes) == 1 and _is_null(nodes[0])):
@@ -672,12 +675,12 @@ def dump(migration: Migration) -> str:
     """The migration as YAML, without what is as by default, in the order of the documentation. `read_text` reads it back."""
     values = migration.model_dump(mode="json", exclude_defaults=True, by_alias=True)
     ordered = {name: values[name] for name in Migration.model_fields if name in values}
-    return to_yaml(ordered, flow=False) + "\n"
+    return to_yaml(ordered, flow=False)
 
 
-def to_yaml(value: Any, *, flow: bool | None = True) -> str:
-    """One value as YAML text without the final line break; on one line unless `flow` is False."""
+def to_yaml(value: Any, *, flow: bool = True) -> str:
+    """One value as YAML: on one line without its line break, or in as many whole lines as it takes."""
     text = yaml.dump(
         value, Dumper=_Dumper, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=10_000
     )
-    return text.removesuffix("\n...\n").removesuffix("\n") if flow else text.removesuffix("\n")
+    return text.removesuffix("\n...\n").removesuffix("\n") if flow else text

@@ -71,7 +71,12 @@ def advance(
         run.left = lambda: _left(run, migration)
         try:
             result = engine.advance(
-                subject, until=Phase(until) if until else None, wait=wait, restart=restart
+                subject,
+                until=Phase(until) if until else None,
+                wait=wait,
+                restart=restart,
+                source="" if isinstance(loaded, str) else loaded.source.text,
+                file="" if isinstance(loaded, str) else loaded.source.name,
             )
         except GateRefused as refused:
             verdicts = getattr(refused, "verdicts", ())
@@ -88,9 +93,7 @@ def advance(
         names = ", ".join(v.gate for v in against)
         raise GateRefused(
             f"{result.phase.value} was refused by {names}",
-            remedy="See what to do above each gate's line, or wait for it with --wait."
-            if not run.json
-            else "",
+            remedy="Do what the gates say, or wait for them with --wait.",
         )
     run.answer(result.model_dump(mode="json"), lambda: advance_text(result))
 

@@ -36,7 +36,7 @@ def plan(run: Run, migration: str, sql: bool, markdown: bool) -> None:
     gates = gate_words(loaded.migration, machine())
 
     def text() -> str:
-        blocks = plan_document(loaded.migration, made, machine(), gates, with_sql=sql)
+        blocks = plan_document(loaded, made, machine(), gates, with_sql=sql)
         return as_markdown(blocks) if markdown else as_text(blocks)
 
     values = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zdm.cli.command import command as declare
-from zdm.cli.run import Run, located
+from zdm.cli.run import Run, as_path, located
 from zdm.errors import BadInput, Problem
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @declare(
-    click.argument("files", nargs=-1, metavar="[FILE]..."),
+    click.argument("files", nargs=-1, metavar="[MIGRATION]..."),
     click.option("--offline", is_flag=True, help="Do not ask the server, even if a database is known."),
     example="""
     zdm validate                                  # every file of the migrations directory
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 def validate(run: Run, files: tuple[str, ...], offline: bool) -> None:
     """Check migration files: all errors of all files at once, each with file and line.
 
-    Where a database is known (--url, ZDM_DATABASE_URL, zdm.toml) the server checks tables, columns, types and
+    MIGRATION is a file, a directory, or the id of a file in the migrations directory; without any, the whole migrations
+    directory. Where a database is known (--url, ZDM_DATABASE_URL, zdm.toml) the server checks tables, columns, types and
     expressions as well. Nothing is changed.
     """
-    from zdm.cli.migrations import gate_check
+    from zdm.cli.migrations import find_file, gate_check
+    from zdm.cli.render.plan import place_of
     from zdm.operations import loader
 
     loaded: list[Loaded] = []
@@ -40,6 +42,8 @@ def validate(run: Run, files: tuple[str, ...], offline: bool) -> None:
             path = Path(name)
             if path.is_dir() or (not files and not path.exists()):
                 loaded += loader.load_directory(path, check_gates=check).values()
+            elif as_path(name) is None:
+                loaded.append(find_file(name, run.config.migrations))
             else:
                 loaded.append(loader.read(path, check_gates=check))
         except BadInput as error:
@@ -57,7 +61,7 @@ def validate(run: Run, files: tuple[str, ...], offline: bool) -> None:
                         "migration": one.migration.id,
                         "severity": f.severity.value,
                         "text": f.text,
-                        "where": f.where,
+                        "where": place_of(f, one.source),
                     }
                     for f in plan.findings
                 ]

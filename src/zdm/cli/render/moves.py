@@ -161,7 +161,7 @@ def rollback_text(result: RollbackResult) -> str:
         lines += [verify_text(result.verification), ""]
     lines.append(
         good(f"{result.rollout} is {state_words(result.state.value)}")
-        + f": {plural(undone, 'step')} undone in {seconds(result.seconds)}; no row was lost."
+        + f": {plural(undone, 'step')} undone in {seconds(result.seconds)}."
     )
     if result.leftovers:
         lines.append(careful("Left behind:"))

@@ -9,12 +9,14 @@ from zdm.cli.render.document import Block, Code, Grid, Heading, Items, Paragraph
 from zdm.cli.render.moves import APPLICATIONS, lock_words, schema_words
 from zdm.cli.render.status import version_words
 from zdm.cli.render.text import careful, number, plural, size
+from zdm.errors import Problem
 
 if TYPE_CHECKING:
     from zdm.model.mapping import TableMapping
     from zdm.model.phases import PhaseMachine
-    from zdm.model.plan import Plan
+    from zdm.model.plan import Finding, Plan
     from zdm.model.step import Phase, Step
+    from zdm.operations.loader import Loaded, Source
     from zdm.operations.migration import Migration
 
 GateWords = Mapping[str, Sequence[tuple[str, str]]]
@@ -22,15 +24,16 @@ GateWords = Mapping[str, Sequence[tuple[str, str]]]
 
 
 def plan_document(
-    migration: Migration, plan: Plan, machine: PhaseMachine, gates: GateWords, *, with_sql: bool = False
+    loaded: Loaded, plan: Plan, machine: PhaseMachine, gates: GateWords, *, with_sql: bool = False
 ) -> list[Block]:
     """The whole document."""
+    migration = loaded.migration
     blocks: list[Block] = [Heading(f"Migration {migration.id}", 1)]
     if migration.description:
         blocks.append(Paragraph(migration.description))
     blocks.append(Items(list(_facts(migration, plan))))
     blocks += _changes(migration, plan)
-    blocks += _findings(plan)
+    blocks += _findings(plan, loaded.source)
     blocks += _roundtrips(plan)
     for definition in machine.definitions:
         phase = definition.phase
@@ -110,19 +113,24 @@ def _mapped(mapping: TableMapping) -> Iterator[tuple[str, str, str, str]]:
             yield str(mapping.table), "down", f"{old.name} {old.type}", source
 
 
-def _findings(plan: Plan) -> Iterator[Block]:
+def _findings(plan: Plan, source: Source) -> Iterator[Block]:
     if not plan.findings:
         return
     yield Heading("What to know")
     yield Items(
         [
             (careful("warning: ") if f.severity.value == "warning" else "")
-            + (f"{f.where}: " if f.where else "")
+            + (f"{place_of(f, source)}: " if f.where else "")
             + f.text
             + (f" (docs/refusals/{f.rule}.md)" if f.rule else "")
             for f in plan.findings
         ]
     )
+
+
+def place_of(finding: Finding, source: Source) -> str:
+    """Where the finding is: file and line if it names an operation."""
+    return source.locate(Problem(finding.text, finding.where)).where
 
 
 def _roundtrips(plan: Plan) -> Iterator[Block]:
