@@ -37,7 +37,7 @@ from zdm.model.mapping import (
 )
 from zdm.sql.identifiers import all_of, any_of, comma, differs, qualified_name, trusted
 from zdm.sql.rows import PINNED_SETTINGS, REPAIR, filled_once
-from zdm.sql.templates import load
+from zdm.sql.templates import dollar_quoted, load
 
 SCHEMA = "zdm"
 """The schema of zdm's own objects, the sync functions included."""
@@ -98,13 +98,19 @@ def remove(mapping: TableMapping, rollout: int) -> tuple[str, ...]:
     if not mapping.needs_sync:
         return ()
     generator = _Generator(mapping, rollout, Authority.OLD)
+    drops = [sql.SQL("DROP FUNCTION IF EXISTS {}()").format(f.qualified) for f in generator.functions]
+    return (*drop_triggers(mapping), *map(_text, drops))
+
+
+def drop_triggers(mapping: TableMapping) -> list[str]:
+    """What removes the triggers alone: for a transaction that changes the columns beneath them."""
+    if not mapping.needs_sync:
+        return []
     table = qualified_name(mapping.table)
-    drops = [
-        sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), table)
-        for t in generator.triggers
+    return [
+        _text(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), table))
+        for t in _Generator(mapping, 0, Authority.OLD).triggers
     ]
-    drops += [sql.SQL("DROP FUNCTION IF EXISTS {}()").format(f.qualified) for f in generator.functions]
-    return tuple(_text(s) for s in drops)
 
 
 def expected_objects(mapping: TableMapping, rollout: int, authority: Authority) -> tuple[ExpectedObject, ...]:
@@ -215,7 +221,7 @@ class _Generator:
 
     def comments(self, functions: Sequence[_Function], triggers: Sequence[_Trigger]) -> sql.Composed:
         """One statement that stamps what has been made."""
-        return _quoted(
+        return dollar_quoted(
             "comments",
             schema=sql.Literal(SCHEMA),
             table=sql.Literal(self.mapping.oid),
@@ -267,7 +273,7 @@ class _Generator:
             pieces = {"settings": self._settings, **pieces}
         if "marker" in template.parameters:
             pieces = {"marker": self.marker, **pieces}
-        definition = _quoted(template.name, function=sql.Identifier(SCHEMA, name), **pieces)
+        definition = dollar_quoted(template.name, function=sql.Identifier(SCHEMA, name), **pieces)
         return _Function(name, definition, self._label(template.name, template.version, definition))
 
     def _trigger(self, name: str, template: str, purpose: str, **pieces: sql.Composable) -> _Trigger:
@@ -847,16 +853,6 @@ def _function_name(mapping: TableMapping, rollout: int, purpose: str) -> str:
 
 def _text(statement: sql.Composable) -> str:
     return statement.as_string(None)
-
-
-def _quoted(template: str, **pieces: sql.Composable) -> sql.Composed:
-    """A template with a dollar-quoted body, the tag chosen so that it does not occur in any piece."""
-    inside = "".join(_text(piece) for piece in pieces.values())
-    tag, count = "$zdm$", 0
-    while tag in inside:
-        count += 1
-        tag = f"$zdm{count}$"
-    return load(template).fill(quote=trusted(tag), **pieces)
 
 
 def _part(template: str, **pieces: sql.Composable) -> sql.Composed:

@@ -45,6 +45,16 @@ def load(name: str) -> Template:
     return parse(name, read_text("triggers", f"{name}.sql"))
 
 
+def dollar_quoted(name: str, **pieces: sql.Composable) -> sql.Composed:
+    """The filled template of a function or a DO block, its dollar-quote tag chosen so that it occurs in no piece."""
+    inside = "".join(piece.as_string(None) for piece in pieces.values())
+    tag, count = "$zdm$", 0
+    while tag in inside:
+        count += 1
+        tag = f"$zdm{count}$"
+    return load(name).fill(quote=sql.SQL(tag), **pieces)
+
+
 def parse(name: str, text: str) -> Template:
     """Read a template's header and check it. Raises ZdmError with what does not fit."""
     header = _HEADER.match(text)
