@@ -20,7 +20,7 @@ from zdm.gates.context import GateContext
 from zdm.gates.statements import Counters, Vocabulary, Watch, read_counters
 from zdm.model.duration import Duration, format_duration
 from zdm.model.verdict import Verdict
-from zdm.sql.fence import aside, is_fenceable, standing
+from zdm.sql.fence import is_fenceable, old_schemas, standing
 
 _VIEWS = """
 SELECT c.oid FROM pg_catalog.pg_class AS c
@@ -165,10 +165,8 @@ class OldVersionUnused(Gate):
         return ""
 
     def _sample_locks(self, ctx: GateContext) -> list[str]:
-        schema = ctx.plan.old_schema
-        if not schema:
-            return []
-        views = [row[0] for row in ctx.conn.execute(_VIEWS, ([schema, aside(schema)],))]
+        schemas = list(old_schemas(ctx.plan))
+        views = [row[0] for row in ctx.conn.execute(_VIEWS, (schemas,))]
         if not views:
             return []
         pause = ctx.sleep or time.sleep

@@ -15,6 +15,7 @@ from psycopg import sql
 from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
 from zdm.model.plan import Plan
+from zdm.sql.fence import old_schemas
 
 OWN = "/* zdm */"
 """Put at the end of statements of zdm that speak the application's words, so that they are not taken for its own.
@@ -75,26 +76,28 @@ class TableWords:
 class Vocabulary:
     """What to look for in a statement's text."""
 
-    schema: str
+    schemas: frozenset[str]
     tables: tuple[tuple[str, TableWords], ...]
 
     @classmethod
     def of(cls, plan: Plan) -> Self:
         """The words of a plan."""
-        return cls(plan.old_schema, tuple((m.table.name, TableWords.of(m)) for m in plan.mappings))
+        return cls(
+            frozenset(old_schemas(plan)), tuple((m.table.name, TableWords.of(m)) for m in plan.mappings)
+        )
 
     @property
     def names(self) -> list[str]:
         """Every word one of which a statement must have to be of interest."""
         found = {name for _, table in self.tables for name in table.names}
-        return sorted(found | ({self.schema} if self.schema else set()))
+        return sorted(found | self.schemas)
 
     def classify(self, query: str) -> Use | None:
         """What the text alone tells; None if it has nothing to do with the old version, or is zdm's own."""
         words = words_of(query)
         if OWN in query or any(word.startswith(("_zdm_", "~zdm")) or word == "zdm" for word in words):
             return None
-        if self.schema and self.schema in words:
+        if words & self.schemas:
             return Use.OLD
         ambiguous = False
         for name, table in self.tables:

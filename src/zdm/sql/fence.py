@@ -25,6 +25,9 @@ from zdm.model.step import Lock, TableLock, Transaction
 
 PREFIX: Final = "_zdm_fenced_"
 
+_SCHEMA_STEP: Final = "cleanup.schema."
+"""How the ids of cleanup's steps begin that drop a version schema; its name follows."""
+
 Install = Callable[[TableMapping, Authority], Sequence[str]]
 """The statements that install (or replace) the sync functions and triggers of a table."""
 
@@ -68,9 +71,15 @@ def fences_table(mapping: TableMapping) -> bool:
     return mapping.final_name != mapping.table.name and mapping.expose is Expose.VIEWS
 
 
+def old_schemas(plan: Plan) -> tuple[str, ...]:
+    """The version schemas that cleanup drops: the old version's, and those of earlier rollouts that stand on the same tables."""
+    earlier = [step.id.removeprefix(_SCHEMA_STEP) for step in plan.steps if step.id.startswith(_SCHEMA_STEP)]
+    return tuple(dict.fromkeys(schema for schema in (plan.old_schema, *earlier) if schema))
+
+
 def is_fenceable(plan: Plan) -> bool:
     """Whether the old version has any name of its own; if not, there is nothing to fence and nothing to miss."""
-    return bool(plan.old_schema) or any(fences_table(m) or fenced_columns(m) for m in plan.mappings)
+    return bool(old_schemas(plan)) or any(fences_table(m) or fenced_columns(m) for m in plan.mappings)
 
 
 def effective(mapping: TableMapping, *, fenced: bool) -> TableMapping:
@@ -139,11 +148,10 @@ def raise_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fen
     authority: which side wins at present; the sync functions are replaced under it.
     install: see `Install`; called with the mapping of after the part.
     """
-    parts: list[FencePart] = []
-    if plan.old_schema:
-        parts.append(
-            _rename_schema(plan.old_schema, aside(plan.old_schema), "set the old version's schema aside")
-        )
+    parts = [
+        _rename_schema(schema, aside(schema), f"set version schema {schema} aside")
+        for schema in old_schemas(plan)
+    ]
     for mapping in plan.mappings:
         statements = _aside_statements(mapping)
         if not statements:
@@ -179,11 +187,11 @@ def lift_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fenc
                 done_when=_named(mapping, mapping.table.name, fenced_columns(mapping)),
             )
         )
-    if plan.old_schema:
-        parts.append(
-            _rename_schema(aside(plan.old_schema), plan.old_schema, "bring the old version's schema back")
-        )
-    return tuple(parts)
+    back = [
+        _rename_schema(aside(schema), schema, f"bring version schema {schema} back")
+        for schema in reversed(old_schemas(plan))
+    ]
+    return (*parts, *back)
 
 
 def lift_statements(mapping: TableMapping) -> list[str]:

@@ -48,7 +48,7 @@ def run(conn: Session, parts: Sequence[FencePart]) -> int:
     """As the engine runs them: what is done already is skipped."""
     ran = 0
     for part in parts:
-        if fetch_value(conn, part.done_when.encode()):
+        if fetch_value(conn, part.done_when):
             continue
         with transaction(conn):
             for lock in part.action.locks:
@@ -94,7 +94,7 @@ def test_the_old_version_is_gone_and_the_new_one_works_on(
 ) -> None:
     before = columns(database, "public", "orders")
     run(conn, raise_fence(planned, Authority.NEW, install))
-    assert fetch_value(conn, standing(planned).encode())
+    assert fetch_value(conn, standing(planned))
     for statement in (
         "SELECT amount FROM public.orders",
         "SELECT gone FROM public.orders",
@@ -108,7 +108,7 @@ def test_the_old_version_is_gone_and_the_new_one_works_on(
     assert database.value("SELECT count(note) FROM _zdm_fenced_public_before_widen.orders") == 100
 
     run(conn, lift_fence(planned, Authority.NEW, install))
-    assert not fetch_value(conn, standing(planned).encode())
+    assert not fetch_value(conn, standing(planned))
     assert columns(database, "public", "orders") == before
     assert database.value("SELECT sum(amount) FROM public_before_widen.orders") == 50500
 
@@ -131,13 +131,13 @@ def test_a_prepared_statement_of_the_old_version_fails_at_once(
 def test_repeatable_from_the_middle(database: Database, conn: Session, planned: Plan) -> None:
     parts = raise_fence(planned, Authority.NEW, install)
     assert run(conn, parts[:1]) == 1
-    assert not fetch_value(conn, standing(planned).encode())
+    assert not fetch_value(conn, standing(planned))
     assert run(conn, parts) == 1
     assert run(conn, parts) == 0
-    assert fetch_value(conn, standing(planned).encode())
+    assert fetch_value(conn, standing(planned))
     down = lift_fence(planned, Authority.NEW, install)
     assert run(conn, down[:1]) == 1
-    assert not fetch_value(conn, standing(planned).encode())
+    assert not fetch_value(conn, standing(planned))
     assert run(conn, down) == 1
     assert run(conn, down) == 0
 
@@ -180,7 +180,7 @@ def test_a_name_of_63_bytes_is_kept_apart(database: Database, conn: Session) -> 
     )
     planned = plan(wide, old_schema="")
     run(conn, raise_fence(planned, Authority.NEW, install))
-    assert fetch_value(conn, standing(planned).encode())
+    assert fetch_value(conn, standing(planned))
     run(conn, lift_fence(planned, Authority.NEW, install))
     assert columns(database, "public", "wide") == ["id", long, long[:62] + "d"]
 

@@ -277,7 +277,7 @@ def test_a_standby_may_serve_reads_that_nobody_counts_here(
 
 
 @pytest.mark.parametrize(
-    ("query", "use"),
+    "query, use",
     [
         ("SELECT id FROM orders", None),
         ("SELECT count(*) FROM orders", None),

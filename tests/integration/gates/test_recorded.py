@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.integration.gates.sample import TABLE, KnownFacts, context, migration, mapping, plan, session
+from tests.integration.gates.sample import TABLE, KnownFacts, context, mapping, migration, plan, session
 from tests.support.servers import Database
 from zdm.gates.approvals import Approvals
 from zdm.gates.backfill_complete import BackfillComplete

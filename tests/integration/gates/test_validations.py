@@ -28,7 +28,7 @@ def ask(ctx: GateContext, statement: str, expect: Any, **parameters: Any) -> Ver
 
 
 @pytest.mark.parametrize(
-    ("statement", "expect"),
+    "statement, expect",
     [
         ("SELECT count(*) FROM orders WHERE amount IS NULL", 0),
         ("SELECT sum(amount) FROM orders", 50500),
@@ -49,7 +49,7 @@ def test_holds(ctx: GateContext, statement: str, expect: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "expect", "said"),
+    "statement, expect, said",
     [
         ("SELECT count(*) FROM orders", 0, "check = 100, expected 0"),
         ("SELECT 1", True, "check = 1, expected true"),
