@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from zdm.db.additions import adds_instantly, taken_names
-from zdm.db.carry import carry_definitions
+from zdm.db.carry import carry
 from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
 from zdm.db.introspect import read_tables, resolve_type, rewrite_free, type_comparison
 from zdm.db.session import Session
 from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
-from zdm.engine.version_views import mark_views, view_steps
+from zdm.engine.version_views import view_steps
 from zdm.errors import BadInput, Problem
 from zdm.model.expression import Expression, Volatility
 from zdm.model.mapping import (
@@ -30,9 +30,10 @@ from zdm.model.names import QualifiedName, fit
 from zdm.model.plan import Finding, Plan, Roundtrip, Severity, TableFacts
 from zdm.model.step import Phase, Step
 from zdm.model.table import Table
+from zdm.operations import fidelity
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.migration import Migration
-from zdm.operations.shape import DraftGroup, DraftNew, TableShape
+from zdm.operations.shape import DraftNew, TableShape
 
 MARKER = "_zdm_state"
 
@@ -69,6 +70,8 @@ class _Compiler:
                 where = problem.where or label
                 self.problems.append(Problem(problem.what, where, problem.remedy, problem.rule))
             self.conn.prelude = tuple(self.draft.prelude)
+        self.fail()
+        self.problems += fidelity.settle(self.draft)
         self.findings += self.draft.findings
         self.fail()
 
@@ -98,7 +101,10 @@ class _Compiler:
         for name, count in Counter(c.name for c in shape.columns).items():
             if count > 1:
                 self.problems.append(
-                    Problem(f"the new version of {table.name} would have two columns called {name}", str(table.name))
+                    Problem(
+                        f"the new version of {table.name} would have two columns called {name}",
+                        str(table.name),
+                    )
                 )
         mapping = TableMapping(
             table=table.name,
@@ -155,9 +161,7 @@ class _Compiler:
             )
         return tuple(made)
 
-    def _resolve_new(
-        self, shape: TableShape, operation: str, new: DraftNew
-    ) -> None:
+    def _resolve_new(self, shape: TableShape, operation: str, new: DraftNew) -> None:
         try:
             found = resolve_type(self.conn, new.type, self.target)
         except BadInput as error:
@@ -172,10 +176,8 @@ class _Compiler:
         self, shape: TableShape
     ) -> tuple[dict[str, Expression], dict[str, Expression], dict[str, Expression]]:
         """All `up`s and all `fill`s by new physical column, and all `down`s by old physical column."""
-        old = [CheckColumn(c.name, c.name, c.type, c.collation) for c in shape.table.columns]
-        new = [
-            CheckColumn(c.name, c.physical, c.type, self._collation(shape, c.physical)) for c in shape.columns
-        ]
+        old = self._old_columns(shape)
+        new = self._new_columns(shape)
         ups = {
             n.physical: Request(g.operation, n.up, n.type, n.collation)
             for g in shape.groups
@@ -189,7 +191,9 @@ class _Compiler:
             if n.fill is not None
         }
         downs = {
-            name: Request(g.operation, text, _column(shape.table, name).type, _column(shape.table, name).collation)
+            name: Request(
+                g.operation, text, _column(shape.table, name).type, _column(shape.table, name).collation
+            )
             for g in shape.groups
             for name, text in g.old.items()
             if text is not None
@@ -269,10 +273,40 @@ class _Compiler:
             return False
         if any(old.default is not None for old in group.old):
             return True
-        types = {c.name: c.type for c in shape.table.columns} | {n.physical: n.type for g in shape.groups for n in g.new}
-        expressions = [n.up for n in group.new if n.up is not None] + [o.down for o in group.old if o.down is not None]
+        types = {c.name: c.type for c in shape.table.columns} | {
+            n.physical: n.type for g in shape.groups for n in g.new
+        }
+        expressions = [n.up for n in group.new if n.up is not None] + [
+            o.down for o in group.old if o.down is not None
+        ]
         # None means that it raises on NULLs; then the row's origin matters as well.
         return any(on_nulls(self.conn, types, expression) is not True for expression in expressions)
+
+    # -- what operations asked for ----------------------------------------------------------------------------
+
+    def requested(self) -> dict[str, Expression]:
+        """Have the server check the expressions of operations (conditions, index expressions, defaults)."""
+        found: dict[str, Expression] = {}
+        for name, shape in self.draft.shapes.items():
+            for over in ("old", "new"):
+                requests = {
+                    r.key: Request(r.where, r.text, r.assign_to, allow_volatile=r.volatile)
+                    for r in self.draft.requests
+                    if r.table == name and r.over == over
+                }
+                old = over == "old"
+                columns = self._old_columns(shape) if old else self._new_columns(shape)
+                found |= self._check(shape.name.name if old else shape.final_name, columns, requests)
+        return found
+
+    @staticmethod
+    def _old_columns(shape: TableShape) -> list[CheckColumn]:
+        return [CheckColumn(c.name, c.name, c.type, c.collation) for c in shape.table.columns]
+
+    def _new_columns(self, shape: TableShape) -> list[CheckColumn]:
+        return [
+            CheckColumn(c.name, c.physical, c.type, self._collation(shape, c.physical)) for c in shape.columns
+        ]
 
     # -- round trips ------------------------------------------------------------------------------------------
 
@@ -334,8 +368,8 @@ def compile_plan(
     draft = Draft(target=target, migration=migration.id, server_version=server, expose=migration.expose)
     named = {name for operation in migration.operations for name in operation.tables()}
     tables = read_tables(conn, [draft.name(name) for name in named])
-    previous = frozenset(previous_schemas)
-    draft.tables = {name: _without_version_views(found, previous) for name, found in tables.items()}
+    draft.tables = dict(tables)
+    draft.own_views = _views_in(conn, previous_schemas)
     compiler = _Compiler(conn, migration, target, draft)
     compiler.apply()
     mappings = {name: compiler.mapping(shape) for name, shape in draft.shapes.items()}
@@ -343,9 +377,12 @@ def compile_plan(
     if measure:
         compiler.measure(mappings)
         compiler.fail()
-    expressions = _requested(compiler, mappings)
+    expressions = compiler.requested()
     compiler.fail()
-    carried = carry_definitions(conn, draft)
+    # The session's own prelude makes the migration's types, so none is passed on.
+    carried, problems = carry(conn, draft.carries)
+    compiler.problems += problems
+    compiler.fail()
     context = [
         Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried)
         for position, operation in enumerate(migration.operations, 1)
@@ -367,6 +404,7 @@ def compile_plan(
     for phase in Phase:
         for operation, seen in zip(migration.operations, context, strict=True):
             steps += operation.plan(phase, seen)
+        steps += fidelity.plan(phase, context[0])
     for mapping in mapped:
         steps += table_steps(mapping)
     steps += view_steps(plan, draft)
@@ -398,31 +436,11 @@ def _free(name: str, table: Table) -> str:
     return candidate
 
 
-def _without_version_views(table: Table, schemas: frozenset[str]) -> Table:
-    """Leave out the views of earlier version schemas: they are zdm's own, and the swap takes care of them."""
-    kept = tuple(d for d in table.dependents if not (d.kind == "view" and mark_views(d.name, schemas)))
-    return table.model_copy(update={"dependents": kept})
-
-
-def _requested(compiler: _Compiler, mappings: dict[QualifiedName, TableMapping]) -> dict[str, Expression]:
-    """Have the server check what operations asked for (checks, index expressions, defaults)."""
-    del mappings
-    found: dict[str, Expression] = {}
-    for name, shape in compiler.draft.shapes.items():
-        wanted = [r for r in compiler.draft.requests if r.table == name]
-        for over in ("old", "new"):
-            requests = {
-                r.key: Request(r.where, r.text, r.assign_to, allow_volatile=r.volatile) for r in wanted if r.over == over
-            }
-            if not requests:
-                continue
-            if over == "old":
-                columns = [CheckColumn(c.name, c.name, c.type, c.collation) for c in shape.table.columns]
-                alias = shape.name.name
-            else:
-                columns = [
-                    CheckColumn(c.name, c.physical, c.type, compiler._collation(shape, c.physical)) for c in shape.columns
-                ]
-                alias = shape.final_name
-            found |= compiler._check(alias, columns, requests)
-    return found
+def _views_in(conn: Session, schemas: Sequence[str]) -> set[str]:
+    """The views of earlier version schemas, as introspection names them."""
+    rows = conn.execute(
+        """SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = ANY (%s) AND c.relkind = 'v'""",
+        [list(schemas)],
+    )
+    return {row[0] for row in rows}

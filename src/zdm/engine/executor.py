@@ -100,11 +100,24 @@ class Executor:
             case Transaction():
                 run_locked(self.session, action.statements, action.locks, self.budget, mark, self._waiting)
             case Concurrent():
-                run_concurrently(self.session, action.statement, action.done_when, action.cleanup, self._waiting)
+                run_concurrently(
+                    self.session,
+                    action.statement,
+                    action.done_when,
+                    action.cleanup,
+                    action.locks,
+                    self._waiting,
+                )
                 self._in_own_transaction(mark)
             case Scan():
                 run_scan(
-                    self.session, action.statement, action.done_when, action.locks, self.budget, mark, self._waiting
+                    self.session,
+                    action.statement,
+                    action.done_when,
+                    action.locks,
+                    self.budget,
+                    mark,
+                    self._waiting,
                 )
             case Sync():
                 self._sync(action, mark)
@@ -138,7 +151,9 @@ class Executor:
             try:
                 return work()
             except OutcomeUnknown:
-                self.reporter.note("the connection was lost while the server committed; looking whether it did")
+                self.reporter.note(
+                    "the connection was lost while the server committed; looking whether it did"
+                )
                 self.session = self.connect()
                 if step is not None and self._finished(step):
                     return None

@@ -142,7 +142,9 @@ def _run_steps(
         ) from error
     except (ZdmError, psycopg.Error) as error:
         _fail(work, executor, definition.failed, error)
-        raise _explained(work, definition, steps[len(runs)].title if len(runs) < len(steps) else "", error) from error
+        raise _explained(
+            work, definition, steps[len(runs)].title if len(runs) < len(steps) else "", error
+        ) from error
     return tuple(runs)
 
 
@@ -169,7 +171,9 @@ def _fail(work: Work, executor: Executor, state: State, error: Exception) -> Non
             work.session = executor.connect()
         work.rollout = rollouts.move(work.session, work.rollout.id, state, failure=str(error).strip())
         return
-    work.reporter.note("the failure could not be recorded; the state stays as it was, and re-running continues")
+    work.reporter.note(
+        "the failure could not be recorded; the state stays as it was, and re-running continues"
+    )
 
 
 def _move(work: Work, executor: Executor, state: State, then: Callable[[], None] | None = None) -> None:

@@ -74,7 +74,8 @@ def _why_not(state: State) -> str:
         State.COMPLETED: "The rollout is complete: the old structure is gone, and there is no way back.",
     }
     return reasons.get(
-        state, f"The rollout is {state}: cleanup has begun, and there is no way back. `zdm advance` finishes it."
+        state,
+        f"The rollout is {state}: cleanup has begun, and there is no way back. `zdm advance` finishes it.",
     )
 
 
@@ -88,7 +89,8 @@ def _verified(work: Work, executor: Executor) -> VerifyResult | None:
         raise GateRefused(
             "Rows of the new version are not carried over to the old one yet.",
             problems=[
-                Problem(f"{t.table}: {t.new_disagrees} rows, for example {', '.join(t.sample_keys)}") for t in lost
+                Problem(f"{t.table}: {t.new_disagrees} rows, for example {', '.join(t.sample_keys)}")
+                for t in lost
             ],
             remedy=f"Run `zdm verify {work.rollout.migration} --repair`, then roll back; or `zdm rollback --no-verify` to "
             "go back without them.",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from psycopg import sql
 
-from zdm.model.mapping import Authority, Expose, NewColumn, TableMapping
-from zdm.model.names import QualifiedName, fit, qualified
+from zdm.model.mapping import Authority, NewColumn, TableMapping
+from zdm.model.names import QualifiedName, fit
 from zdm.model.step import (
     Backfill,
     Lock,
@@ -20,12 +18,12 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.operations.shape import TableShape
+from zdm.operations.base import split_name
 
 
 def text(template: str, **names: sql.Composable) -> str:
     """Compose SQL from a literal template and composed names, and return it as text."""
-    return sql.SQL(template).format(**names).as_string(None)  # type: ignore[arg-type]
+    return sql.SQL(template).format(**names).as_string(None)
 
 
 def table(name: QualifiedName) -> sql.Identifier:
@@ -47,14 +45,14 @@ def _column_definition(new: NewColumn) -> sql.Composed:
     # The type was spelled by the server (format_type), so it is SQL by construction. No default and no NOT NULL here:
     # a value that is there must have come from the new application, and the old one must not fail.
     collation = (
-        sql.SQL(" COLLATE {}").format(sql.Identifier(*_split_collation(new.collation))) if new.collation else sql.SQL("")
+        sql.SQL(" COLLATE {}").format(sql.Identifier(*_split_collation(new.collation)))
+        if new.collation
+        else sql.SQL("")
     )
-    return sql.SQL("{} {}{}").format(sql.Identifier(new.name), sql.SQL(new.type), collation)  # type: ignore[arg-type]
+    return sql.SQL("{} {}{}").format(sql.Identifier(new.name), sql.SQL(new.type), collation)
 
 
 def _split_collation(name: str) -> list[str]:
-    from zdm.operations.base import split_name
-
     if "." not in name:
         return [name.strip('"')]
     found = split_name(name, "pg_catalog")
@@ -65,7 +63,9 @@ def _add_columns(mapping: TableMapping) -> Step:
     pieces = [sql.SQL("ADD COLUMN {}").format(_column_definition(new)) for new in fresh_columns(mapping)]
     pieces.append(sql.SQL("ADD COLUMN {} integer").format(sql.Identifier(mapping.marker)))
     drops = [new.name for new in fresh_columns(mapping)] + [mapping.marker]
-    undo = sql.SQL(", ").join(sql.SQL("DROP COLUMN IF EXISTS {}").format(sql.Identifier(name)) for name in drops)
+    undo = sql.SQL(", ").join(
+        sql.SQL("DROP COLUMN IF EXISTS {}").format(sql.Identifier(name)) for name in drops
+    )
     return Step(
         id=f"preparation.{mapping.table}.columns",
         title=f"add the new columns and the marker beside the old ones of {mapping.table}",
@@ -79,7 +79,9 @@ def _add_columns(mapping: TableMapping) -> Step:
         ),
         undo=(
             Transaction(
-                statements=(text("ALTER TABLE IF EXISTS {t} {actions}", t=table(mapping.table), actions=undo),),
+                statements=(
+                    text("ALTER TABLE IF EXISTS {t} {actions}", t=table(mapping.table), actions=undo),
+                ),
                 locks=(brief(mapping.table),),
             ),
         ),
@@ -155,7 +157,12 @@ def _tighten(mapping: TableMapping, new: NewColumn) -> list[Step]:
             action=Transaction(
                 statements=(
                     text("ALTER TABLE {t} DROP CONSTRAINT IF EXISTS {name}", t=t, name=name),
-                    text("ALTER TABLE {t} ADD CONSTRAINT {name} CHECK ({c} IS NOT NULL) NOT VALID", t=t, name=name, c=column),
+                    text(
+                        "ALTER TABLE {t} ADD CONSTRAINT {name} CHECK ({c} IS NOT NULL) NOT VALID",
+                        t=t,
+                        name=name,
+                        c=column,
+                    ),
                 ),
                 locks=(brief(mapping.table),),
             ),
@@ -177,64 +184,6 @@ def _tighten(mapping: TableMapping, new: NewColumn) -> list[Step]:
     ]
 
 
-def contract_statements(
-    mapping: TableMapping,
-    shape: TableShape,
-    *,
-    drop_views: Sequence[str],
-    drop_triggers: Sequence[str],
-    recreate_views: Sequence[str],
-) -> list[str]:
-    """The swap of one table: what goes, goes; what stays takes its final name. All of it changes catalogs only.
-
-    Parameters
-    ----------
-    drop_views: statements that drop the views that stand on what goes.
-    drop_triggers: statements that drop the sync triggers.
-    recreate_views: statements that make the new version's view anew, where it showed the marker.
-    """
-    t = table(mapping.table)
-    statements = [*drop_views, *drop_triggers]
-    gone = [old.name for group in mapping.groups for old in group.old]
-    if mapping.needs_sync:
-        gone.append(mapping.marker)
-    if gone:
-        actions = sql.SQL(", ").join(sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in gone)
-        statements.append(text("ALTER TABLE {t} {actions}", t=t, actions=actions))
-    for column in shape.columns:
-        if column.physical != column.name:
-            statements.append(
-                text(
-                    "ALTER TABLE {t} RENAME COLUMN {a} TO {b}",
-                    t=t,
-                    a=sql.Identifier(column.physical),
-                    b=sql.Identifier(column.name),
-                )
-            )
-    actions_after: list[sql.Composable] = []
-    fresh = {new.final: new for new in fresh_columns(mapping)}
-    for column in shape.columns:
-        new = fresh.get(column.name)
-        name = sql.Identifier(column.name)
-        if new is not None and new.not_null:
-            actions_after.append(sql.SQL("ALTER COLUMN {} SET NOT NULL").format(name))
-            actions_after.append(sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(not_null_proof(mapping, new))))
-        if (new is not None or column.default_changed) and column.default is not None:
-            default = sql.SQL(column.default)  # type: ignore[arg-type]  # deparsed by the server
-            actions_after.append(sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(name, default))
-        elif new is None and column.default_changed:
-            actions_after.append(sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name))
-    # SET NOT NULL must see the proof, so it comes in a statement before the one that drops it.
-    keep = [a for a in actions_after if "DROP CONSTRAINT" not in a.as_string(None)]
-    drop = [a for a in actions_after if "DROP CONSTRAINT" in a.as_string(None)]
-    for batch in (keep, drop):
-        if batch:
-            statements.append(text("ALTER TABLE {t} {actions}", t=t, actions=sql.SQL(", ").join(batch)))
-    if shape.final_name != mapping.table.name:
-        statements.append(text("ALTER TABLE {t} RENAME TO {n}", t=t, n=sql.Identifier(shape.final_name)))
-    return [*statements, *recreate_views]
-
-
 def table_steps(mapping: TableMapping) -> list[Step]:
     """Every shared step of a table's mapping but the swap and the views, which need the other tables as well."""
     if not mapping.needs_sync:
@@ -244,13 +193,3 @@ def table_steps(mapping: TableMapping) -> list[Step]:
         if new.not_null:
             steps += _tighten(mapping, new)
     return steps
-
-
-def final_table(mapping: TableMapping) -> QualifiedName:
-    """The table's name after cleanup."""
-    return qualified(mapping.table.schema_, mapping.final_name)
-
-
-def shows_views(mapping: TableMapping) -> bool:
-    """Whether the mapping has version views at all."""
-    return mapping.expose is Expose.VIEWS

@@ -132,7 +132,9 @@ def find_rollout(session: Session, migration: str, target: str) -> Rollout:
             f"There is no rollout of {migration} on {target}."
             if known
             else f"There is no migration {migration} in the catalog.",
-            remedy="`zdm advance` begins one." if known else "`zdm advance FILE` registers a file and begins.",
+            remedy="`zdm advance` begins one."
+            if known
+            else "`zdm advance FILE` registers a file and begins.",
             changed="Nothing was changed.",
         )
     return found
@@ -143,6 +145,7 @@ def registered_migration(session: Session, migration: str) -> Migration:
     found = registry.get(session, migration)
     if found is None:
         raise BadInput(
-            f"There is no migration {migration} in the catalog.", remedy="Give the path of its file instead of its id."
+            f"There is no migration {migration} in the catalog.",
+            remedy="Give the path of its file instead of its id.",
         )
     return Migration.model_validate(found.canonical)

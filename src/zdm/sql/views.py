@@ -176,9 +176,17 @@ def _grants(mapping: TableMapping, view: QualifiedName, columns: Iterable[ViewCo
     return dollar_quoted(
         "view_grants",
         view=sql.Literal(_text(qualified_name(view))),
-        table=sql.Literal(mapping.oid),
+        table=_source(mapping),
         columns=sql.SQL("{}::pg_catalog.jsonb").format(sql.Literal(json.dumps(rights, ensure_ascii=False))),
     )
+
+
+def _source(mapping: TableMapping) -> sql.Composable:
+    """The table's oid; by its name where the migration itself creates it, so that nobody knows the number yet."""
+    if mapping.oid:
+        return sql.Literal(mapping.oid)
+    name = sql.Literal(_text(qualified_name(mapping.table)))
+    return sql.SQL("{}::pg_catalog.regclass").format(name)
 
 
 def _text(statement: sql.Composable) -> str:

@@ -1,0 +1,38 @@
+"""Finds what a rollout left behind: after a clean rollback or cleanup there is nothing."""
+
+from __future__ import annotations
+
+from zdm.db.session import Connection
+from zdm.model.plan import Plan
+
+_LEFTOVERS = r"""
+SELECT 'column ' || a.attname || ' of ' || a.attrelid::pg_catalog.regclass::text
+FROM pg_catalog.pg_attribute AS a
+WHERE a.attrelid = ANY (%(tables)s::oid[]) AND NOT a.attisdropped AND a.attname LIKE '\_zdm%%'
+UNION ALL
+SELECT 'trigger ' || t.tgname || ' of ' || t.tgrelid::pg_catalog.regclass::text
+FROM pg_catalog.pg_trigger AS t
+WHERE t.tgrelid = ANY (%(tables)s::oid[]) AND NOT t.tgisinternal AND t.tgname LIKE '~zdm\_%%'
+UNION ALL
+SELECT 'constraint ' || c.conname || ' of ' || c.conrelid::pg_catalog.regclass::text
+FROM pg_catalog.pg_constraint AS c
+WHERE c.conrelid = ANY (%(tables)s::oid[]) AND c.conname LIKE '\_zdm%%'
+UNION ALL
+SELECT 'index ' || i.indexrelid::pg_catalog.regclass::text
+FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS k ON k.oid = i.indexrelid
+WHERE i.indrelid = ANY (%(tables)s::oid[]) AND (k.relname LIKE '\_zdm%%' OR NOT i.indisvalid)
+UNION ALL
+SELECT 'schema ' || n.nspname FROM pg_catalog.pg_namespace AS n WHERE n.nspname = ANY (%(schemas)s)
+"""
+
+
+def leftovers(conn: Connection, plan: Plan, *, schemas: bool = True) -> list[str]:
+    """Objects of zdm's that still stand on the plan's tables, by kind and name.
+
+    Parameters
+    ----------
+    schemas: count the version schemas as well; after cleanup the new version's is there on purpose.
+    """
+    names = [name for name in (plan.old_schema, plan.new_schema) if name] if schemas else []
+    tables = [mapping.oid for mapping in plan.mappings]
+    return [row[0] for row in conn.execute(_LEFTOVERS, {"tables": tables, "schemas": names})]

@@ -1,0 +1,116 @@
+"""A dry run: the exact statements of each step, the lock it takes, and what it is expected to cost."""
+
+from __future__ import annotations
+
+from psycopg import sql as composing
+
+from zdm.catalog import steps as step_store
+from zdm.catalog.steps import StepStatus
+from zdm.db.session import Session
+from zdm.engine.results import PreviewStep
+from zdm.model.mapping import Authority, TableMapping
+from zdm.model.plan import Plan
+from zdm.model.step import Action, Backfill, Concurrent, Phase, Scan, Step, Sync, Transaction, Verify
+from zdm.sql import rows, sync
+from zdm.sql.identifiers import qualified_name
+
+#: Throughputs that estimates are made from where nothing was measured yet, in bytes (scan) and rows (fill) a second. They are
+#: those of a small machine with data in memory; docs/benchmarks.md says how to measure one's own. Estimates say "about".
+SCAN_BYTES_PER_SECOND = 500e6
+FILL_ROWS_PER_SECOND = 50e3
+
+
+def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
+    """The exact SQL of an action; for a backfill the statement of one chunk, for a verification its predicate's count."""
+    match action:
+        case Transaction():
+            return action.statements
+        case Concurrent() | Scan():
+            return (action.statement,)
+        case Sync():
+            mapping = plan.mapping(action.table)
+            if action.remove:
+                return tuple(sync.remove(mapping, rollout))
+            if action.authority is Authority.NEW:
+                return tuple(sync.switch(mapping, rollout, action.authority))
+            return tuple(sync.install(mapping, rollout, action.authority).statements)
+        case Backfill():
+            return (_chunk(plan.mapping(action.table)),)
+        case Verify():
+            return (_comparison(plan.mapping(action.table)),)
+
+
+def _chunk(mapping: TableMapping) -> str:
+    template = composing.SQL(
+        "UPDATE {t} SET {a} WHERE ctid >= '(<first block>,0)' AND ctid < '(<next block>,0)' AND {p}"
+    )
+    return template.format(
+        t=qualified_name(mapping.table), a=rows.fill_assignments(mapping), p=rows.unsettled(mapping)
+    ).as_string(None)
+
+
+def _comparison(mapping: TableMapping) -> str:
+    kinds = composing.SQL(" OR ").join(found.predicate for found in rows.mismatch_kinds(mapping))
+    template = composing.SQL("SELECT count(*), count(*) FILTER (WHERE {k}) FROM {t}")
+    return template.format(t=qualified_name(mapping.table), k=kinds).as_string(None)
+
+
+def preview_steps(session: Session, plan: Plan, phase: Phase, *, rollout: int) -> list[PreviewStep]:
+    """The steps of one phase as `advance` would run them; those done already are marked."""
+    done: set[str] = set()
+    if rollout:
+        done = {
+            record.step
+            for record in step_store.all_of(session, rollout, phase)
+            if record.status is StepStatus.FINISHED
+        }
+    return [_preview(step, plan, rollout, step.id in done) for step in plan.of(phase)]
+
+
+def _preview(step: Step, plan: Plan, rollout: int, done: bool) -> PreviewStep:
+    seconds, count, size = estimate(step, plan)
+    return PreviewStep(
+        id=step.id,
+        title=step.title,
+        phase=step.phase,
+        kind=step.action.kind,
+        statements=statements_of(step.action, plan, rollout),
+        locks=step.locks,
+        seconds=seconds,
+        rows=count,
+        bytes=size,
+        done=done,
+        undo=tuple(text for action in step.undo for text in statements_of(action, plan, rollout)),
+    )
+
+
+def estimate(step: Step, plan: Plan) -> tuple[float | None, float | None, int | None]:
+    """Seconds, rows and bytes that a step goes through; None where there are no statistics to estimate from."""
+    tables = {lock.table for lock in step.locks}
+    facts = [fact for fact in plan.facts if fact.table in tables]
+    size = sum(fact.bytes for fact in facts)
+    known = all(fact.rows >= 0 for fact in facts)
+    count = sum(fact.rows for fact in facts) if known else None
+    match step.action:
+        case Transaction() | Sync():
+            return 0.0, None, None
+        case Backfill():
+            return (None if count is None else count / FILL_ROWS_PER_SECOND), count, size
+        case Verify() | Scan() | Concurrent():
+            return size / SCAN_BYTES_PER_SECOND, count, size
+
+
+def rendered_sql(plan: Plan, rollout: int) -> tuple[str, str]:
+    """All statements forward and back, for people who read the registry."""
+    up: list[str] = []
+    down: list[str] = []
+    for step in plan.steps:
+        up += [
+            f"-- {step.phase}: {step.title}",
+            *(f"{text};" for text in statements_of(step.action, plan, rollout)),
+        ]
+    for step in reversed(plan.steps):
+        texts = [f"{text};" for action in step.undo for text in statements_of(action, plan, rollout)]
+        if texts:
+            down += [f"-- undo {step.phase}: {step.title}", *texts]
+    return "\n".join(up), "\n".join(down)

@@ -1,0 +1,192 @@
+"""The row work of a rollout: ties backfill and verification, which know nothing of rollouts, to lease, catalog and reporter."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zdm.backfill.options import Hooks, Options, Progress, Wait
+from zdm.backfill.options import Result as Filled
+from zdm.backfill.run import backfill
+from zdm.catalog import rollouts, verifications
+from zdm.catalog.lease import Lease
+from zdm.catalog.verifications import Verification
+from zdm.db.session import Session, transaction
+from zdm.engine.results import BackfillResult, TableBackfill, TableVerification, VerifyResult
+from zdm.errors import Interrupted
+from zdm.model.names import QualifiedName
+from zdm.sql.rows import Kind
+from zdm.throttle.governor import Governor
+from zdm.verify.repair import repair
+from zdm.verify.run import verify
+
+if TYPE_CHECKING:
+    from zdm.engine.executor import Executor
+    from zdm.engine.work import Work
+
+
+@dataclass(slots=True)
+class RowWorker:
+    """Backfills and verifies single tables of one rollout, under its lease."""
+
+    work: Work
+    lease: Lease
+    connect: Callable[[], Session]
+
+    def backfill(self, table: QualifiedName) -> int:
+        """Fill one table to the end; returns the rows that this run settled.
+
+        Raises
+        ------
+        Interrupted: somebody stopped it.
+        """
+        result = self.fill(table)
+        if not result.complete:
+            raise Interrupted("The backfill was stopped before its end.", remedy="Run again; it continues.")
+        return result.rows
+
+    def fill(self, table: QualifiedName) -> Filled:
+        """Fill one table as far as it is let."""
+        work, stop = self.work, threading.Event()
+        reporter = work.reporter
+        with Governor(self.connect, work.settings) as governor:
+
+            def throttle(seconds: float) -> Wait:
+                pause = governor.pause(seconds)
+                if pause.seconds:
+                    reporter.waiting(pause.reason)
+                return Wait(pause.seconds, pause.reason)
+
+            def progress(at: Progress) -> None:
+                if at.waiting:
+                    reporter.waiting(at.waiting)
+                total = at.total
+                done = at.fraction * total if total is not None else float(at.rows)
+                reporter.progress(done, total, at.rate, at.eta, "rows")
+
+            hooks = Hooks(
+                guard=self.lease.guard,
+                paused=lambda conn: rollouts.is_paused(conn, work.rollout.id),
+                throttle=throttle,
+                progress=progress,
+                note=reporter.note,
+                stop=stop,
+            )
+            options = Options(workers=work.settings.workers, lock_budget=work.settings.lock_budget)
+            return backfill(self.connect, work.rollout.id, work.mapping(table), options, hooks)
+
+    def verify_and_store(self, table: QualifiedName) -> int:
+        """Verify one table for a step; returns the rows compared.
+
+        Findings do not fail the step: they are stored, shown, and refused by the gates of the next phases.
+        """
+        found = self.compare(table)
+        mapping = self.work.mapping(table)
+        if not found.clean:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in found.mismatches.items() if count)
+            self.work.reporter.note(f"{mapping.table}: {kinds}; the gate of the next phase will refuse")
+        return found.rows
+
+    def compare(self, table: QualifiedName) -> Verification:
+        """Compare every row of one table, and store what was found."""
+        work = self.work
+        with self.connect() as conn:
+            found = verify(self.connect, work.mapping(table))
+            record = Verification(
+                table=table,
+                started_at=found.started_at,
+                rows=found.rows,
+                authority=work.rollout.authority,
+                mismatches={str(kind): count for kind, count in found.counts.items()},
+                sample_keys={str(kind): list(keys) for kind, keys in found.samples.items()},
+                snapshot=found.snapshot,
+                lsn=found.lsn,
+            )
+            with transaction(conn):
+                with conn.cursor() as cursor:
+                    self.lease.guard(cursor)
+                return verifications.store(conn, work.rollout.id, record)
+
+
+def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) -> VerifyResult:
+    """Compare every mapped table.
+
+    Parameters
+    ----------
+    repair_first: derive again what disagrees, from the side that is the authority, before the comparison that counts.
+    """
+    begun = time.monotonic()
+    rows = RowWorker(work, executor.lease, executor.connect)
+    tables: list[TableVerification] = []
+    for mapping in [m for m in work.plan.mappings if m.needs_sync]:
+        started = time.monotonic()
+        repaired = 0
+        if repair_first:
+            rows.fill(mapping.table)
+            repaired = repair(
+                executor.connect,
+                work.mapping(mapping.table),
+                work.rollout.authority,
+                guard=executor.lease.guard,
+            )
+        found = rows.compare(mapping.table)
+        tables.append(
+            table_verification(found).model_copy(
+                update={"repaired": repaired, "seconds": time.monotonic() - started}
+            )
+        )
+    return VerifyResult(
+        rollout=work.rollout.migration,
+        target=work.rollout.target,
+        tables=tuple(tables),
+        repaired=repair_first,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def backfill_all(work: Work, executor: Executor) -> BackfillResult:
+    """Fill every mapped table. A rollout that is past migration has nothing left unless rows became unsettled since."""
+    begun = time.monotonic()
+    rows = RowWorker(work, executor.lease, executor.connect)
+    tables: list[TableBackfill] = []
+    for mapping in [m for m in work.plan.mappings if m.needs_sync]:
+        found = rows.fill(mapping.table)
+        facts = next((f for f in work.plan.facts if f.table == mapping.table), None)
+        tables.append(
+            TableBackfill(
+                table=mapping.table,
+                rows=found.rows,
+                total=facts.rows if facts is not None and facts.rows >= 0 else None,
+                chunks=found.chunks,
+                complete=found.complete,
+                seconds=found.seconds,
+                throttled_seconds=found.waited,
+            )
+        )
+    return BackfillResult(
+        rollout=work.rollout.migration,
+        target=work.rollout.target,
+        tables=tuple(tables),
+        workers=work.settings.workers,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def table_verification(found: Verification) -> TableVerification:
+    """A stored comparison as the engine answers it."""
+    count = {kind: int(found.mismatches.get(kind.value, 0)) for kind in Kind}
+    keys = [str(key) for kind in found.sample_keys.values() for key in kind]
+    return TableVerification(
+        table=found.table,
+        rows=found.rows,
+        unsettled=count[Kind.UNSETTLED],
+        failed=count[Kind.FAILED],
+        old_disagrees=count[Kind.STALE_NEW],
+        new_disagrees=count[Kind.STALE_OLD],
+        nulls=count[Kind.NULL_NEW],
+        sample_keys=tuple(dict.fromkeys(keys))[:10],
+        at=found.started_at,
+    )

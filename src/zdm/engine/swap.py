@@ -1,0 +1,163 @@
+"""The swap: the one transaction of cleanup in which a table's old structure goes and the new one takes its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from psycopg import sql
+
+from zdm.engine.table_steps import brief, fresh_columns, not_null_proof, table, text
+from zdm.model.mapping import TableMapping
+from zdm.model.names import qualified
+from zdm.model.plan import Plan
+from zdm.model.step import Phase, Stage, Step, Sync, Transaction
+from zdm.operations.base import Draft
+from zdm.operations.shape import ShapeColumn, TableShape
+from zdm.sql import sync, views
+
+
+def swap_steps(plan: Plan, draft: Draft, previous_schemas: Sequence[str]) -> list[Step]:
+    """The swap of every table, and the removal of what only the rollout needed.
+
+    Parameters
+    ----------
+    previous_schemas: version schemas of earlier, completed rollouts; their applications are the old version now.
+    """
+    steps = [
+        step
+        for mapping in plan.mappings
+        if (step := _swap(plan, mapping, draft.shapes[mapping.table], previous_schemas)) is not None
+    ]
+    steps += [
+        Step(
+            id=f"cleanup.{mapping.table}.sync",
+            title=f"drop the sync functions of {mapping.table}",
+            phase=Phase.CLEANUP,
+            stage=Stage.FINISH,
+            action=Sync(table=mapping.table, remove=True),
+        )
+        for mapping in plan.mappings
+        if mapping.needs_sync
+    ]
+    for schema in (*((plan.old_schema,) if plan.old_schema else ()), *previous_schemas):
+        steps.append(
+            Step(
+                id=f"cleanup.schema.{schema}",
+                title=f"drop version schema {schema}",
+                phase=Phase.CLEANUP,
+                stage=Stage.FINISH,
+                action=Transaction(statements=tuple(views.drop_schema(schema))),
+            )
+        )
+    return steps
+
+
+def _swap(
+    plan: Plan, mapping: TableMapping, shape: TableShape, previous_schemas: Sequence[str]
+) -> Step | None:
+    olds = (*((plan.old_schema,) if plan.old_schema else ()), *previous_schemas)
+    drops = [statement for schema in olds for statement in views.drop_view(mapping, schema, old=True)]
+    altered = any(column.alter_type for column in shape.columns)
+    remake: list[str] = []
+    if plan.new_schema and not mapping.dropped_in_new:
+        made = after_swap(mapping)
+        if mapping.marker_in_view or altered:
+            drops += views.drop_view(mapping, plan.new_schema)
+            remake += views.create_view(made, plan.new_schema, plan.server_version)
+        else:
+            remake.append(views.stamp_view(made, plan.new_schema))
+    # The triggers' names do not depend on the rollout; the functions, whose names do, go in a step of their own.
+    triggers = [s for s in sync.remove(mapping, 0) if s.startswith("DROP TRIGGER")]
+    statements = contract_statements(
+        mapping, shape, drop_views=drops, drop_triggers=triggers, recreate_views=remake
+    )
+    if not statements:
+        return None
+    return Step(
+        id=f"cleanup.{mapping.table}.swap",
+        title=f"swap {mapping.table}: the old structure goes, the new one takes its place",
+        phase=Phase.CLEANUP,
+        stage=Stage.CONTRACT,
+        action=Transaction(statements=tuple(statements), locks=(brief(mapping.table),)),
+        naive="drop-column",
+    )
+
+
+def after_swap(mapping: TableMapping) -> TableMapping:
+    """The mapping as it is once the table has its final names: nothing is mapped any more."""
+    return mapping.model_copy(
+        update={
+            "table": qualified(mapping.table.schema_, mapping.final_name),
+            "groups": (),
+            "marker_in_view": False,
+            "new_columns": tuple(c.model_copy(update={"physical": c.name}) for c in mapping.new_columns),
+        }
+    )
+
+
+def contract_statements(
+    mapping: TableMapping,
+    shape: TableShape,
+    *,
+    drop_views: Sequence[str],
+    drop_triggers: Sequence[str],
+    recreate_views: Sequence[str],
+) -> list[str]:
+    """What goes, goes; what stays takes its final name. All of it changes catalogs only.
+
+    Parameters
+    ----------
+    drop_views: statements that drop the views that stand on what goes.
+    drop_triggers: statements that drop the sync triggers.
+    recreate_views: statements that make the new version's view anew, where it showed the marker or a type changes.
+    """
+    statements = [*drop_views, *drop_triggers]
+    if shape.dropped:
+        return statements
+    t = table(mapping.table)
+    gone = list(dict.fromkeys([old.name for group in mapping.groups for old in group.old] + shape.removed))
+    if mapping.needs_sync:
+        gone.append(mapping.marker)
+    statements += _alter(t, (sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in gone))
+    statements += _renames(t, shape.columns)
+    fresh = {new.final: new for new in fresh_columns(mapping)}
+    changes: list[sql.Composable] = []
+    proofs: list[sql.Composable] = []
+    for column in shape.columns:
+        name, new = sql.Identifier(column.name), fresh.get(column.name)
+        if column.alter_type is not None:
+            kind = sql.SQL(column.alter_type)  # spelled by the server
+            changes.append(sql.SQL("ALTER COLUMN {} TYPE {}").format(name, kind))
+        if new is not None and new.not_null:
+            # The validated check proves it, so nothing is scanned; it goes in a statement of its own, afterwards.
+            changes.append(sql.SQL("ALTER COLUMN {} SET NOT NULL").format(name))
+            proofs.append(sql.SQL("DROP CONSTRAINT {}").format(sql.Identifier(not_null_proof(mapping, new))))
+        if new is not None or column.default_changed:
+            if column.default is not None:
+                default = sql.SQL(column.default)  # deparsed by the server
+                changes.append(sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(name, default))
+            elif new is None:
+                changes.append(sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name))
+    statements += _alter(t, changes)
+    statements += _alter(t, proofs)
+    if shape.final_name != mapping.table.name:
+        statements.append(text("ALTER TABLE {t} RENAME TO {n}", t=t, n=sql.Identifier(shape.final_name)))
+    return [*statements, *recreate_views]
+
+
+def _alter(t: sql.Identifier, actions: Iterable[sql.Composable]) -> list[str]:
+    listed = list(actions)
+    return [text("ALTER TABLE {t} {actions}", t=t, actions=sql.SQL(", ").join(listed))] if listed else []
+
+
+def _renames(t: sql.Identifier, columns: Sequence[ShapeColumn]) -> list[str]:
+    """Physical names to final ones; columns that exchange names go through a name of their own first."""
+    wanted = [(c.physical, c.name) for c in columns if c.physical != c.name]
+    physical = {old for old, _ in wanted}
+    first = [(old, f"_zdm_swap_{n}") for n, (old, new) in enumerate(wanted) if new in physical]
+    moved = dict(first)
+    pairs = first + [(moved.get(old, old), new) for old, new in wanted]
+    return [
+        text("ALTER TABLE {t} RENAME COLUMN {a} TO {b}", t=t, a=sql.Identifier(a), b=sql.Identifier(b))
+        for a, b in pairs
+    ]
