@@ -13,7 +13,7 @@ from zdm.errors import IllegalMove
 from zdm.model.mapping import Authority
 from zdm.model.step import Phase
 from zdm.model.verdict import Verdict
-from zdm.resources import data_dir
+from zdm.resources import phases as phase_files
 
 
 class State(StrEnum):
@@ -102,6 +102,13 @@ class PhaseMachine:
         """Whether `advance` has anything to do from `state`."""
         return any(state in d.sources or state in (d.running, d.failed) for d in self.definitions)
 
+    def is_past(self, state: State, phase: Phase) -> bool:
+        """Whether `phase` is done in `state`."""
+        reached = self.phase_of(state)
+        if reached is None:
+            return False
+        return reached.number > phase.number or state is self.definition(phase).done
+
     def resumes(self, state: State) -> bool:
         """Whether `advance` from `state` continues an interrupted or failed phase (its gates have been passed already)."""
         return any(state in (d.running, d.failed) for d in self.definitions)
@@ -156,5 +163,5 @@ def parse_definition(text: str) -> PhaseDefinition:
 @cache
 def machine() -> PhaseMachine:
     """The machine of the installed phases/*.toml, in the order of their file names."""
-    files = sorted(data_dir("phases").glob("*.toml"))
+    files = sorted(phase_files().glob("*.toml"))
     return PhaseMachine(tuple(parse_definition(f.read_text(encoding="utf-8")) for f in files))
