@@ -152,8 +152,8 @@ class Session:
         self._last = future
         return Pending(self, statement, future)
 
-    def close(self) -> None:
-        """Cancel what still runs, and close the connection."""
+    def cancel(self) -> None:
+        """Cancel what still runs."""
         if self._last is not None and not self._last.done():
             self.connection.cancel_safe(timeout=5)
             try:
@@ -161,7 +161,6 @@ class Session:
             except FutureTimeout:
                 self.scene.terminate(self.pid)
                 self._last.exception(timeout=5)
-        self.connection.close()
 
 
 class Scene:
@@ -198,7 +197,10 @@ class Scene:
         self._observer.execute("SELECT pg_terminate_backend(%s)", [pid])
 
     def close(self) -> None:
-        """Close all sessions."""
+        """Cancel what still runs, and close all sessions."""
+        # All are cancelled before any is closed, or one would get the lock that another lets go.
         for session in self._sessions:
-            session.close()
+            session.cancel()
+        for session in self._sessions:
+            session.connection.close()
         self._observer.close()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from psycopg.conninfo import make_conninfo
 
 from zdm.devdb.binaries import Binaries
+from zdm.devdb.endpoint import SUPERUSER
 from zdm.devdb.process import wait_until
-from zdm.devdb.server import SUPERUSER, DevServer, Setting
+from zdm.devdb.server import DevServer, Setting
 
 if TYPE_CHECKING:
     from zdm.devdb.process import Home
@@ -51,7 +52,10 @@ class Replica(DevServer):
         ZdmError: not within `seconds`.
         """
         with self.primary.connect(autocommit=True) as primary, self.connect(autocommit=True) as here:
-            row = primary.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+            # A commit of its own flushes those before it that did not wait (synchronous_commit = off). Not the insert
+            # position: what lies between it and the flushed one is sent only with the next commit.
+            primary.execute("SELECT pg_logical_emit_message(true, 'zdm', '')")
+            row = primary.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
             assert row is not None
             (target,) = row
 

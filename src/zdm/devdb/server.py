@@ -16,17 +16,14 @@ import secrets
 import signal
 import subprocess
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import quote, urlencode
-
-import psycopg
-from psycopg import sql
+from typing import TYPE_CHECKING, Final, Self
 
 from zdm.devdb.account import server_account
 from zdm.devdb.binaries import Binaries, find_binaries
+from zdm.devdb.endpoint import SUPERUSER, Endpoint
 from zdm.devdb.process import (
     Home,
     free_port,
@@ -43,9 +40,6 @@ if TYPE_CHECKING:
 #: A value of postgresql.conf.
 Setting = str | int | float | bool
 
-#: The bootstrap role of every server.
-SUPERUSER: Final = "postgres"
-
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
 
@@ -58,6 +52,8 @@ _DEFAULTS: Final[Mapping[str, Setting]] = {
     "max_wal_senders": 10,
     "max_replication_slots": 10,
     "max_prepared_transactions": 10,
+    # A standby whose primary was away comes back at once.
+    "wal_retrieve_retry_interval": "200ms",
     "max_wal_size": "4GB",
     "shared_preload_libraries": "pg_stat_statements",
     "timezone": "UTC",
@@ -77,7 +73,7 @@ def _close_all() -> None:
         server.close()
 
 
-class DevServer:
+class DevServer(Endpoint):
     """One PostgreSQL server, in a fresh directory of its own, reachable only from this machine.
 
     Local users get in by the Unix socket without a password, but the socket lies in a directory that only the
@@ -106,8 +102,7 @@ class DevServer:
         settings: Mapping[str, Setting] | None = None,
         durable: bool = True,
     ) -> None:
-        #: The installation as it was found; clients run from here, as whoever calls.
-        self.binaries = binaries or find_binaries()
+        super().__init__(binaries or find_binaries(), secrets.token_urlsafe(24))
         self._settings: dict[str, Setting] = {
             **_DEFAULTS,
             **({} if durable else _NOT_DURABLE),
@@ -120,10 +115,6 @@ class DevServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._replicas: list[Replica] = []
         self._shared_memory: set[Path] = set()
-        self._password = secrets.token_urlsafe(24)
-        self._port = 0
-
-    # ------------------------------------------------------------------------------------------ lifetime
 
     def __enter__(self) -> Self:
         try:
@@ -150,12 +141,18 @@ class DevServer:
         """
         if self.is_running:
             raise ZdmError("the server runs already")
+        # It may have died by another hand than ours.
+        self._forget_process()
         self._settings.update(settings or {})
         if self._home is None:
             self._home = Home(server_account())
             _open.add(self)
-            self._programs = self._stage()
-            self._initialize()
+            try:
+                self._programs = self._stage()
+                self._initialize()
+            except BaseException:
+                self.close()
+                raise
         if self._port:
             self._launch()
             return self
@@ -223,22 +220,10 @@ class DevServer:
         self._home = None
         _open.discard(self)
 
-    # ------------------------------------------------------------------------------------------- facts
-
     @property
     def is_running(self) -> bool:
         """Whether the server's main process lives."""
         return self._process is not None and self._process.poll() is None
-
-    @property
-    def version(self) -> tuple[int, int]:
-        """(major, minor)."""
-        return self.binaries.version
-
-    @property
-    def port(self) -> int:
-        """The port of the TCP listener and in the name of the Unix socket."""
-        return self._port
 
     @property
     def pid(self) -> int:
@@ -275,131 +260,6 @@ class DevServer:
             return ""
         return text if lines is None else "\n".join(text.splitlines()[-lines:])
 
-    # ----------------------------------------------------------------------------------------- clients
-
-    def dsn(
-        self,
-        dbname: str = SUPERUSER,
-        user: str = SUPERUSER,
-        *,
-        password: str | None = None,
-        tcp: bool = False,
-    ) -> str:
-        """A connection URL that libpq, psycopg and SQLAlchemy (``postgresql+psycopg``) understand.
-
-        Parameters
-        ----------
-        password: the password of `user`; needed by TCP only. The superuser's own is filled in.
-        tcp: by 127.0.0.1 instead of the Unix socket.
-        """
-        if tcp and password is None and user == SUPERUSER:
-            password = self._password
-        who = quote(user, safe="") + (f":{quote(password, safe='')}" if password is not None else "")
-        database = quote(dbname, safe="")
-        if tcp:
-            return f"postgresql://{who}@127.0.0.1:{self.port}/{database}"
-        # A slash needs no escape in a query, and unescaped the path can be read.
-        where = urlencode({"host": self.socket_directory, "port": self.port}, safe="/")
-        return f"postgresql://{who}@/{database}?{where}"
-
-    def connect(
-        self, dbname: str = SUPERUSER, user: str = SUPERUSER, *, autocommit: bool = False
-    ) -> psycopg.Connection[tuple[Any, ...]]:
-        """A new connection by the Unix socket."""
-        return psycopg.connect(self.dsn(dbname, user), autocommit=autocommit)
-
-    def create_database(self, name: str, *, template: str | None = None, owner: str | None = None) -> str:
-        """Create a database and return its DSN.
-
-        Parameters
-        ----------
-        template: the database to copy, which nobody may be connected to; by default ``template1``.
-        owner: the role that shall own it; by default the superuser.
-        """
-        statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
-        if template is not None:
-            statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
-        if owner is not None:
-            statement += sql.SQL(" OWNER {}").format(sql.Identifier(owner))
-        with self.connect(autocommit=True) as connection:
-            connection.execute(statement)
-        return self.dsn(name)
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database if it exists, ending the sessions in it."""
-        with self.connect(autocommit=True) as connection:
-            connection.execute(
-                sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-            )
-
-    def bin(self, program: str) -> Path:
-        """The path of a client program, such as ``pgbench`` or ``pg_dump``, of the server's own version."""
-        return self.binaries.path(program)
-
-    def client_environment(self, dbname: str = SUPERUSER, user: str = SUPERUSER) -> dict[str, str]:
-        """Our environment with libpq's variables pointing at this server, and no others of libpq's."""
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        return ours | {
-            "PGHOST": str(self.socket_directory),
-            "PGPORT": str(self.port),
-            "PGUSER": user,
-            "PGDATABASE": dbname,
-        }
-
-    def run_client(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        dbname: str = SUPERUSER,
-        user: str = SUPERUSER,
-        stdin: str | None = None,
-        check: bool = True,
-        timeout: float | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a client program to its end, as ourselves, connected by its environment.
-
-        Parameters
-        ----------
-        argv: the program's name (``"pgbench"``) and its arguments.
-        stdin: what it reads on standard input.
-        timeout: seconds.
-
-        Raises
-        ------
-        ZdmError: with `check`, it failed; the message has what it wrote to standard error.
-        subprocess.TimeoutExpired: it took longer than `timeout`.
-        """
-        program, *arguments = argv
-        done = subprocess.run(
-            [self.bin(str(program)), *arguments],
-            env=self.client_environment(dbname, user),
-            input=stdin if stdin is not None else "",
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=timeout,
-        )
-        if check and done.returncode != 0:
-            raise ZdmError(f"{program} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
-        return done
-
-    def start_client(
-        self, argv: Sequence[str | Path], *, dbname: str = SUPERUSER, user: str = SUPERUSER
-    ) -> subprocess.Popen[str]:
-        """Start a client program in the background, such as a pgbench that makes load; ending it is the caller's task.
-
-        Standard output and error are pipes: read them with ``communicate()``.
-        """
-        program, *arguments = argv
-        return subprocess.Popen(
-            [self.bin(str(program)), *arguments],
-            env=self.client_environment(dbname, user),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
     def replica(self, name: str | None = None, *, settings: Mapping[str, Setting] | None = None) -> Replica:
         """Make and start a streaming standby of this server; closing this server closes it first.
 
@@ -418,8 +278,6 @@ class DevServer:
             replica.close()
             raise
         return replica
-
-    # ---------------------------------------------------------------------------------------- internals
 
     @property
     def _running_home(self) -> Home:
