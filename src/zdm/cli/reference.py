@@ -1,11 +1,16 @@
-"""docs/cli.md, generated from the commands themselves; a test fails when the two differ."""
+"""docs/cli.md and the lists of docs/migration-file.md, generated from the code; a test fails when they differ."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from zdm.cli.app import COMMANDS, group
 from zdm.cli.config import KEYS
+from zdm.operations.loader import models_in
 
 _WIDTH = 100
 
@@ -63,7 +68,7 @@ environment over the file. Unknown keys are refused.
 def reference() -> str:
     """The whole page."""
     parts = [_HEAD + "".join(f"| `{key}` | {meaning} |\n" for key, meaning in KEYS.items())]
-    with click.Context(group, info_name="zdm", terminal_width=_WIDTH) as root:
+    with click.Context(group, info_name="zdm", terminal_width=_WIDTH, **group.context_settings) as root:
         parts.append(f"## zdm\n\n```text\n{group.get_help(root)}\n```\n")
         for names in COMMANDS.values():
             for name in names:
@@ -72,3 +77,66 @@ def reference() -> str:
                 with click.Context(command, parent=root, info_name=name, terminal_width=_WIDTH) as context:
                     parts.append(f"## zdm {name}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
+
+
+GENERATED = "<!-- generated from the code from here on; a test holds it to the code -->"
+
+
+def keys_reference() -> str:
+    """The lists of docs/migration-file.md: the file's own keys, every operation's, and every gate's."""
+    from zdm.gates.registry import gates
+    from zdm.operations.migration import Migration, Validation
+    from zdm.operations.registry import operations
+
+    parts = [
+        "## Every key",
+        "### The file",
+        _fields(Migration),
+        "### Each of `validations`",
+        _fields(Validation),
+    ]
+    parts.append("## Every operation")
+    for kind, operation in operations().items():
+        parts += [
+            f"### {kind}",
+            f"{operation.summary[:1].upper()}{operation.summary[1:]}.",
+            _fields(operation),
+        ]
+        parts += [f"Each of `{key}`:\n\n{_fields(inner)}" for key, inner in _inner(operation)]
+    parts.append("## Every gate")
+    for name, gate in gates().items():
+        short = f" A bare value means `{gate.scalar}`." if gate.scalar else ""
+        parts += [f"### {name}", f"{gate.asks}{short}"]
+        if gate.model_fields:
+            parts.append(_fields(gate))
+    return "\n\n".join(parts) + "\n"
+
+
+def _fields(model: type[BaseModel]) -> str:
+    rows = ["| Key | Meaning | Default |", "|---|---|---|"]
+    for name, info in model.model_fields.items():
+        meaning = (info.description or "").replace("|", "\\|").replace("<", "\\<")
+        rows.append(f"| `{info.alias or name}` | {meaning} | {_default(info)} |")
+    return "\n".join(rows)
+
+
+def _default(info: FieldInfo) -> str:
+    from datetime import timedelta
+
+    from zdm.model.duration import format_duration
+
+    if info.is_required():
+        return "required"
+    default = info.get_default(call_default_factory=False)
+    default = getattr(default, "value", default)
+    if isinstance(default, timedelta):
+        default = format_duration(default)
+    if isinstance(default, bool):
+        default = str(default).lower()
+    return f"`{default}`" if isinstance(default, str | int | float) and default != "" else ""
+
+
+def _inner(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, info in model.model_fields.items():
+        for found in models_in(info.annotation):
+            yield info.alias or name, found

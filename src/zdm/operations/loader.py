@@ -598,10 +598,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models in a field's annotation; through optionals, lists and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+    return [model for argument in typing.get_args(annotation) for model in models_in(argument)]
 
 
 def _models_at(model: type[BaseModel], trail: Trail) -> list[type[BaseModel]]:
@@ -615,7 +616,7 @@ def _models_at(model: type[BaseModel], trail: Trail) -> list[type[BaseModel]]:
             for m in models
             for field_name, info in m.model_fields.items()
             if part in (field_name, info.alias)
-            for inner in _models_in(info.annotation)
+            for inner in models_in(info.annotation)
         ]
         models = below or models
     return models
