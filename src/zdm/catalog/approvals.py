@@ -14,10 +14,11 @@ from zdm.model.step import Phase
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """One approval; `role` is the database role that wrote it."""
+    """One approval; `checksum` is the content that was agreed to, `role` the database role that wrote it."""
 
     phase: Phase
     approver: str
+    checksum: str
     comment: str
     role: str
     at: datetime
@@ -27,15 +28,16 @@ class Approval:
 
 
 def add(conn: psycopg.Connection[Any], rollout: int, phase: Phase, approver: str, comment: str = "") -> bool:
-    """Record an approval; False if this person had approved already. One write, in the caller's transaction."""
+    """Record an approval of the rollout as it is planned now; False if this person had given it already. One write, in the caller's transaction."""
     cursor = conn.execute(
         """
-        INSERT INTO zdm.approvals (rollout, phase, approver, comment) VALUES (%s, %s, %s, %s)
-        ON CONFLICT (rollout, phase, approver) DO NOTHING
+        INSERT INTO zdm.approvals (rollout, phase, approver, checksum, comment)
+        SELECT r.id, %s, %s, r.checksum, %s FROM zdm.module_migrations AS r WHERE r.id = %s
+        ON CONFLICT DO NOTHING
         """,
-        [rollout, phase.value, approver, comment],
+        [phase.value, approver, comment, rollout],
     )
-    return cursor.rowcount == 1
+    return cursor.rowcount >= 1
 
 
 def revoke(conn: psycopg.Connection[Any], rollout: int, phase: Phase, approver: str) -> bool:
@@ -44,7 +46,7 @@ def revoke(conn: psycopg.Connection[Any], rollout: int, phase: Phase, approver: 
         "DELETE FROM zdm.approvals WHERE rollout = %s AND phase = %s AND approver = %s",
         [rollout, phase.value, approver],
     )
-    return cursor.rowcount == 1
+    return cursor.rowcount >= 1
 
 
 def all_of(conn: psycopg.Connection[Any], rollout: int, phase: Phase | None = None) -> list[Approval]:
@@ -52,7 +54,7 @@ def all_of(conn: psycopg.Connection[Any], rollout: int, phase: Phase | None = No
     with conn.cursor(row_factory=class_row(Approval)) as cursor:
         cursor.execute(
             """
-            SELECT phase, approver, comment, role, at FROM zdm.approvals
+            SELECT phase, approver, checksum, comment, role, at FROM zdm.approvals
             WHERE rollout = %(rollout)s AND (%(phase)s::text IS NULL OR phase = %(phase)s)
             ORDER BY id
             """,

@@ -164,7 +164,7 @@ def advance(
 
 
 def start_sweep(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName) -> None:
-    """Every range is done; the last look over the whole table begins. One write, in the caller's transaction.
+    """Every range is done; the last look over the whole table begins. Atomic, inside the caller's transaction or in its own.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def add_swept(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedNa
 
 
 def finish(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName) -> BackfillState:
-    """Nothing is left to settle. One write, in the caller's transaction; repeating it changes nothing.
+    """Nothing is left to settle. Atomic, inside the caller's transaction or in its own. Repeating it changes nothing.
 
     Raises
     ------

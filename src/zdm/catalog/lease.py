@@ -37,6 +37,7 @@ from zdm.errors import BadInput, Busy, ZdmError
 
 BEAT: Final = timedelta(seconds=3)
 EXPIRY: Final = timedelta(seconds=15)
+_RECONNECT: Final = 0.2
 
 Connect = Callable[[], psycopg.Connection[Any]]
 
@@ -185,16 +186,20 @@ class Lease:
             raise self._taken()
 
     def release(self) -> None:
-        """Give it back. Safe to repeat. A server that cannot be reached just lets it expire."""
+        """Give it back. Safe to repeat, and never fails: what cannot be given back is free once the heartbeat's connection ends."""
         if self._stopping.is_set():
             return
         self._stopping.set()
         self._wake_write.send(b"x")
         self._thread.join()
-        with contextlib.suppress(psycopg.Error), self._usable() as conn:
-            conn.execute(
-                "DELETE FROM zdm.leases WHERE rollout = %s AND token = %s", [self.rollout, self.token]
-            )
+        with contextlib.suppress(psycopg.Error, ZdmError, OSError):
+            conn = self._usable()
+            with conn.transaction():
+                # A guarded transaction of our own may still be open, on its way to being rolled back by an error.
+                conn.execute("SET LOCAL lock_timeout = '500ms'")
+                conn.execute(
+                    "DELETE FROM zdm.leases WHERE rollout = %s AND token = %s", [self.rollout, self.token]
+                )
         self._conn.close()
         self._wake_read.close()
         self._wake_write.close()
@@ -233,10 +238,10 @@ class Lease:
                     self._lost.set()
                     return
                 wait = self._beat
-            except psycopg.Error:
+            except (psycopg.Error, ZdmError, OSError):
                 # The server may be restarting. Whether the lease is still ours is found out by the next beat that arrives.
+                wait = _RECONNECT if self._conn.closed else 0
                 self._conn.close()
-                wait = min(self._beat, 0.2)
 
 
 def application_name(token: uuid.UUID) -> str:
@@ -385,7 +390,7 @@ def _end_leftovers(conn: psycopg.Connection[Any], found: Holder) -> None:
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
         conn.execute(
             """
-            SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity AS a
+            SELECT pg_catalog.pg_terminate_backend(a.pid, 5000) FROM pg_catalog.pg_stat_activity AS a
             WHERE a.application_name = %s AND a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid()
             """,
             [application_name(found.token)],

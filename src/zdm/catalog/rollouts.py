@@ -193,7 +193,9 @@ def plan(conn: psycopg.Connection[Any], rollout: int) -> Plan:
 
 
 def move(conn: psycopg.Connection[Any], rollout: int, state: State, *, failure: str | None = None) -> Rollout:
-    """Move to `state`; the database stamps the times and claims or frees the tables. One write, in the caller's transaction.
+    """Move to `state`; the database stamps the times and claims or frees the tables.
+
+    Atomic, inside the caller's transaction or in its own; a refusal leaves the caller's transaction usable.
 
     Parameters
     ----------

@@ -77,18 +77,6 @@ def status(conn: psycopg.Connection[Any], rollout: int, step: str) -> StepStatus
     return StepStatus(row[0])
 
 
-def status(conn: psycopg.Connection[Any], rollout: int, step: str) -> StepStatus:
-    """How far one step got. Raises `Drift` if the catalog has no such step."""
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT status FROM zdm.migration_steps WHERE rollout = %s AND step = %s", [rollout, step]
-        )
-        row = cursor.fetchone()
-    if row is None:
-        raise Drift(f"Rollout {rollout} has no step {step}.")
-    return StepStatus(row[0])
-
-
 def mark_started(conn: psycopg.Connection[Any], rollout: int, step: str) -> int:
     """Begin an attempt, from any status but finished; returns its number. The caller commits it *before* the step begins."""
     return _mark(
