@@ -79,7 +79,8 @@ def differs(a: sql.Composable, b: sql.Composable, comparison: Comparison, type_:
     elif comparison is Comparison.NATIVE and _TEXT.fullmatch(type_):
         left, right = (sql.SQL("({} {})").format(side, _C) for side in (a, b))
     else:
-        return sql.SQL("(ROW({}) OPERATOR(pg_catalog.*<>) ROW({}))").format(a, b)
+        # The function, not its operator: between two ROW()s PostgreSQL looks for an operator of the fields' own type.
+        return sql.SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(a, b)
     return sql.SQL(
         "(({} OPERATOR(pg_catalog.=) {}) IS NOT TRUE AND ({} IS NOT NULL OR {} IS NOT NULL))"
     ).format(left, right, a, b)
