@@ -15,7 +15,7 @@ from zdm.model.sample import Scenario
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.params import Name, Sql, TableName, check_new_column, find_shape
+from zdm.operations.params import Dotted, Name, Sql, TableName, check_new_column, find_shape
 from zdm.operations.shape import DraftGroup, DraftNew, ShapeColumn, TableShape
 
 
@@ -35,7 +35,7 @@ class AddColumn(Operation):
         default=None, description="its default; may be volatile, such as gen_random_uuid()"
     )
     not_null: bool = Field(default=False, description="whether the new version promises NOT NULL")
-    collation: str | None = Field(default=None, description="its collation, if not the type's")
+    collation: Dotted | None = Field(default=None, description="its collation, if not the type's")
     comment: str | None = Field(default=None, description="its comment")
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (

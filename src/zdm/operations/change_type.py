@@ -13,7 +13,7 @@ from zdm.model.table import Column
 from zdm.operations import ddl
 from zdm.operations.base import Draft, Operation
 from zdm.operations.fidelity import BLOCKING
-from zdm.operations.params import Name, Sql, TableName, find_column, find_original, find_shape
+from zdm.operations.params import Dotted, Name, Sql, TableName, find_column, find_original, find_shape
 from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 from zdm.operations.succession import cast, cast_back, cast_text, succeed
 
@@ -34,7 +34,7 @@ class ChangeType(Operation):
         default=None, description="old value over the new version's columns; a cast if not given"
     )
     name: Name | None = Field(default=None, description="its name in the new version, if it changes")
-    collation: str | None = Field(default=None, description="its collation in the new version")
+    collation: Dotted | None = Field(default=None, description="its collation in the new version")
     default: Sql | None = Field(
         default=None, description="its default in the new version; the old default, cast, if not given"
     )

@@ -15,7 +15,16 @@ from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.params import Name, Sql, TableName, check_free, find_column, find_columns, find_shape
+from zdm.operations.params import (
+    Dotted,
+    Name,
+    Sql,
+    TableName,
+    check_free,
+    find_column,
+    find_columns,
+    find_shape,
+)
 from zdm.operations.shape import TableShape
 
 Setting = str | int | float | bool
@@ -26,9 +35,9 @@ class IndexColumn(Value):
 
     column: Name | None = Field(default=None, description="a column of the new version")
     expression: Sql | None = Field(default=None, description="or an expression over them")
-    opclass: str | None = Field(default=None, description="the operator class, as name or schema.name")
+    opclass: Dotted | None = Field(default=None, description="the operator class, as name or schema.name")
     opclass_parameters: dict[Name, Setting] = Field(default_factory=dict, description="its parameters")
-    collation: str | None = Field(default=None, description="the collation, if not the column's")
+    collation: Dotted | None = Field(default=None, description="the collation, if not the column's")
     order: Literal["asc", "desc"] = Field(default="asc", description="ascending or descending")
     nulls: Literal["first", "last"] | None = Field(default=None, description="where NULLs sort")
 

@@ -15,7 +15,7 @@ from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.operations import ddl
 from zdm.operations.add_foreign_key import ForeignKey
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.params import Name, Sql, TableName
+from zdm.operations.params import Dotted, Name, Sql, TableName
 
 Privilege = Literal["select", "insert", "update", "delete", "truncate", "references", "trigger"]
 
@@ -33,7 +33,7 @@ class TableColumn(Value):
     generated: Sql | None = Field(
         default=None, description="a stored value, computed from the row's other columns"
     )
-    collation: str | None = Field(default=None, description="its collation")
+    collation: Dotted | None = Field(default=None, description="its collation")
     comment: str | None = Field(default=None, description="its comment")
 
     @model_validator(mode="after")

@@ -333,6 +333,8 @@ def _attributes(shape: TableShape) -> list[Step]:
         statements = _attribute_statements(shape.name, old, new) if old is not None else []
         if not statements:
             continue
+        strong = any(" SET STORAGE " in one or " SET COMPRESSION " in one for one in statements)
+        mode = Lock.ACCESS_EXCLUSIVE if strong else Lock.SHARE_UPDATE_EXCLUSIVE
         found.append(
             Step(
                 id=f"preparation.{shape.name}.carry.{new.physical}",
@@ -340,7 +342,7 @@ def _attributes(shape: TableShape) -> list[Step]:
                 phase=Phase.PREPARATION,
                 stage=Stage.SYNC,  # after the columns stand, before anybody sees them
                 operation=_operation(shape, new),
-                action=Transaction(statements=tuple(statements), locks=(ddl.lock(shape.name),)),
+                action=Transaction(statements=tuple(statements), locks=(ddl.lock(shape.name, mode),)),
             )
         )
     return found

@@ -219,7 +219,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "add-column-with-constraint",
-        r"^ALTER TABLE\b.*\bADD (COLUMN )?(?!CONSTRAINT\b).*\b(UNIQUE|PRIMARY KEY|CHECK|NOT NULL(?!.*\bDEFAULT\b)(?<!DEFAULT))\b",
+        r"^ALTER TABLE\b(.*\bADD (COLUMN )?(?!CONSTRAINT\b|CHECK\b|NOT NULL\b)\S.*\b(UNIQUE|PRIMARY KEY|CHECK)\b"
+        r"|(?!.*\bDEFAULT\b).*\bADD (COLUMN )?(?!CONSTRAINT\b|CHECK\b|NOT NULL\b)\S.*\bNOT NULL\b)",
         Lock.ACCESS_EXCLUSIVE,
         "scan",
         "its constraint is proved while nobody can use the table",

@@ -11,7 +11,7 @@ from zdm.errors import Problem
 from zdm.model.mapping import Expose
 from zdm.model.names import MAX_IDENTIFIER_BYTES, Value, qualified
 from zdm.model.table import Column, TableKind
-from zdm.operations.base import Draft
+from zdm.operations.base import Draft, split_name
 from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 
 _PAIRS = {"(": ")", "[": "]"}
@@ -105,6 +105,24 @@ Sql = Annotated[
 Name = Annotated[str, AfterValidator(_identifier)]
 """A column, constraint, index or role name exactly as the catalog stores it: without quotes, case preserved."""
 
+
+def _qualified_text(value: str) -> str:
+    """A collation or operator class as quoted SQL: unquoted parts keep their case, ``en_US.utf8`` stays one name."""
+    text = value.strip()
+    if not text:
+        raise ValueError("a name is needed, found an empty text")
+    if '"' in text:
+        name = split_name(text, "")
+        parts = [name.schema_, name.name] if name.schema_ else [name.name]
+    else:
+        schema, dot, rest = text.partition(".")
+        parts = [schema, rest] if dot and schema == schema.lower() else [text]
+    return ".".join(f'"{part.replace(chr(34), chr(34) * 2)}"' for part in parts)
+
+
+Dotted = Annotated[str, AfterValidator(_qualified_text)]
+"""A collation or operator class, as name or schema.name."""
+
 TableName = Annotated[str, Field(min_length=1)]
 """A table as ``name``, ``schema.name`` or with quotes; unquoted parts are folded to lower case as in SQL."""
 
@@ -117,7 +135,7 @@ class NewColumnSpec(Value):
     up: Sql = Field(description="its value, over the old version's columns")
     default: Sql | None = Field(default=None, description="its default in the new version")
     not_null: bool = Field(default=False, description="whether the new version promises NOT NULL")
-    collation: str | None = Field(default=None, description="its collation")
+    collation: Dotted | None = Field(default=None, description="its collation")
 
 
 def find_shape(draft: Draft, written: str, problems: list[Problem]) -> TableShape | None:

@@ -17,7 +17,6 @@ from zdm.operations import ddl, lint
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.params import Name
 
-
 _NEVER = frozenset(
     {
         "transaction-control",
@@ -117,11 +116,7 @@ class Sql(Operation):
         removes = found.rule.slug in {"drop-column", "drop-table"} and part != "expand"
         if found.safe or removes:
             return problems
-        if self.safe and found.rule.slug not in {
-            "transaction-control",
-            "not-in-transaction",
-            "session-setting",
-        }:
+        if self.safe and found.rule.slug not in _NEVER:
             draft.findings.append(
                 PlanFinding(
                     severity=Severity.WARNING,
