@@ -468,7 +468,7 @@ class _Generator:
             for g in self.mapping.groups
             for n in g.new
         )
-        pieces = {
+        pieces: dict[str, sql.Composable] = {
             "name": _comment(group.name),
             "d": _variable("d", group),
             "own": _own(group),
@@ -476,15 +476,15 @@ class _Generator:
             "elsewhere": elsewhere,
             "supplied": any_of(_supplied(o) for o in group.old),
             "failed": all_of([_was(FAILED), sql.SQL("NOT {}").format(_was(group.bit))]),
-            "follows": self._try_new(group),
-            "complete": all_of(
-                sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(o.name)) for o in group.old
-            ),
-            "leads": self._try_old(group),
-            "policy": self._policy_insert(group),
         }
         if group.new and group.old:
             text = _INSERT_BOTH
+            pieces["follows"] = self._try_new(group)
+            pieces["complete"] = all_of(
+                sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(o.name)) for o in group.old
+            )
+            pieces["leads"] = self._try_old(group)
+            pieces["policy"] = self._policy_insert(group)
         elif group.new:
             text = _INSERT_ADDED
         else:
