@@ -90,7 +90,10 @@ def command(*parameters: Callable[[Any], Any], example: str) -> Callable[[Callab
 
     def declare(function: Callable[..., None]) -> Command:
         def callback(**values: Any) -> None:
+            from zdm.cli.logs import configure
+
             run = click.get_current_context().find_root().ensure_object(Run)
+            configure(run)
             function(run, **values)
 
         callback.__click_params__ = []  # type: ignore[attr-defined]

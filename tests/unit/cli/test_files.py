@@ -108,3 +108,25 @@ def test_the_schema_is_one_json_object(zdm: Zdm) -> None:
         ended = zdm("schema", *flags, url=None)
         assert ended.code == 0
         assert json.loads(ended.out)["$schema"].startswith("https://json-schema.org/")
+
+
+def test_metrics_are_printed_once(zdm: Zdm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def render(url: str, *, replicas: tuple[str, ...]) -> bytes:
+        return f"# {url} {replicas}\nzdm_up 1\n".encode()
+
+    monkeypatch.setattr("zdm.metrics.render", render)
+    ended = zdm("metrics", url="postgresql://u@h/d")
+    assert ended.out == "# postgresql://u@h/d ()\nzdm_up 1\n"
+    assert zdm("metrics", "--json", url="postgresql://u@h/d").json["metrics"] == ended.out
+
+
+def test_metrics_are_served_until_stopped(zdm: Zdm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(listen: str, url: str, *, ready: Callable[[str, int], None], replicas: tuple[str, ...]) -> None:
+        assert (listen, url, replicas) == ("[::1]:9", "postgresql://u@h/d", ())
+        ready("::1", 9)
+
+    monkeypatch.setattr("zdm.metrics.serve", serve)
+    ended = zdm("metrics", "--listen", "[::1]:9", url="postgresql://u@h/d")
+    assert ended.code == 0
+    assert ended.out == ""
+    assert ended.err == "Serving http://[::1]:9/metrics; stop with Ctrl-C.\n"

@@ -2,60 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import click
 
 from zdm.cli.command import command as declare
-from zdm.cli.run import Run
-from zdm.errors import BadInput, ZdmError
+from zdm.cli.run import Run, engine_settings
 
 
 @declare(
-    click.option("--listen", metavar="[HOST:]PORT", help="Serve them for Prometheus, until it is stopped."),
+    click.option(
+        "--listen",
+        metavar="[HOST]:PORT",
+        help="Serve them for Prometheus, until it is stopped; :9464 by custom.",
+    ),
     example="""
     zdm metrics
-    zdm metrics --listen 127.0.0.1:9187
+    zdm metrics --listen 127.0.0.1:9464
     """,
 )
 def metrics(run: Run, listen: str | None) -> None:
-    """Print the Prometheus metrics of every rollout in the database once, or serve them."""
-    url = run.database_url
-    exporter: Any = _module("zdm.metrics")
+    """Print the Prometheus metrics of every rollout in the database once, or serve them.
+
+    Serving begins even while the database cannot be reached, and ends with exit code 0 on SIGTERM or Ctrl-C.
+    """
+    from zdm.metrics import render, serve
+
+    url, replicas = run.database_url, engine_settings(run, {}).replicas
     if listen is None:
-        text: str = exporter.render(url)
+        text = render(url, replicas=replicas).decode()
         run.answer({"metrics": text}, lambda: text.rstrip("\n"))
         return
-    host, port = _address(listen)
-    shown = f"[{host}]" if ":" in host else host
-    run.note(f"Serving metrics on http://{shown}:{port}/metrics; stop with Ctrl-C.")
-    try:
-        exporter.serve(url, host=host, port=port)
-    except KeyboardInterrupt:
-        # Stopping is how serving ends, so it is no failure.
-        run.emit({"served": f"{host}:{port}"})
-    except OSError as error:
-        raise ZdmError(f"cannot listen on {listen}: {error.strerror or error}") from None
+    served: list[str] = []
 
+    def ready(host: str, port: int) -> None:
+        served.append(f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics")
+        run.note(f"Serving {served[0]}; stop with Ctrl-C.")
 
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise BadInput(
-            f"--listen {text!r} is no address",
-            remedy="Write it as PORT or HOST:PORT, for example 127.0.0.1:9187.",
-        )
-    return host.strip("[]") or "127.0.0.1", int(port)
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ZdmError(f"this installation has no {name}", remedy="Install zdm again.") from None
+    serve(listen, url, replicas=replicas, ready=ready)
+    run.emit({"served": served[0] if served else listen})
 
 
 command = metrics
