@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from tests.support.servers import Database
-from tests.support.writers import Report, Writers
+from tests.support.writers import Writers
 from zdm.engine.reporter import Silent
 from zdm.engine.rollout import Engine
 from zdm.engine.settings import EngineSettings
@@ -105,7 +105,9 @@ class Rollout:
         return "\n".join(line for line in text.splitlines() if not line.startswith("\\"))
 
     @contextmanager
-    def writing(self, *, old: bool = True, new: bool = True) -> Iterator[Writers]:
+    def writing(
+        self, *, old: bool = True, new: bool = True, allowed: tuple[str, ...] = RETRYABLE
+    ) -> Iterator[Writers]:
         """Both versions of the application at work; every error that zdm could be blamed for fails the test."""
         with Writers(self.database.dsn) as writers:
             if old and self.scenario.old_writes:
@@ -120,11 +122,7 @@ class Rollout:
                     "new", self._work(self.scenario.new_writes, self.scenario.new_reads, path), threads=1
                 )
             yield writers
-        self.check(writers.report)
-
-    @staticmethod
-    def check(report: Report) -> None:
-        report.assert_only(*RETRYABLE)
+        writers.report.assert_only(*allowed)
 
     def _work(self, writes: tuple[str, ...], reads: tuple[str, ...], path: tuple[str, ...]) -> Any:
         statements = (*writes, *reads)
@@ -132,7 +130,7 @@ class Rollout:
 
         def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
             connection.execute(sql.SQL("SET LOCAL search_path = {}").format(names))
-            text = statements[number % len(statements)].replace("{n}", str(next(self.numbers)))
+            text = statements[number % len(statements)].format(n=next(self.numbers))
             connection.execute(text.encode())
             del rng
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.harness import Abort, Dying, Rollout
+from tests.conformance.harness import RETRYABLE, Abort, Dying, Rollout
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
 from zdm.model.phases import State
@@ -34,7 +34,7 @@ def test_run_through(database: Database, scenario: Scenario) -> None:
         rollout.advance_to(State.MIGRATED)
         rollout.advance_to(State.SWITCHED_OVER)
     rollout.agree()
-    with rollout.writing(old=False):
+    with rollout.writing(old=False, allowed=(*RETRYABLE, "0A000") if scenario.replans else RETRYABLE):
         rollout.advance_to(State.COMPLETED)
     rollout.finished()
     rollout.nothing_left()

@@ -10,7 +10,7 @@ class Scenario(Value):
 
     All SQL is run with ``search_path`` set to the target schema (``setup`` and ``old_writes``) or to the new version's
     schema followed by the target (``new_writes``). ``{n}`` in a write is replaced by a running number, distinct for each
-    execution, so that writers insert and update distinct and shared rows.
+    execution, so that writers insert and update distinct and shared rows; other braces are doubled (`str.format`).
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ class Scenario(Value):
     agree: a query of one boolean over the *new* version's schema and the target that must be true while both sides exist
         and everything is backfilled; empty if the operation maps no rows.
     after: a query of one boolean that must be true after cleanup, over the target schema.
+    replans: cleanup changes the type of a result that statements of the new version return, so that a statement which a
+        session has prepared fails once with 0A000, as it does after any ALTER TYPE.
     """
 
     setup: str
@@ -31,3 +33,4 @@ class Scenario(Value):
     new_reads: tuple[str, ...] = ()
     agree: str = ""
     after: str = ""
+    replans: bool = False

@@ -129,6 +129,7 @@ class ChangeType(Operation):
             new_reads=("SELECT id, code, at FROM notes LIMIT 5",),
             after="SELECT count(*) = 2 FROM information_schema.columns WHERE table_schema = current_schema() AND"
             " table_name = 'notes' AND (character_maximum_length = 40 OR data_type = 'timestamp with time zone')",
+            replans=True,
         ),
     )
 
