@@ -11,8 +11,9 @@ from zdm.db.session import transaction
 from zdm.gates.base import Gate, counted
 from zdm.gates.context import GateContext
 from zdm.model.mapping import TableMapping
+from zdm.model.names import QualifiedName, qualified
 from zdm.model.verdict import Verdict
-from zdm.sql import sync
+from zdm.sql import sync, views
 from zdm.sql.fence import aside, effective
 
 _COLUMNS = """
@@ -20,7 +21,7 @@ SELECT c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), n.
 FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.oid = %s
+WHERE c.oid = coalesce(nullif(%s, 0)::pg_catalog.oid, pg_catalog.to_regclass(%s)::pg_catalog.oid)
 """
 
 # 1: for each row; 2: before. Names sort bytewise.
@@ -29,19 +30,6 @@ SELECT t.tgname FROM pg_catalog.pg_trigger AS t
 WHERE t.tgrelid = %s AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3
   AND t.tgname COLLATE "C" > %s AND NOT pg_catalog.starts_with(t.tgname, %s)
 ORDER BY t.tgname COLLATE "C"
-"""
-
-_VIEW = """
-SELECT c.relkind, coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum) FILTER (WHERE a.attnum > 0), '{}'),
-       EXISTS (
-           SELECT FROM pg_catalog.pg_rewrite AS w
-           JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid
-           WHERE w.ev_class = c.oid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = %s)
-FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND NOT a.attisdropped
-WHERE n.nspname = %s AND c.relname = %s
-GROUP BY c.oid, c.relkind
 """
 
 
@@ -57,12 +45,13 @@ class Drift(Gate):
         with transaction(ctx.conn, isolation="repeatable read", read_only=True, rollback=True):
             # The definitions were hashed as the server spells them under an empty path.
             ctx.conn.execute("SELECT pg_catalog.set_config('search_path', '', true)")
+            fenced = ctx.rollout.fenced_at is not None
             found = [
                 text
                 for mapping in ctx.plan.mappings
-                if not mapping.dropped_in_new
-                for text in _look(ctx, mapping)
+                for text in _look(ctx, effective(mapping, fenced=fenced))
             ]
+            found += _views(ctx, fenced=fenced)
         if not found:
             return self.passed(f"{counted(len(ctx.plan.mappings), 'table')} as zdm left it", threshold)
         return self.refused(
@@ -73,30 +62,25 @@ class Drift(Gate):
         )
 
 
-def _look(ctx: GateContext, planned: TableMapping) -> list[str]:
-    fenced = ctx.rollout.fenced_at is not None
-    mapping = effective(planned, fenced=fenced)
+def _look(ctx: GateContext, mapping: TableMapping) -> list[str]:
     columns = _columns(ctx, mapping)
     if columns is None:
         return [f"table {mapping.table} is gone"]
     if isinstance(columns, str):
         return [columns]
-    return [
-        *_missing_columns(mapping, columns),
-        *_sync_objects(ctx, mapping),
-        *_later_triggers(ctx, mapping),
-        *_views(ctx, planned, mapping, fenced=fenced),
-    ]
+    return [*_missing_columns(mapping, columns), *_sync_objects(ctx, mapping), *_later_triggers(ctx, mapping)]
 
 
 def _columns(ctx: GateContext, mapping: TableMapping) -> dict[str, str] | str | None:
     """Type by column; or what is wrong with the table itself; None if there is none."""
-    rows = ctx.conn.execute(_COLUMNS, (mapping.oid,)).fetchall()
+    # A table that the migration itself creates has no number in the plan.
+    name = sql.Identifier(mapping.table.schema_, mapping.table.name).as_string(None)
+    rows = ctx.conn.execute(_COLUMNS, (mapping.oid, name)).fetchall()
     if not rows:
         return None
-    name, schema = rows[0][0], rows[0][3]
-    if (schema, name) != (mapping.table.schema_, mapping.table.name):
-        return f"table {mapping.table} is called {schema}.{name} now"
+    found = qualified(rows[0][3], rows[0][0])
+    if found != mapping.table:
+        return f"table {mapping.table} is called {found} now"
     return {column: type_ for _, column, type_, _ in rows if column is not None}
 
 
@@ -136,35 +120,17 @@ def _later_triggers(ctx: GateContext, mapping: TableMapping) -> list[str]:
     ]
 
 
-def _views(ctx: GateContext, planned: TableMapping, mapping: TableMapping, *, fenced: bool) -> list[str]:
-    old, new = ctx.plan.old_schema, ctx.plan.new_schema
-    found: list[str] = []
-    if old:
-        # The view has the table's name as planned, also while the fence keeps the table under another one.
-        names = [column.name for column in mapping.old_columns]
-        found += _view(ctx, mapping, aside(old) if fenced else old, planned.table.name, names)
-    if new:
-        names = [column.name for column in mapping.new_columns]
-        found += _view(
-            ctx,
-            mapping,
-            new,
-            mapping.final_name,
-            names + ([mapping.marker] if mapping.marker_in_view else []),
-        )
-    return found
-
-
-def _view(ctx: GateContext, mapping: TableMapping, schema: str, name: str, columns: list[str]) -> list[str]:
-    row = ctx.conn.execute(_VIEW, (mapping.oid, schema, name)).fetchone()
-    if row is None:
-        return [f"view {schema}.{name} is missing"]
-    kind, there, stands = row
-    if kind != "v":
-        return [f"{schema}.{name} is not a view"]
-    found: list[str] = []
-    if there != columns:
-        found.append(f"view {schema}.{name} shows {', '.join(there)} instead of {', '.join(columns)}")
-    if not stands:
-        found.append(f"view {schema}.{name} does not show {mapping.table}")
-    return found
+def _views(ctx: GateContext, *, fenced: bool) -> list[str]:
+    plan = ctx.plan
+    expected: dict[QualifiedName, str] = {}
+    for schema, old in (
+        (aside(plan.old_schema) if fenced and plan.old_schema else plan.old_schema, True),
+        (plan.new_schema, False),
+    ):
+        for mapping in plan.mappings:
+            # By the mapping as planned: views keep their names behind the fence.
+            if schema and views.has_view(mapping, old=old):
+                expected[views.view_name(mapping, schema, old=old)] = views.view_label(mapping, old=old)
+    schemas = {name.schema_ for name in expected}
+    there = ctx.conn.execute(sql.SQL(views.state_query(schemas))).fetchall()
+    return views.findings(expected, there)

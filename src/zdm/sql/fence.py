@@ -22,6 +22,7 @@ from zdm.model.mapping import Authority, ColumnGroup, Expose, TableMapping
 from zdm.model.names import QualifiedName, fit, qualified
 from zdm.model.plan import Plan
 from zdm.model.step import Lock, TableLock, Transaction
+from zdm.sql import views
 
 PREFIX: Final = "_zdm_fenced_"
 
@@ -159,6 +160,7 @@ def raise_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fen
         new = effective(mapping, fenced=True)
         if new.needs_sync:
             statements += install(new, authority)
+        statements += _stamps(plan, mapping)
         parts.append(
             FencePart(
                 title=f"set the old names of {mapping.table} aside",
@@ -180,6 +182,7 @@ def lift_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fenc
             continue
         if mapping.needs_sync:
             statements += install(mapping, authority)
+        statements += _stamps(plan, mapping)
         parts.append(
             FencePart(
                 title=f"bring the old names of {mapping.table} back",
@@ -260,6 +263,28 @@ def _aside_statements(mapping: TableMapping) -> list[str]:
     if fences_table(mapping):
         statements.append(_rename_table(mapping.table, aside(mapping.table.name)))
     return statements
+
+
+def _stamps(plan: Plan, mapping: TableMapping) -> list[str]:
+    """The hashes in the views' comments, made anew: the columns beneath them have other names now.
+
+    A view that is not there is left out: lifting must work whatever else somebody did.
+    """
+    found: list[str] = []
+    for schema, old in ((aside(plan.old_schema) if plan.old_schema else "", True), (plan.new_schema, False)):
+        if not schema or not views.has_view(mapping, old=old):
+            continue
+        name = views.view_name(mapping, schema, old=old)
+        body = sql.SQL(
+            "BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = {schema} AND c.relname = {name} AND c.relkind = 'v') THEN EXECUTE {stamp}; END IF; END"
+        ).format(
+            schema=sql.Literal(name.schema_),
+            name=sql.Literal(name.name),
+            stamp=sql.Literal(views.stamp_view(mapping, schema, old=old)),
+        )
+        found.append(sql.SQL("DO {}").format(sql.Literal(body.as_string(None))).as_string(None))
+    return found
 
 
 def _brief(table: QualifiedName, statements: Sequence[str]) -> Transaction:

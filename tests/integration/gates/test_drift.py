@@ -15,8 +15,8 @@ from zdm.gates.context import GateContext
 from zdm.gates.drift import Drift
 from zdm.model.mapping import Authority, TableMapping
 from zdm.model.verdict import Answer
-from zdm.sql import sync
-from zdm.sql.fence import raise_fence
+from zdm.sql import sync, views
+from zdm.sql.fence import lift_fence, raise_fence
 
 ROLLOUT = 1
 
@@ -35,6 +35,10 @@ def ctx(database: Database) -> Iterator[GateContext]:
         install.install(conn)
         one = mapping(oid)
         run(conn, sync.install(one, ROLLOUT, Authority.NEW).statements)
+        database.execute("DROP VIEW public_before_widen.orders, public_widen.orders")
+        version = conn.info.server_version
+        run(conn, views.create_view(one, "public_before_widen", version, old=True))
+        run(conn, views.create_view(one, "public_widen", version))
         yield context(conn, plan=plan(one), authority=Authority.NEW)
 
 
@@ -93,18 +97,18 @@ def test_untouched(ctx: GateContext) -> None:
         ("DROP VIEW public_widen.orders", "view public_widen.orders is missing"),
         (
             "ALTER VIEW public_widen.orders RENAME COLUMN remark TO note",
-            "view public_widen.orders shows id, amount, note instead of id, amount, remark",
+            "view public_widen.orders was edited",
         ),
         (
             (
                 "CREATE TABLE public.other AS TABLE public.orders; "
                 "CREATE OR REPLACE VIEW public_before_widen.orders AS SELECT id, amount, note, gone FROM public.other"
             ),
-            "view public_before_widen.orders does not show public.orders",
+            "view public_before_widen.orders was edited",
         ),
         (
             "DROP VIEW public_widen.orders; CREATE MATERIALIZED VIEW public_widen.orders AS SELECT 1 AS id",
-            "public_widen.orders is not a view",
+            "view public_widen.orders is missing",
         ),
         (
             (
@@ -178,6 +182,20 @@ def test_a_fence_is_not_drift(ctx: GateContext) -> None:
     assert verdict.answer is Answer.PASSED, verdict
     # And not recorded, it is.
     assert Drift().evaluate(ctx).answer is Answer.REFUSED
+    for part in lift_fence(ctx.plan, Authority.NEW, again):
+        run(ctx.conn, part.action.statements)
+    verdict = Drift().evaluate(ctx)
+    assert verdict.answer is Answer.PASSED, verdict
+
+
+def test_a_fence_lifts_even_where_a_view_is_missing(ctx: GateContext, database: Database) -> None:
+    assert isinstance(ctx.conn, Session)
+    for part in raise_fence(ctx.plan, Authority.NEW, lambda *_: ()):
+        run(ctx.conn, part.action.statements)
+    database.execute("DROP VIEW public_widen.orders")
+    for part in lift_fence(ctx.plan, Authority.NEW, lambda *_: ()):
+        run(ctx.conn, part.action.statements)
+    assert database.value("SELECT count(amount) FROM public_before_widen.orders") == 100
 
 
 def test_writes_of_the_new_version_are_mirrored_behind_the_fence(
