@@ -7,15 +7,19 @@ primary the last replayed commit is as old as the last commit.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
 from zdm.db.session import connect, fetch_value, mask_url
 from zdm.errors import BadInput
+
+_PATIENCE: Final = 0.25
+_PAUSE: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,14 @@ class StandbyLag:
     unreadable: str = ""
 
 
+# What is written but not flushed is never sent, so it cannot be behind.
 # replay_lag is NULL where nothing is outstanding for a while, but also where nothing was ever replayed. Logical
 # subscribers are walsenders too; they replay nothing and report what they have confirmed.
 _STANDBYS = """
 SELECT application_name, state,
-  CASE WHEN pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), replay_lsn) <= 0 THEN interval '0'
+  CASE WHEN pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), replay_lsn) <= 0 THEN interval '0'
        ELSE replay_lag END,
-  greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), replay_lsn))::int8
+  greatest(0, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), replay_lsn))::int8
 FROM pg_catalog.pg_stat_replication
 WHERE state IS DISTINCT FROM 'backup'
 ORDER BY application_name, pid
@@ -88,21 +93,38 @@ def _asked(conn: psycopg.Connection[Any], url: str) -> StandbyLag:
             if mine != theirs:
                 return StandbyLag(name, "asked itself", None, None, "it is not a standby of this server")
             # The primary first: what it writes while we ask the other must not look replayed.
-            written = fetch_value(conn, "SELECT pg_catalog.pg_current_wal_lsn()")
-            row = standby.execute(
-                "SELECT greatest(0, pg_catalog.pg_wal_lsn_diff(%s::pg_lsn, pg_catalog.pg_last_wal_replay_lsn()))::int8,"
-                " pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()",
-                (str(written),),
-            ).fetchone()
+            written = fetch_value(conn, "SELECT pg_catalog.pg_current_wal_flush_lsn()")
+            row = _replayed(standby, str(written))
     except BadInput as error:
         return StandbyLag(name, "asked itself", None, None, error.message)
     except psycopg.Error as error:
         why = (error.diag.message_primary or "the connection was lost").strip()
         return StandbyLag(name, "asked itself", None, None, why)
-    missing, age = row if row is not None else (None, None)
+    missing, age = row
     if missing is None:
         return StandbyLag(name, "asked itself", None, None, "it has replayed nothing yet")
-    if missing == 0:
-        return StandbyLag(name, "asked itself", timedelta(), 0)
     why = "" if age is not None else "it has replayed no transaction yet"
     return StandbyLag(name, "asked itself", None if age is None else max(age, timedelta()), missing, why)
+
+
+def _replayed(standby: psycopg.Connection[Any], target: str) -> tuple[int | None, timedelta | None]:
+    """What the standby misses up to `target`, and since when.
+
+    On a primary that was idle, the commit replayed last is old although nothing is late: so the standby gets a moment to
+    reach the target, and if it does, that moment is its delay.
+    """
+    begun = time.monotonic()
+    while True:
+        row = standby.execute(
+            "SELECT greatest(0, pg_catalog.pg_wal_lsn_diff(%s::pg_catalog.pg_lsn, pg_catalog.pg_last_wal_replay_lsn()))::int8,"
+            " pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()",
+            (target,),
+        ).fetchone()
+        assert row is not None
+        missing, age = row
+        waited = time.monotonic() - begun
+        if missing == 0:
+            return 0, timedelta(seconds=waited) if waited > _PAUSE else timedelta()
+        if missing is None or waited >= _PATIENCE:
+            return missing, age
+        time.sleep(_PAUSE)
