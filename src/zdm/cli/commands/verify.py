@@ -25,6 +25,7 @@ def verify(run: Run, migration: str, repair: bool) -> None:
     Exit code 1 if there is a difference.
     """
     from zdm.cli.render.moves import verify_text
+    from zdm.cli.render.text import plural
 
     identifier = run.find_id(migration)
     run.left = lambda: "The verification was not stored; the one before still counts."
@@ -39,8 +40,14 @@ def verify(run: Run, migration: str, repair: bool) -> None:
     run.say(verify_text(result))
     run.partial = values
     differences = sum(table.differences for table in result.tables)
+    unfilled = sum(table.unsettled for table in result.tables)
+    if unfilled == differences:
+        raise ZdmError(
+            f"{plural(unfilled, 'row')} of {identifier} {'is' if unfilled == 1 else 'are'} not filled yet",
+            remedy=f"`zdm advance {identifier}` fills them in the migration phase, and `zdm backfill {identifier}` at once.",
+        )
     raise ZdmError(
-        f"both sides of {identifier} differ in {differences} places",
+        f"both sides of {identifier} differ in {plural(differences, 'place')}",
         remedy="" if repair else f"`zdm verify {identifier} --repair` derives these rows again.",
     )
 

@@ -42,13 +42,20 @@ class Grid:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbered:
+    """Things done one after the other, each with what there is to say about it."""
+
+    items: Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Code:
     """SQL, left exactly as it is."""
 
     text: str
 
 
-Block = Heading | Paragraph | Items | Grid | Code
+Block = Heading | Paragraph | Items | Numbered | Grid | Code
 
 
 def as_text(blocks: Sequence[Block]) -> str:
@@ -67,6 +74,11 @@ def as_text(blocks: Sequence[Block]) -> str:
                 lines.append(wrapped(text))
             case Items(items):
                 lines += [wrapped(item, first="- ") for item in items]
+            case Numbered(entries):
+                width = len(str(len(entries)))
+                for position, (title, details) in enumerate(entries, 1):
+                    lines.append(wrapped(title, first=f"{position:>{width}}  "))
+                    lines += [wrapped(detail, indent=width + 4) for detail in details]
             case Grid(headers, rows, right):
                 lines.append(table(rows, headers, right=right))
             case Code(text):
@@ -85,6 +97,9 @@ def as_markdown(blocks: Sequence[Block]) -> str:
                 parts.append(text)
             case Items(items):
                 parts.append("\n".join(f"- {item}" for item in items))
+            case Numbered(entries):
+                numbered = (f"{i}. " + "  \n   ".join([t, *d]) for i, (t, d) in enumerate(entries, 1))
+                parts.append("\n".join(numbered))
             case Grid(headers, rows, right):
                 rule = ["---:" if i in right else "---" for i in range(len(headers))]
                 grid = [headers, rule, *[[_cell(c) for c in row] for row in rows]]

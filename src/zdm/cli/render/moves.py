@@ -68,13 +68,8 @@ def advance_text(result: AdvanceResult) -> str:
     lines.append(
         next_text(result.rollout, result.next_phase.value if result.next_phase else "", result.can_return)
     )
-    advice = APPLICATIONS.get(result.phase.value, "")
-    if advice:
-        lines.append(
-            wrapped(
-                schema_words(advice, result.old_schema, result.new_schema), indent=0, first="Applications: "
-            )
-        )
+    advice = applications(result.phase.value, result.target, result.old_schema, result.new_schema)
+    lines.append(wrapped(advice, indent=0, first="Applications: "))
     return "\n".join(lines)
 
 
@@ -93,27 +88,32 @@ def next_text(rollout: str, next_phase: str, can_return: bool) -> str:
     return f"{forwards}\n{backwards}"
 
 
-APPLICATIONS = {
-    "preparation": "the old version runs on as it is. The new version may be deployed (search_path {new}); "
-    "it reads the old structure and writes both until the migration phase is done.",
-    "migration": "both versions may run and write ({old} and {new}); every row is kept in step both ways.",
-    "switchover": "move all reads to the new version ({new}), then take the old version ({old}) out of service. "
-    "Until cleanup it may come back.",
-    "cleanup": "only the new version is left.",
-}
-"""What applications may or must do once a phase is done."""
+def applications(phase: str, target: str, old: str, new: str) -> str:
+    """What applications may or must do once a phase is done.
 
-
-def schema_words(text: str, old: str, new: str) -> str:
-    """`text` with the version schemas' names; without any, the columns themselves are what tells the versions apart."""
-    if not new:
+    With version schemas a version is chosen by its `search_path`; without, by the columns it uses.
+    """
+    if phase == "preparation":
+        if new:
+            return (
+                f"the old version runs on as it is. The new version may be deployed beside it and write through {new} "
+                f"(search_path {new}, {target}); its reads stay with the old structure until the migration phase is "
+                "done, because rows are not filled yet."
+            )
         return (
-            text.replace(" (search_path {new})", "")
-            .replace(" ({old} and {new})", "")
-            .replace(" ({new})", "")
-            .replace(" ({old})", "")
+            "the old version runs on as it is. The new version may be deployed beside it and write the new columns; "
+            "its reads stay with the old ones until the migration phase is done, because rows are not filled yet."
         )
-    return text.replace("{old}", old).replace("{new}", new)
+    if phase == "migration":
+        which = f" through {old} and {new}" if new else ""
+        return f"both versions may read and write{which}; every row is kept in step both ways."
+    if phase == "switchover":
+        where = f" (search_path {new}, {target})" if new else ""
+        return (
+            f"move all reads to the new version{where}, then take the old version out of service. "
+            "Until cleanup it may come back."
+        )
+    return "only the new version is left."
 
 
 def state_words(state: str) -> str:

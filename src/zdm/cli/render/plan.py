@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zdm.cli.render.document import Block, Code, Grid, Heading, Items, Paragraph
-from zdm.cli.render.moves import APPLICATIONS, lock_words, schema_words
+from zdm.cli.render.document import Block, Code, Grid, Heading, Items, Numbered, Paragraph
+from zdm.cli.render.moves import applications, lock_words
 from zdm.cli.render.status import version_words
 from zdm.cli.render.text import careful, number, plural, size
 from zdm.errors import Problem
@@ -46,7 +46,7 @@ def plan_document(
         blocks.append(Heading("Way back", 3))
         blocks += _way_back(plan, phase, reversible=definition.reversible)
         blocks.append(Heading("Applications, once it is done", 3))
-        advice = schema_words(APPLICATIONS[phase.value], plan.old_schema, plan.new_schema)
+        advice = applications(phase.value, plan.target, plan.old_schema, plan.new_schema)
         blocks.append(Paragraph(advice[:1].upper() + advice[1:]))
     if migration.validations:
         blocks.append(Heading("Validations before switchover and cleanup"))
@@ -156,34 +156,24 @@ def _steps(plan: Plan, phase: Phase, *, with_sql: bool) -> Iterator[Block]:
     if not steps:
         yield Paragraph("Nothing to do in the database.")
         return
-    yield Grid(
-        ("", "step", "lock on table, how long"),
-        [
-            (str(i), step.title, "; ".join(lock_words(lock) for lock in step.locks) or "no table lock")
-            for i, step in enumerate(steps, 1)
-        ],
-    )
-    long = [words for step in steps if (words := _rows_words(plan, step))]
-    if long:
-        yield Items(long)
+    yield Numbered([(step.title, _details(plan, step)) for step in steps])
     if with_sql:
         for i, step in enumerate(steps, 1):
             yield Paragraph(f"Step {i}, {step.title}:")
             yield Code(_sql(step.action))
 
 
-def _rows_words(plan: Plan, step: Step) -> str:
-    """What a step that touches every row has to go through."""
+def _details(plan: Plan, step: Step) -> list[str]:
+    """The locks of a step, and the rows it has to go through."""
+    details = [lock_words(lock) for lock in step.locks] or ["no table lock"]
     action: Any = step.action
     if action.kind in ("backfill", "verify"):
         tables = [action.table]
     else:
         tables = [lock.table for lock in step.locks if lock.hold != "brief"]
-    facts = [f for f in plan.facts if f.table in tables]
-    if not facts:
-        return ""
-    sizes = "; ".join(f"{f.table}: {plural(f.rows, 'row')}, {size(f.bytes)}" for f in facts)
-    return f"{step.title}: reads {sizes}"
+    return details + [
+        f"reads {plural(f.rows, 'row')}, {size(f.bytes)}" for f in plan.facts if f.table in tables
+    ]
 
 
 def _sql(action: Any) -> str:

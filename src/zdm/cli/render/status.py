@@ -71,6 +71,8 @@ def _remarks(status: RolloutStatus) -> str:
 def phase_line(status: RolloutStatus) -> str:
     """``preparation done · migration running · switchover · cleanup``."""
     state = status.state.value
+    if state.startswith("roll"):
+        return f"none: the rollout {'was' if state == 'rolled_back' else 'is being'} taken back"
     current = status.phase.value if status.phase else ""
     parts = []
     for position, phase in enumerate(_PHASES):
@@ -172,15 +174,14 @@ def history_text(rollout: str, entries: Sequence[HistoryEntry]) -> str:
     """Every event, oldest first."""
     if not entries:
         return f"Nothing has happened to {rollout} yet."
-    rows = [(when(e.at), e.phase.value if e.phase else "", e.event, _event(e)) for e in entries]
-    return table(rows, ("when", "phase", "event", "what"), indent=0)
+    rows = [(when(e.at), e.by, e.phase.value if e.phase else "", e.event, _event(e)) for e in entries]
+    return table(rows, ("when", "by", "phase", "event", "what"), indent=0)
 
 
 def _event(entry: HistoryEntry) -> str:
-    text = entry.text
-    if not text and entry.before is not None and entry.state is not None:
-        text = f"{state_words(entry.before.value)} to {state_words(entry.state.value)}"
-    return f"{text} (by {entry.by})" if entry.by else text
+    if not entry.text and entry.before is not None and entry.state is not None:
+        return f"{state_words(entry.before.value)} to {state_words(entry.state.value)}"
+    return entry.text
 
 
 _HEALTH = {
