@@ -57,6 +57,7 @@ class Options:
     first_rows / most_rows: rows of the first chunk, and the most that one may have.
     lock_patience: how long rows that somebody keeps locked are waited for at the end.
     reconnects: how often in a row a worker connects again after its connection was lost.
+    again: go over a table whose backfill is finished once more, to try failed rows again; voids its verifications.
     """
 
     workers: int = 1
@@ -66,6 +67,7 @@ class Options:
     vacuum: VacuumPolicy = field(default_factory=VacuumPolicy)
     lock_patience: timedelta = timedelta(minutes=5)
     reconnects: int = 5
+    again: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 64:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
 from zdm.backfill.options import Hooks, Options, Result
 from zdm.backfill.outcome import Trouble, classify
 from zdm.backfill.sweep import BadData, sweep
-from zdm.backfill.table import Statements, may_silence, shape, triggers_that_fire
+from zdm.backfill.table import Shape, Statements, may_silence, shape, triggers_that_fire
 from zdm.backfill.tracker import Tracker
 from zdm.backfill.vacuum import Vacuumer
 from zdm.backfill.worker import FileChanged, Job, Stopped, Worker
@@ -21,11 +21,14 @@ from zdm.catalog.backfills import BackfillState, BackfillStatus, Range
 from zdm.db.session import OutcomeUnknown, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
+from zdm.model.names import QualifiedName
 
 __all__ = ["BadData", "Connect", "backfill"]
 
 Connect = Callable[[], psycopg.Connection[Any]]
 """Opens a working connection, as `zdm.db.session.connect` does."""
+
+T = TypeVar("T")
 
 MOST_PASSES = 20
 """Passes that are begun anew because the table got another file, before we ask a person to stop that."""
@@ -55,16 +58,12 @@ def backfill(
         result.complete = True
         return result
     begun = time.monotonic()
-    conn = connect()
     try:
-        run = _Run(connect, conn, rollout, mapping, options, hooks, result)
-        try:
-            run.to_the_end()
-            result.complete = True
-        except Stopped:
-            result.complete = False
+        _Run(connect, rollout, mapping, options, hooks, result).to_the_end()
+        result.complete = True
+    except Stopped:
+        result.complete = False
     finally:
-        conn.close()
         result.seconds = time.monotonic() - begun
     return result
 
@@ -73,7 +72,6 @@ class _Run:
     def __init__(
         self,
         connect: Connect,
-        conn: psycopg.Connection[Any],
         rollout: int,
         mapping: TableMapping,
         options: Options,
@@ -81,38 +79,37 @@ class _Run:
         result: Result,
     ) -> None:
         self._connect = connect
-        self._conn = conn
         self._rollout = rollout
         self._mapping = mapping
         self._options = options
         self._hooks = hooks
         self._result = result
-        self._silent = may_silence(conn)
+        self._again = options.again
         self._statements = Statements(mapping)
-        self._tell_triggers()
-
-    def _tell_triggers(self) -> None:
-        firing = triggers_that_fire(self._conn, self._mapping, silenced=self._silent)
-        if not firing:
-            return
-        names = ", ".join(firing)
-        self._hooks.note(
-            f"the triggers {names} of {self._mapping.table} fire for every row that is filled: "
-            + (
-                "they are enabled to fire even for replicated changes"
-                if self._silent
-                else "this role may not set session_replication_role (GRANT SET ON PARAMETER session_replication_role)"
+        self._silent, firing = self._steadily(self._triggers)
+        if firing:
+            hooks.note(
+                f"the triggers {', '.join(firing)} of {mapping.table} fire for every row that is filled: "
+                + (
+                    "they are enabled to fire even for replicated changes"
+                    if self._silent
+                    else "this role may not set session_replication_role "
+                    "(GRANT SET ON PARAMETER session_replication_role allows it)"
+                )
             )
-        )
+
+    def _triggers(self, conn: psycopg.Connection[Any]) -> tuple[bool, list[str]]:
+        silent = may_silence(conn)
+        return silent, triggers_that_fire(conn, self._mapping, silenced=silent)
 
     def to_the_end(self) -> None:
         for _ in range(MOST_PASSES):
-            state = self._open()
+            state, found = self._steadily(self._open)
             self._result.passes = state.pass_no
             if state.status is BackfillStatus.FINISHED:
                 return
             try:
-                self._pass(state)
+                self._pass(state, found)
             except FileChanged:
                 self._hooks.note(
                     f"{self._mapping.table} was rewritten meanwhile (VACUUM FULL, CLUSTER or the like); going over it again"
@@ -124,39 +121,45 @@ class _Run:
             remedy="Keep VACUUM FULL, CLUSTER and TRUNCATE away from it, and run again.",
         )
 
-    def _open(self) -> BackfillState:
-        found = shape(self._conn, self._mapping)
-        with transaction(self._conn):
-            self._hooks.guard(self._conn.cursor())
-            return backfills.open(
-                self._conn,
-                self._rollout,
-                self._mapping.table,
-                found.relfilenode,
-                found.blocks,
-                self._options.workers,
-            )
+    def _open(self, conn: psycopg.Connection[Any]) -> tuple[BackfillState, Shape]:
+        found = shape(conn, self._mapping)
+        where = (
+            conn,
+            self._rollout,
+            self._mapping.table,
+            found.relfilenode,
+            found.blocks,
+            self._options.workers,
+        )
+        with transaction(conn):
+            self._hooks.guard(conn.cursor())
+            state = backfills.open(*where)
+            if state.status is BackfillStatus.FINISHED and self._again:
+                state = backfills.next_pass(*where)
+        self._again = False
+        return state, found
 
-    def _pass(self, state: BackfillState) -> None:
-        found = shape(self._conn, self._mapping)
-        if found.relfilenode != state.relfilenode:
-            raise FileChanged
+    def _pass(self, state: BackfillState, found: Shape) -> None:
         tracker = Tracker(self._hooks, self._result, state, found.rows)
         job = Job(self._mapping, self._statements, self._options, self._hooks, tracker, self._silent)
         if state.status is BackfillStatus.RUNNING:
-            self._ranges(state, job, tracker)
-            with transaction(self._conn):
-                self._hooks.guard(self._conn.cursor())
-                backfills.start_sweep(self._conn, self._rollout, self._mapping.table)
+            self._ranges(state, found, job, tracker)
+            self._steadily(lambda conn: self._mark(conn, backfills.start_sweep), tracker)
         tracker.sweeping()
         self._steadily(lambda conn: sweep(Worker(job, conn, found), job, self._rollout), tracker)
-        with transaction(self._conn):
-            self._hooks.guard(self._conn.cursor())
-            backfills.finish(self._conn, self._rollout, self._mapping.table)
+        self._steadily(lambda conn: self._mark(conn, backfills.finish), tracker)
         tracker.finished()
 
-    def _ranges(self, state: BackfillState, job: Job, tracker: Tracker) -> None:
-        found = shape(self._conn, self._mapping)
+    def _mark(
+        self,
+        conn: psycopg.Connection[Any],
+        step: Callable[[psycopg.Connection[Any], int, QualifiedName], object],
+    ) -> None:
+        with transaction(conn):
+            self._hooks.guard(conn.cursor())
+            step(conn, self._rollout, self._mapping.table)
+
+    def _ranges(self, state: BackfillState, found: Shape, job: Job, tracker: Tracker) -> None:
         left = [part for part in state.ranges if not part.finished]
         if not left:
             return
@@ -191,7 +194,7 @@ class _Run:
                 raise
         self._result.vacuums += vacuumer.runs
 
-    def _steadily(self, work: Callable[[psycopg.Connection[Any]], None], tracker: Tracker) -> None:
+    def _steadily(self, work: Callable[[psycopg.Connection[Any]], T], tracker: Tracker | None = None) -> T:
         """Run `work` on a connection of its own, and again on a new one if that is lost."""
         lost = 0
         while True:
@@ -199,17 +202,19 @@ class _Run:
             conn: psycopg.Connection[Any] | None = None
             try:
                 conn = self._connect()
-                work(conn)
+                return work(conn)
             except (psycopg.Error, OutcomeUnknown, ZdmError) as error:
                 lost = lost + 1 if self._result.chunks == before else 1
                 self._give_up_unless_lost(error, conn, lost)
                 self._result.retried += 1
-                tracker.wait(min(5.0, 0.1 * 2**lost), "the connection was lost; connecting again")
-            else:
-                return
             finally:
                 if conn is not None:
                     conn.close()
+            pause = min(5.0, 0.1 * 2**lost)
+            if tracker is not None:
+                tracker.wait(pause, "the connection was lost; connecting again")
+            elif self._hooks.stop.wait(pause):
+                raise Stopped
 
     def _give_up_unless_lost(
         self, error: psycopg.Error | ZdmError, conn: psycopg.Connection[Any] | None, lost: int

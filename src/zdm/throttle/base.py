@@ -65,4 +65,5 @@ def signals() -> tuple[type[Signal], ...]:
     package = importlib.import_module(__package__)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{__package__}.{module.name}")
-    return tuple(sorted(Signal.__subclasses__(), key=lambda signal: signal.name))
+    found = (signal for signal in Signal.__subclasses__() if signal.__module__.startswith(f"{__package__}."))
+    return tuple(sorted(found, key=lambda signal: signal.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -21,7 +22,6 @@ from zdm.verify.statements import between
 
 BLOCKS = 512
 ROWS = 200
-PATIENCE = 60.0
 
 
 def _ignore(_: psycopg.Cursor[Any]) -> None:
@@ -35,11 +35,18 @@ def repair(
     *,
     guard: Callable[[psycopg.Cursor[Any]], None] = _ignore,
     lock_budget: timedelta = timedelta(milliseconds=100),
+    patience: timedelta = timedelta(seconds=60),
 ) -> int:
     """Make every settled row agree again, in small transactions over locked rows. Returns how many rows were repaired.
 
     Each row is looked at again once it is locked: one that an application has put right meanwhile is left alone. Rows that
     nobody has settled are the backfill's; those whose `up` raises stay failed. Verify again afterwards.
+
+    Parameters
+    ----------
+    guard: called in each transaction before its work; raises if the lease is lost.
+    lock_budget: no foreground statement waits longer for us; we wait for its rows half as long at a time.
+    patience: how long rows that somebody holds are waited for, for each few hundred rows.
 
     Raises
     ------
@@ -50,19 +57,25 @@ def repair(
         return 0
     conn = connect()
     try:
-        return sum(_group(conn, mapping, group, authority, guard, lock_budget) for group in mapping.groups)
+        return sum(
+            _group(_Job(conn, mapping, guard, lock_budget, patience), group, authority)
+            for group in mapping.groups
+        )
     finally:
         conn.close()
 
 
-def _group(
-    conn: psycopg.Connection[Any],
-    mapping: TableMapping,
-    group: ColumnGroup,
-    authority: Authority,
-    guard: Callable[[psycopg.Cursor[Any]], None],
-    lock_budget: timedelta,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    conn: psycopg.Connection[Any]
+    mapping: TableMapping
+    guard: Callable[[psycopg.Cursor[Any]], None]
+    lock_budget: timedelta
+    patience: timedelta
+
+
+def _group(job: _Job, group: ColumnGroup, authority: Authority) -> int:
+    conn, mapping = job.conn, job.mapping
     assignments = repair_assignments(mapping, group, authority)
     stale = [
         m.predicate
@@ -95,28 +108,23 @@ def _group(
             row = conn.execute(count).fetchone()
         left = int(row[0]) if row else 0
         while left > 0:
-            total += _some(conn, mapping, statement, guard, lock_budget)
+            total += _some(job, statement)
             left -= ROWS
     return total
 
 
-def _some(
-    conn: psycopg.Connection[Any],
-    mapping: TableMapping,
-    statement: sql.Composed,
-    guard: Callable[[psycopg.Cursor[Any]], None],
-    lock_budget: timedelta,
-) -> int:
-    deadline = time.monotonic() + PATIENCE
+def _some(job: _Job, statement: sql.Composed) -> int:
+    deadline = time.monotonic() + job.patience.total_seconds()
     while True:
         try:
-            with transaction(conn, lock_timeout=lock_budget / 2):
-                guard(conn.cursor())
-                return conn.execute(statement).rowcount
+            with transaction(job.conn, lock_timeout=job.lock_budget / 2):
+                job.guard(job.conn.cursor())
+                return job.conn.execute(statement).rowcount
         except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:
             if time.monotonic() >= deadline:
                 raise Busy(
-                    f"rows of {mapping.table} that need repair have been locked for {PATIENCE:.0f} s",
+                    f"rows of {job.mapping.table} that need repair have been locked for "
+                    f"{job.patience.total_seconds():.0f} s",
                     remedy="Let the transaction that holds them end, and run again.",
                 ) from error
         time.sleep(random.uniform(0.005, 0.1))  # noqa: S311  # jitter
