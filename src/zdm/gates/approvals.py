@@ -58,5 +58,5 @@ class Approvals(Gate):
         return self.refused(
             observed,
             threshold,
-            f"{counted(missing, 'more person', 'more people')} must run `zdm approve {ctx.migration.id} --phase {ctx.phase.value}`.",
+            f"{counted(missing, 'more person', 'more people')} must run `zdm approve {ctx.migration.id} {ctx.phase.value}`.",
         )

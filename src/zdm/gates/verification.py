@@ -44,11 +44,8 @@ class Verification(Gate):
         ]
         if wrong:
             differs = any(fact.mismatches for fact in facts.values())
-            remedy = f"Run `zdm verify {ctx.migration.id}`" + (
-                " --samples to see the rows; `zdm backfill --repair` settles those that the triggers could not."
-                if differs
-                else "."
-            )
+            repair = "; with --repair it derives rows that differ again, from the side that last wrote them"
+            remedy = f"Run `zdm verify {ctx.migration.id}`{repair if differs else ''}."
             return self.refused(enumerated(wrong), threshold, remedy)
         rows = sum(fact.rows for fact in facts.values())
         age = max(ctx.now - fact.started_at for fact in facts.values())

@@ -162,7 +162,7 @@ class TestApprovals:
     def test_high_risk_needs_one(self, ctx: GateContext) -> None:
         verdict = Approvals().evaluate(self.given(ctx))
         assert (verdict.answer, verdict.observed) == (Answer.REFUSED, "approved by nobody")
-        assert "zdm approve widen --phase cleanup" in verdict.remedy
+        assert "zdm approve widen cleanup" in verdict.remedy
         assert Approvals().evaluate(self.given(ctx, "bea")).answer is Answer.PASSED
 
     def test_ones_own_does_not_count(self, ctx: GateContext) -> None:
