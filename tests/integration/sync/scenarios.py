@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.integration.sync.stage import Design, Stage, group, new, old
 from zdm.model.mapping import Authority, Conflict
@@ -89,6 +89,17 @@ def with_policy(policy: Conflict, authority: Authority = Authority.OLD) -> Desig
     """`ROUNDED` with another answer to a statement that writes both sides."""
     made = _ROUNDED.model_copy(update={"conflict": policy})
     return Design(ROUNDED.columns, (made,), authority=authority)
+
+
+def with_trigger(
+    body: str, design: Design = ROUNDED, event: str = "INSERT OR UPDATE", name: str = "app"
+) -> Design:
+    """The design with a BEFORE trigger of the application's own."""
+    made = (
+        f"CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {body} END'",
+        f"CREATE TRIGGER {name} BEFORE {event} ON t FOR EACH ROW EXECUTE FUNCTION app()",
+    )
+    return replace(design, after=made)
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
@@ -195,6 +206,8 @@ def both_written_new_wins(s: Stage) -> None:
 
 
 def what_up_reads_changes(s: Stage) -> None:
+    s.run("UPDATE t SET id = 1 WHERE id = 1")
+    s.has(1, _price="5EUR", settled=True)
     s.run("UPDATE t SET rate = 2 WHERE id = 1")
     s.has(1, amount=5, _price="10EUR")
     s.run("UPDATE t SET currency = 'USD' WHERE id = 1")
@@ -422,6 +435,8 @@ def groups_are_settled_apart(s: Stage) -> None:
     s.has(1, a=7, _c=7, b=3, _d=2.6, new_last=[1])
     s.old("UPDATE t SET a = 7, b = 3, o = 'z'")
     s.has(1, _d=2.6, new_last=[1])
+    s.old("UPDATE t SET a = 8, b = 3, o = 'z'")
+    s.has(1, _c=8, _d=2.6, new_last=[1])
     s.agrees()
 
 
@@ -434,12 +449,61 @@ def unfilled_groups_are_judged_apart(s: Stage) -> None:
 
 def writing_the_marker_changes_nothing(s: Stage) -> None:
     s.old("INSERT INTO t VALUES (1, 5, 'x')")
-    for value in ("NULL", "0", "4", "5", "-1", "DEFAULT", "1"):
+    for count, value in enumerate(("NULL", "0", "4", "5", "-1", "DEFAULT", "1"), start=6):
         s.run(f"UPDATE t SET a = a + 1, _zdm_state = {value}")
-    s.has(1, a=12, _c=12, settled=True, new_last=[])
+        s.has(1, a=count, _c=count, settled=True, new_last=[])
     s.new("UPDATE t SET a = 1.6")
     s.run("UPDATE t SET a = 9, _zdm_state = 1")
     s.has(1, a=9, _c=9, new_last=[])
+    s.agrees()
+
+
+def trigger_that_changes_the_old_column(s: Stage) -> None:
+    s.old("INSERT INTO t VALUES (1, 5, 'x')")
+    s.has(1, a=105, _c=105)
+    s.new("UPDATE t SET a = 8.4")
+    s.has(1, a=8, _c=8.4, new_last=[0])
+    s.old("UPDATE t SET a = 1")
+    s.has(1, a=101, _c=101, new_last=[])
+    s.old("UPDATE t SET o = 'y'")
+    s.has(1, a=201, _c=201, new_last=[])
+    s.new("INSERT INTO t (id, a) VALUES (2, 3.3)")
+    s.agrees()
+
+
+def trigger_that_changes_the_new_column(s: Stage) -> None:
+    s.old("INSERT INTO t VALUES (1, 5, 'x')")
+    s.old("UPDATE t SET a = 9")
+    s.has(1, a=9, _c=9, new_last=[])
+    s.new("UPDATE t SET a = 2.4")
+    s.has(1, a=-1, _c=-1, new_last=[0])
+    s.run("UPDATE t SET o = 'y'")
+    s.agrees()
+
+
+def trigger_that_changes_something_else(s: Stage) -> None:
+    s.old("INSERT INTO t VALUES (1, 5, 'x')")
+    s.old("UPDATE t SET a = 6")
+    s.has(1, a=6, _c=6, o="touched")
+    s.new("UPDATE t SET a = 7.7")
+    s.has(1, a=8, _c=7.7, o="touched")
+    s.agrees()
+
+
+def trigger_that_swallows_the_write(s: Stage) -> None:
+    s.run("INSERT INTO t VALUES (1, 5, 'x'), (2, 6, 'x')")
+    s.run("UPDATE t SET a = a + 1")
+    s.has(1, a=5, _c=5)
+    s.has(2, a=7, _c=7)
+    s.agrees()
+
+
+def trigger_that_writes_the_other_side_too(s: Stage) -> None:
+    s.old("UPDATE t SET o = 'y'")
+    s.has(1, a=5, _c=5, settled=True, new_last=[])
+    s.old("UPDATE t SET a = 4 WHERE id = 1")
+    s.has(1, a=4, _c=4, new_last=[])
+    s.run("DELETE FROM t WHERE id = 2")
     s.agrees()
 
 
@@ -504,4 +568,27 @@ SCENES = (
     Scene("groups", TWO, groups_are_settled_apart),
     Scene("groups", TWO, unfilled_groups_are_judged_apart),
     Scene("marker", ROUNDED, writing_the_marker_changes_nothing),
+    Scene(
+        "trigger",
+        with_trigger("NEW.a := NEW.a + 100; RETURN NEW;"),
+        trigger_that_changes_the_old_column,
+    ),
+    Scene(
+        "trigger",
+        with_trigger("IF NEW._c IS NOT NULL THEN NEW._c := -1; END IF; RETURN NEW;", event="UPDATE"),
+        trigger_that_changes_the_new_column,
+    ),
+    Scene("trigger", with_trigger("NEW.o := ''touched''; RETURN NEW;"), trigger_that_changes_something_else),
+    Scene(
+        "trigger",
+        with_trigger("IF NEW.id = 1 THEN RETURN NULL; END IF; RETURN NEW;", event="UPDATE"),
+        trigger_that_swallows_the_write,
+    ),
+    Scene(
+        "trigger",
+        with_trigger("NEW._c := NEW.a + 0.25; RETURN NEW;", UNFILLED, event="UPDATE"),
+        trigger_that_writes_the_other_side_too,
+    ),
 )
+
+BY_NAME = {scene.play.__name__: scene for scene in SCENES}

@@ -75,11 +75,13 @@ class Design:
     ----------
     columns: the table's own columns, as in CREATE TABLE. The first one is its key.
     before: statements run after the table is made and before the sync is installed: rows that are not filled yet.
+    after: statements run once the new columns and the sync are there.
     """
 
     columns: str
     groups: tuple[ColumnGroup, ...]
     before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     marker_in_view: bool = False
     defaults: dict[str, str] = field(default_factory=dict)
     authority: Authority = Authority.OLD
@@ -132,6 +134,8 @@ class Stage:
                     connection.execute(statement.encode())
                 for statement in views.create_view(mapping, schema, version, old=is_old):
                     connection.execute(statement.encode())
+        for statement in design.after:
+            connection.execute(statement.encode())
         return stage
 
     @staticmethod
@@ -220,7 +224,7 @@ class Stage:
                 [key],
             ).fetchall()
         assert len(found) == 1, f"{len(found)} rows with key {key!r}"
-        row = {k: float(v) if isinstance(v, Decimal) else v for k, v in found[0].items()}
+        row: dict[str, Any] = {k: float(v) if isinstance(v, Decimal) else v for k, v in found[0].items()}
         marker = row.pop(self.mapping.marker)
         row["settled"] = marker is not None
         row["failed"] = bool((marker or 0) & FAILED)
