@@ -276,10 +276,15 @@ def test_the_schema_takes_every_scenario(kind: str, schema: dict[str, Any]) -> N
         jsonschema.validate(yaml.safe_load(document.source.text), schema)
 
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
+EXAMPLES = sorted(
+    # Beside each migration lies writes.yaml: what its applications do, for the test that runs it.
+    f
+    for f in (Path(__file__).parents[2] / "examples").rglob("*.yaml")
+    if f.name != "writes.yaml"
+)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_the_examples_are_valid(path: Path, schema: dict[str, Any]) -> None:
     loader.read(path, check_gates=check_overrides)
     values = yaml.load(path.read_text(encoding="utf-8"), Loader=loader._Loader)  # noqa: S506  a SafeLoader

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from zdm.operations.base import Operation
 from zdm.operations.migration import Migration, Validation
 from zdm.operations.registry import operations
 
@@ -52,6 +53,7 @@ def migration_schema(gates: dict[str, Any] | None = None) -> dict[str, Any]:
     for kind, operation in kinds.items():
         definition = definitions[_name(references[operation, "validation"])]
         definition["title"] = kind
+        _short_forms(operation, definition)
         definition["description"] = operation.summary
     return {
         "$schema": DIALECT,
@@ -65,6 +67,29 @@ def migration_schema(gates: dict[str, Any] | None = None) -> dict[str, Any]:
             name: _without_titles(definitions[name]) for name in sorted(_used(properties, definitions))
         },
     }
+
+
+def _short_forms(operation: type[Operation], definition: dict[str, Any]) -> None:
+    """Let the schema take a bare text where the operation itself turns one into what it needs.
+
+    A validator that runs before the type is checked is how an operation reads a short form (``columns: [id]``); the
+    schema cannot see into it, and must not refuse what the reader takes. The reader has the last word.
+    """
+    for decorator in operation.__pydantic_decorators__.field_validators.values():
+        if decorator.info.mode != "before":
+            continue
+        for name in decorator.info.fields:
+            info = operation.model_fields[name]
+            field = definition["properties"][info.alias or name]
+            if field.get("type") != "array":
+                continue
+            items = field["items"]
+            if items.get("type") == "string":
+                forms = [{"type": "string"}, {"type": "array", "items": items}]
+                field |= {"anyOf": forms}
+                del field["type"], field["items"]
+            else:
+                field["items"] = {"anyOf": [{"type": "string"}, items]}
 
 
 def _name(reference: dict[str, Any]) -> str:
