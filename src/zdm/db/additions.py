@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import psycopg
 from psycopg import sql
 
-from zdm.db.session import Connection, fetch_value, search_path_of, transaction
+from zdm.db.session import Connection, execute_one, fetch_value, search_path_of, transaction
 from zdm.model.names import QualifiedName
 
 
@@ -20,12 +20,11 @@ def adds_instantly(conn: Connection, type_: str, default: str | None, target: st
         conn.execute(search_path_of(["pg_temp", target, "public"]))
         conn.execute("CREATE TEMP TABLE _zdm_addition (present integer)")
         before = fetch_value(conn, "SELECT pg_catalog.pg_relation_filenode('pg_temp._zdm_addition'::regclass)")
-        clause = sql.SQL(" DEFAULT ({})").format(sql.SQL(default)) if default is not None else sql.SQL("")  # type: ignore[arg-type]
+        clause = sql.SQL(" DEFAULT ({})").format(sql.SQL(default)) if default is not None else sql.SQL("")
         try:
-            # The text is the user's. A prepared (extended) execution takes exactly one statement, and all is rolled back.
-            conn.execute(
-                sql.SQL("ALTER TABLE pg_temp._zdm_addition ADD COLUMN added {}{}").format(sql.SQL(type_), clause),  # type: ignore[arg-type]
-                prepare=True,
+            # The text is the user's: it must not be more than one statement.
+            execute_one(
+                conn, sql.SQL("ALTER TABLE pg_temp._zdm_addition ADD COLUMN added {}{}").format(sql.SQL(type_), clause)
             )
         except psycopg.Error:
             return False

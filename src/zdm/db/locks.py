@@ -116,8 +116,8 @@ def run_locked(
 
     Parameters
     ----------
-    locks: tables that do not exist (any more) and what cannot be locked explicitly (views, foreign tables) are skipped;
-        the statements lock those themselves, under the same limit.
+    locks: what does not exist (any more) and what cannot be locked explicitly (foreign tables) is skipped; the statements
+        lock those themselves, under the same limit. A view is named before its table: see `_lockable`.
     before_commit: runs in the same transaction, for the mark that the step is finished.
     on_wait: told whenever we wait.
 
@@ -354,13 +354,17 @@ class _Attempts:
 
 
 def _lockable(conn: Connection, locks: Sequence[TableLock]) -> list[TableLock]:
-    """Those that LOCK TABLE accepts. On a view it would also lock every table below, so views are left out."""
+    """Those that exist and that LOCK TABLE accepts.
+
+    On a view it locks the view, and then every table below it: the order in which the applications' statements through the
+    view take them, so a step that needs both names the view first, and cannot deadlock with them.
+    """
     wanted = list(dict.fromkeys(locks))
     if not wanted:
         return []
     rows = conn.execute(
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relkind IN ('r', 'p') AND (n.nspname, c.relname) IN"
+        " WHERE c.relkind IN ('r', 'p', 'v') AND (n.nspname, c.relname) IN"
         " (SELECT * FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])))",
         ([lock.table.schema_ for lock in wanted], [lock.table.name for lock in wanted]),
     ).fetchall()

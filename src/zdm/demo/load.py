@@ -104,7 +104,9 @@ class Pgbench:
             for line in path.read_text(encoding="utf-8").splitlines()[:-1]:
                 fields = line.split()
                 if len(fields) >= 6 and fields[2].isdigit():
-                    found.append((int(fields[4]) + int(fields[5]) / 1e6, int(fields[2]) / 1000))
+                    # With --rate the time counts from when the transaction was due; what it waited for a client is not ours.
+                    lag = int(fields[6]) if len(fields) > 6 else 0
+                    found.append((int(fields[4]) + int(fields[5]) / 1e6, (int(fields[2]) - lag) / 1000))
         return found
 
 

@@ -59,9 +59,12 @@ def _swap(
     drops = [statement for schema in olds for statement in views.drop_view(mapping, schema, old=True)]
     altered = any(column.alter_type for column in shape.columns)
     remake: list[str] = []
+    # Statements through a view lock the view and then the table; in the other order they and the swap would deadlock.
+    views_first = [views.view_name(mapping, schema, old=True) for schema in olds]
     if plan.new_schema and not mapping.dropped_in_new:
         made = after_swap(mapping)
         if mapping.marker_in_view or altered:
+            views_first.append(views.view_name(mapping, plan.new_schema))
             drops += views.drop_view(mapping, plan.new_schema)
             remake += views.create_view(made, plan.new_schema, plan.server_version)
         else:
@@ -78,7 +81,9 @@ def _swap(
         title=f"swap {mapping.table}: the old structure goes, the new one takes its place",
         phase=Phase.CLEANUP,
         stage=Stage.CONTRACT,
-        action=Transaction(statements=tuple(statements), locks=(brief(mapping.table),)),
+        action=Transaction(
+            statements=tuple(statements), locks=tuple(brief(name) for name in (*views_first, mapping.table))
+        ),
         naive="drop-column",
     )
 

@@ -222,9 +222,45 @@ def test_killed_midway_leaves_nothing(database: Database, conn: Session) -> None
     assert columns(database) == 2
 
 
-def test_views_and_missing_tables_are_left_to_the_statements(database: Database, conn: Session) -> None:
+def test_missing_tables_are_left_to_the_statements(database: Database, conn: Session) -> None:
     database.execute("CREATE VIEW v AS SELECT * FROM t")
     run_locked(conn, ["DROP VIEW public.v", "DROP TABLE IF EXISTS public.gone"], [lock("v"), lock("gone")])
+
+
+@pytest.mark.parametrize(
+    ("names", "clash"), [(("v", "t"), False), (("t",), True)], ids=["view first", "table first"]
+)
+def test_dropping_a_view_under_writes_through_it(
+    database: Database, conn: Session, scene: Scene, names: tuple[str, ...], *, clash: bool
+) -> None:
+    """A statement through a view locks the view, then the table. Whoever locks the table first deadlocks with it."""
+    database.execute("CREATE VIEW v AS SELECT * FROM t")
+    holder, writer = scene.session("holder"), scene.session("writer")
+    holder.begin()
+    holder.run("UPDATE t SET id = id")
+    reports: list[WaitReport] = []
+    patient = LockBudget(
+        timeout=timedelta(seconds=20),
+        hold=timedelta(seconds=20),
+        holder_age=timedelta(seconds=60),
+        attempts=3,
+        backoff=timedelta(milliseconds=1),
+    )
+    worker = threading.Thread(
+        target=run_locked,
+        args=(conn, ["DROP VIEW public.v"], [lock(name) for name in names], patient, None, reports.append),
+    )
+    worker.start()
+    ours = conn.info.backend_pid
+    eventually(lambda: scene.blockers(ours), what="the drop to wait for the holder")
+    write = writer.start("UPDATE v SET id = id")
+    write.wait_blocked()
+    holder.run("COMMIT")
+    outcome = write.error()
+    worker.join(20)
+    assert not worker.is_alive()
+    # Whichever side the server chooses as the victim.
+    assert (outcome == "40P01" or "deadlock" in [report.reason for report in reports]) is clash
 
 
 def test_manual_vacuum_is_waited_for(database: Database, conn: Session, scene: Scene) -> None:
