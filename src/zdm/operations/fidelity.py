@@ -320,8 +320,11 @@ def plan(phase: Phase, context: Context) -> list[Step]:
         if phase is Phase.MIGRATION:
             for request in requests:
                 found += _carry(shape, request, context.carried[request.key])
-        if phase is Phase.CLEANUP and requests:
-            found.append(_names(shape, requests))
+        if phase is Phase.CLEANUP:
+            if requests:
+                found.append(_names(shape, requests))
+            if requests or shape.uses:
+                found += _index_columns(shape)
     return found
 
 
@@ -535,3 +538,47 @@ def _names(shape: TableShape, requests: Sequence[CarryRequest]) -> Step:
             locks=(ddl.lock(final, Lock.ACCESS_EXCLUSIVE if locked else Lock.SHARE_UPDATE_EXCLUSIVE),),
         ),
     )
+
+
+_RENAME_INDEX_COLUMNS = """
+DECLARE one record;
+BEGIN
+  FOR one IN
+    SELECT c.oid::pg_catalog.regclass AS index, m.physical, m.final
+    FROM (VALUES {pairs}) AS m (physical, final)
+    CROSS JOIN pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = m.physical
+    WHERE i.indrelid = {t}::pg_catalog.regclass
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute b WHERE b.attrelid = c.oid AND b.attname = m.final)
+  LOOP
+    EXECUTE pg_catalog.format('ALTER TABLE %s RENAME COLUMN %I TO %I', one.index, one.physical, one.final);
+  END LOOP;
+END
+"""
+
+
+def _index_columns(shape: TableShape) -> list[Step]:
+    """An index keeps its own names of its columns, and the server does not change them with the table's."""
+    pairs = [(new.physical, new.final) for new in shape.all_new() if new.physical != new.final]
+    if not pairs:
+        return []
+    final = qualified(shape.name.schema_, shape.final_name)
+    body = ddl.text(
+        _RENAME_INDEX_COLUMNS,
+        pairs=sql.SQL(", ").join(
+            sql.SQL("({}, {})").format(sql.Literal(old), sql.Literal(new)) for old, new in pairs
+        ),
+        t=sql.Literal(ddl.table(final).as_string(None)),
+    )
+    return [
+        Step(
+            id=f"cleanup.{shape.name}.carry.index_columns",
+            title=f"let the indexes of {final} call their columns by their final names",
+            phase=Phase.CLEANUP,
+            stage=Stage.FINISH,
+            operation="",
+            action=Transaction(
+                statements=(ddl.text("DO {body}", body=sql.Literal(body)),), locks=(ddl.lock(final),)
+            ),
+        )
+    ]
