@@ -56,7 +56,7 @@ class OldVersionUnused(Gate):
     fence: Duration = Field(default=timedelta(minutes=1), description="how long a fence must have stood")
     sample: Duration = Field(
         default=timedelta(seconds=10),
-        description="how long locks on the old version's views are watched at each evaluation",
+        description="how long locks on the old version's views are watched before it passes by counters",
     )
     every: Duration = Field(
         default=timedelta(milliseconds=100), description="the pause between two looks at the locks"
@@ -115,10 +115,14 @@ class OldVersionUnused(Gate):
         watch = Watch.load(ctx.facts.recall(self.name))
         # Read before the sampling, stored after it: what happens meanwhile belongs to the next window.
         seen = watch.since(counters) if watch is not None and not counters.unavailable else None
-        locks = self._sample_locks(ctx)
+        quiet = seen is not None and not (seen.used or seen.ambiguous or seen.gap)
+        # Looking for long costs time, so only where it is the last thing between here and a pass.
+        locks = self._sample_locks(
+            ctx, thorough=quiet and watch is not None and ctx.now - watch.at >= self.window
+        )
 
         used = [*(seen.used if seen is not None else ()), *locks]
-        if used or watch is None or seen is None or seen.gap or seen.ambiguous:
+        if used or not quiet:
             fresh = Watch.start(ctx.now, counters)
             if fresh is not None:
                 ctx.facts.remember(self.name, fresh.dump())
@@ -164,14 +168,14 @@ class OldVersionUnused(Gate):
             return f"the watch starts now, at {ctx.now:%H:%M:%S} UTC"
         return ""
 
-    def _sample_locks(self, ctx: GateContext) -> list[str]:
+    def _sample_locks(self, ctx: GateContext, *, thorough: bool) -> list[str]:
         schemas = list(old_schemas(ctx.plan))
         views = [row[0] for row in ctx.conn.execute(_VIEWS, (schemas,))]
         if not views:
             return []
         pause = ctx.sleep or time.sleep
         found: dict[str, Any] = {}
-        looks = max(1, int(min(self.sample, self.window) / self.every)) if self.every else 1
+        looks = max(1, int(min(self.sample, self.window) / self.every)) if thorough and self.every else 1
         for look in range(looks):
             if look:
                 pause(self.every.total_seconds())

@@ -148,9 +148,8 @@ def test_an_open_transaction_on_an_old_view_is_seen(database: Database) -> None:
         assert gate().evaluate(context(conn)).answer is Answer.UNREADABLE
 
 
-def test_locks_are_looked_at_again_and_again(database: Database) -> None:
-    database.execute(SETUP)
-    reader = database.connect()
+def test_before_it_passes_locks_are_looked_at_again_and_again(ctx: GateContext, watched: Database) -> None:
+    reader = watched.connect()
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:
@@ -158,9 +157,13 @@ def test_locks_are_looked_at_again_and_again(database: Database) -> None:
         if len(pauses) == 3:
             reader.execute("SELECT count(*) FROM public_before_widen.orders")
 
-    with session(database.dsn) as conn:
-        verdict = gate(sample="10s", every="100ms").evaluate(context(conn, sleep=pause))
+    patient = gate(sample="10s", every="100ms")
+    patient.evaluate(ctx)
+    assert patient.evaluate(later(replace(ctx, sleep=pause), minutes=9)).answer is Answer.REFUSED
+    assert pauses == []  # it would not pass anyhow
+    verdict = patient.evaluate(later(replace(ctx, sleep=pause), minutes=11))
     assert verdict.answer is Answer.REFUSED
+    assert "was read by" in verdict.observed
     assert pauses == [0.1] * 3
 
 
