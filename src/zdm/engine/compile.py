@@ -269,7 +269,10 @@ class _Compiler:
 
     def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:
         """Whether an INSERT's origin cannot be told from the row; see docs/architecture.md, Triggers."""
-        if not group.old or not any(not new.not_null for new in group.new):
+        if not group.new:
+            # Nothing of the row tells who inserted it, and only rows of the new version get `down`.
+            return any(old.down is not None for old in group.old)
+        if not group.old or all(new.not_null for new in group.new):
             return False
         if any(old.default is not None for old in group.old):
             return True
