@@ -5,18 +5,18 @@
 
 DO {quote}
 DECLARE
-  path constant text := pg_catalog.current_setting('search_path');
-  item record;
+  path constant pg_catalog.text := pg_catalog.current_setting('search_path');
+  item pg_catalog.record;
 BEGIN
   PERFORM pg_catalog.set_config('search_path', '', true);
   FOR item IN
     SELECT pg_catalog.format('FUNCTION %I.%I()', n.nspname, p.proname) AS object, label, pg_catalog.pg_get_functiondef(p.oid) AS definition
-    FROM ROWS FROM (pg_catalog.unnest({functions}::text[]), pg_catalog.unnest({function_labels}::text[])) AS f (name, label)
+    FROM ROWS FROM (pg_catalog.unnest({functions}::pg_catalog.text[]), pg_catalog.unnest({function_labels}::pg_catalog.text[])) AS f (name, label)
     JOIN pg_catalog.pg_proc AS p ON p.proname = f.name AND p.pronargs = 0
     JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = {schema}
     UNION ALL
     SELECT pg_catalog.format('TRIGGER %I ON %s', t.tgname, t.tgrelid::pg_catalog.regclass), label, pg_catalog.pg_get_triggerdef(t.oid)
-    FROM ROWS FROM (pg_catalog.unnest({triggers}::text[]), pg_catalog.unnest({trigger_labels}::text[])) AS f (name, label)
+    FROM ROWS FROM (pg_catalog.unnest({triggers}::pg_catalog.text[]), pg_catalog.unnest({trigger_labels}::pg_catalog.text[])) AS f (name, label)
     JOIN pg_catalog.pg_trigger AS t ON t.tgname = f.name AND t.tgrelid = {table}::pg_catalog.oid
   LOOP
     EXECUTE pg_catalog.format('COMMENT ON %s IS %L', item.object,

@@ -3,7 +3,7 @@
 -- parameters: function, settings, quote, declare, marker, enter, decide, derive, leave
 -- Rules: INSERT. Decides for each group which side the row came with, derives the other one, settles the row.
 
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql{settings} AS {quote}
+CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql{settings} AS {quote}
 DECLARE
   -- The new version's view carries -1 as the marker's default: only an INSERT through it has that value.
   zdm_view constant boolean := COALESCE(NEW.{marker} OPERATOR(pg_catalog.=) -1, false);

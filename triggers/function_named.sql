@@ -3,7 +3,7 @@
 -- parameters: function, quote, marker
 -- Notes in the marker, until the row is settled, that the statement named the new side of the group whose bit is the argument.
 
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {quote}
+CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql AS {quote}
 BEGIN
   NEW.{marker} := CASE
     WHEN (NEW.{marker} OPERATOR(pg_catalog.&) 1073741824) OPERATOR(pg_catalog.<>) 0 THEN NEW.{marker}

@@ -3,7 +3,7 @@
 -- parameters: function, settings, quote, declare, marker, groups, enter, decide, derive, leave
 -- Rules 1 to 11, UPDATE. Decides for each group in which direction to derive, derives, settles the row.
 
-CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql{settings} AS {quote}
+CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql{settings} AS {quote}
 DECLARE
   zdm_was constant integer := COALESCE(OLD.{marker}, 0);
   -- Groups whose new side the statement named; noted by the triggers before this one, only where it matters.

@@ -5,7 +5,7 @@
 
 DO {quote}
 DECLARE
-  item record;
+  item pg_catalog.record;
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {schema}) THEN
     EXECUTE pg_catalog.format('CREATE SCHEMA %I', {schema});

@@ -6,7 +6,7 @@
 
 DO {quote}
 DECLARE
-  item record;
+  item pg_catalog.record;
 BEGIN
   FOR item IN
     SELECT c.relname

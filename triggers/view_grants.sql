@@ -6,12 +6,12 @@
 
 DO {quote}
 DECLARE
-  item record;
+  item pg_catalog.record;
   source constant pg_catalog.oid := {table}::pg_catalog.oid;
 BEGIN
   BEGIN
     EXECUTE (
-      SELECT pg_catalog.format('ALTER VIEW %s OWNER TO %I', {view}::text, pg_catalog.pg_get_userbyid(c.relowner))
+      SELECT pg_catalog.format('ALTER VIEW %s OWNER TO %I', {view}::pg_catalog.text, pg_catalog.pg_get_userbyid(c.relowner))
       FROM pg_catalog.pg_class AS c WHERE c.oid = source
     );
   EXCEPTION WHEN insufficient_privilege THEN
@@ -27,11 +27,11 @@ BEGIN
     SELECT pg_catalog.format('%s (%I) ON %s', a.privilege_type, target.name, target.relation),
       CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.format('%I', pg_catalog.pg_get_userbyid(a.grantee)) END,
       pg_catalog.bool_and(a.is_grantable)
-    FROM pg_catalog.jsonb_to_recordset({columns}) AS v (name text, physical text, sources text[])
+    FROM pg_catalog.jsonb_to_recordset({columns}) AS v (name pg_catalog.text, physical pg_catalog.text, sources pg_catalog.text[])
     CROSS JOIN LATERAL (
       SELECT v.name, {view} AS relation
       UNION ALL
-      SELECT v.physical, source::pg_catalog.regclass::text WHERE v.sources <> ARRAY[v.physical]
+      SELECT v.physical, source::pg_catalog.regclass::pg_catalog.text WHERE v.sources <> ARRAY[v.physical]
     ) AS target
     JOIN pg_catalog.pg_attribute AS t ON t.attrelid = source AND t.attname = ANY (v.sources) AND NOT t.attisdropped
     CROSS JOIN LATERAL pg_catalog.aclexplode(t.attacl) AS a

@@ -8,7 +8,7 @@ DO {quote}
 BEGIN
   EXECUTE (
     SELECT pg_catalog.format('ALTER VIEW %s ALTER COLUMN %I SET DEFAULT CASE WHEN true THEN CAST(NULL AS %s) END',
-      {view}::text, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
+      {view}::pg_catalog.text, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod))
     FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid = {view}::pg_catalog.regclass AND a.attname = {column}
   );

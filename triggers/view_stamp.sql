@@ -5,11 +5,11 @@
 
 DO {quote}
 DECLARE
-  path constant text := pg_catalog.current_setting('search_path');
+  path constant pg_catalog.text := pg_catalog.current_setting('search_path');
 BEGIN
   PERFORM pg_catalog.set_config('search_path', '', true);
-  EXECUTE pg_catalog.format('COMMENT ON VIEW %s IS %L', {view}::text,
-    {label} || encode(sha256(convert_to(pg_get_viewdef({view}::regclass), 'UTF8')), 'hex'));
+  EXECUTE pg_catalog.format('COMMENT ON VIEW %s IS %L', {view}::pg_catalog.text,
+    {label} || encode(sha256(convert_to(pg_get_viewdef({view}::pg_catalog.regclass), 'UTF8')), 'hex'));
   PERFORM pg_catalog.set_config('search_path', path, true);
 END
 {quote}

@@ -724,7 +724,7 @@ class _Generator:
                 )
         return {
             **facts,
-            "declare": sql.SQL("  zdm_try record;"),
+            "declare": sql.SQL("  zdm_try pg_catalog.record;"),
             "groups": _LINES.join(groups),
             "old_key": self._key("OLD"),
             "new_key": self._key("NEW"),
@@ -751,7 +751,7 @@ class _Generator:
 # zdm_f<n>: group n of the row is not filled yet, or could not be derived.
 
 _DECLARE = sql.SQL(
-    "  zdm_try record;\n  zdm_path pg_catalog.text := pg_catalog.current_setting('search_path');"
+    "  zdm_try pg_catalog.record;\n  zdm_path pg_catalog.text := pg_catalog.current_setting('search_path');"
 )
 
 _DECIDE_BOTH = """  {name}
