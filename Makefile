@@ -4,9 +4,9 @@
 #   make test ARGS="-k backfill" PG=15        options for pytest; another major version of PostgreSQL
 #
 # Set-up speaks on standard error only, so that `make demo ARGS=--json` prints one JSON object and nothing else.
+# (make itself announces the directory on standard output when called with -C; `make --no-print-directory -C …` does not.)
 
 SHELL := /bin/sh
-MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .SUFFIXES:
 

@@ -35,11 +35,13 @@ class Server:
     ----------
     admin_dsn: a superuser's connection to some database that is not a test's.
     dev: the server itself where the tests started it; None where it was given to them.
+    passwords: those of the roles that tests made.
     """
 
     admin_dsn: str
     dev: DevServer | None = None
     version: int = field(init=False)
+    passwords: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         with psycopg.connect(self.admin_dsn) as connection:
@@ -57,7 +59,9 @@ class Server:
         parts["dbname"] = dbname
         if user is not None:
             parts["user"] = user
-            parts.pop("password", None)
+            # A server that asks the superuser for a password asks everybody; others are not shown one.
+            if parts.pop("password", None) is not None and user in self.passwords:
+                parts["password"] = self.passwords[user]
         return url(parts)
 
     def admin(self) -> contextlib.closing[Connection]:
@@ -195,7 +199,9 @@ class Database:
     def create_role(self, stem: str = "app", *, options: str = "LOGIN") -> str:
         """A role with a name of its own (roles belong to the whole server), dropped after the test."""
         name = f"{stem}_{secrets.token_hex(4)}"
-        self.execute(f'CREATE ROLE "{name}" {options}')
+        password = secrets.token_hex(12)
+        self.execute(f"CREATE ROLE \"{name}\" {options} PASSWORD '{password}'")
+        self.server.passwords[name] = password
         self._roles.append(name)
         return name
 
