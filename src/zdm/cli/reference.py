@@ -38,7 +38,8 @@ Ctrl-C, SIGTERM and SIGHUP end with 1 and say what is left.
 ## JSON
 
 With `--json` stdout holds exactly one object, whatever happens, and logs go to stderr. Every object has `exit_code`
-(`zdm schema` prints the schema itself). A failure adds `error` to what there is to tell:
+(`zdm schema` prints the schema itself). Tables are named as in SQL (`public.accounts`, `public."Odd Name"`), times are
+ISO 8601 in UTC, durations are seconds. A failure adds `error` to what there is to tell:
 
 ```json
 {

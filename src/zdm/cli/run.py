@@ -182,7 +182,7 @@ class Run:
 
 
 def write_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on stdout, passwords masked in every text in it."""
+    """One JSON object on stdout, passwords masked in every text in it, tables named as in SQL."""
     click.echo(json.dumps(_masked(value), ensure_ascii=False, indent=2, default=str))
 
 
@@ -190,6 +190,10 @@ def _masked(value: Any) -> Any:
     match value:
         case str():
             return mask(value)
+        case {"schema_": str(), "name": str()} if len(value) == 2:
+            from zdm.model.names import qualified
+
+            return str(qualified(value["schema_"], value["name"]))
         case Mapping():
             return {key: _masked(inner) for key, inner in value.items()}
         case list() | tuple():

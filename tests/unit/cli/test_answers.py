@@ -63,6 +63,17 @@ def test_json_is_one_object_with_the_exit_code(zdm: Zdm, name: str) -> None:
     assert ended.err == ""
 
 
+def test_tables_are_named_as_in_sql(zdm: Zdm) -> None:
+    assert zdm("verify", ID, "--json").json["tables"][0]["table"] == "public.accounts"
+    assert zdm("plan", ID, "--json").json["plan"]["facts"][0]["table"] == "public.accounts"
+
+
+def test_a_rollout_that_was_taken_back_may_begin_again(zdm: Zdm) -> None:
+    ended = zdm("status", ID, status=[rollout(state=State.ROLLED_BACK, next_phase=None, can_return=False)])
+    assert ended.out.endswith("Next: `zdm advance widen_balance --restart` begins again.\n")
+    assert "42 %" not in ended.out
+
+
 def test_every_command_of_the_engine_is_covered() -> None:
     offline = {"new", "validate", "schema", "metrics", "demo"}
     assert {call[0] for call in CALLS.values()} | offline == {n for group in COMMANDS.values() for n in group}

@@ -73,10 +73,11 @@ def advance_text(result: AdvanceResult) -> str:
     return "\n".join(lines)
 
 
-def next_text(rollout: str, next_phase: str, can_return: bool) -> str:
-    """What can be done now, forwards and backwards."""
+def next_text(rollout: str, next_phase: str, can_return: bool, *, begun: bool = False) -> str:
+    """What can be done now, forwards and backwards; `begun` if the phase is the one that was interrupted or runs."""
+    verb = "continues" if begun else "runs"
     forwards = (
-        f"Next: `zdm advance {rollout}` runs {next_phase}."
+        f"Next: `zdm advance {rollout}` {verb} {next_phase}."
         if next_phase
         else "Next: nothing; no phase follows."
     )

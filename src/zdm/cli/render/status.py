@@ -123,12 +123,13 @@ def status_text(status: RolloutStatus, now: datetime) -> str:
         facts.append(("last error", bad(status.last_error)))
     head = heading(status.rollout) + (f": {status.description}" if status.description else "")
     blocks = [head + "\n" + table(facts)]
-    if status.progress:
+    gone = status.state.value == "rolled_back"
+    if status.progress and not gone:
         blocks.append(heading("Backfill") + "\n" + table([_progress(p) for p in status.progress]))
     if status.failures:
         rows = [(str(f.table), bad(plural(f.rows, "row")), f.message) for f in status.failures]
         blocks.append(heading("Rows that could not be mapped") + "\n" + table(rows))
-    if status.verification:
+    if status.verification and not gone:
         newest = max((t.at for t in status.verification if t.at), default=None)
         blocks.append(
             heading(f"Verification, {when(newest, now)}") + "\n" + verification_table(status.verification)
@@ -144,9 +145,11 @@ def status_text(status: RolloutStatus, now: datetime) -> str:
         blocks.append(
             heading(f"Gates of {status.next_phase.value}, now") + "\n" + verdict_table(status.verdicts)
         )
-    blocks.append(
-        next_text(status.rollout, status.next_phase.value if status.next_phase else "", status.can_return)
-    )
+    if gone:
+        return joined([*blocks, f"Next: `zdm advance {status.rollout} --restart` begins again."])
+    following = status.next_phase.value if status.next_phase else ""
+    begun = status.next_phase is not None and status.next_phase is status.phase
+    blocks.append(next_text(status.rollout, following, status.can_return, begun=begun))
     return joined(blocks)
 
 

@@ -106,15 +106,17 @@ def size(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """``12 ms``, ``3.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    """``12 ms``, ``3.2 s``, ``42 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 d 4 h``."""
     if value is None:
         return "unknown"
     if value < 0.0005:
         return "0 s"
     if value < 1:
         return f"{value * 1000:.0f} ms"
-    if value < 60:
+    if value < 9.95:
         return f"{value:.1f} s"
+    if value < 59.5:
+        return f"{value:.0f} s"
     whole = round(value)
     for big, small, big_name, small_name in (
         (86400, 3600, "d", "h"),
