@@ -43,11 +43,18 @@ class MigrationLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A migration as it is given: the value, the text it was read from, and the file's name (empty if built in Python)."""
+    """A migration as it is given.
+
+    Parameters
+    ----------
+    text / file: what it was read from; empty if it was built in Python.
+    by: who gives it, for people; the database role if empty.
+    """
 
     migration: MigrationLike
     text: str = ""
     file: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +85,11 @@ def register(
     source_text: str,
     *,
     file: str = "",
+    by: str = "",
     replace: bool = False,
 ) -> Registered:
     """Register one migration; its dependencies must be registered. See `register_all`."""
-    register_all(conn, [Source(migration, source_text, file)], replace=replace)
+    register_all(conn, [Source(migration, source_text, file, by)], replace=replace)
     found = get(conn, migration.id)
     assert found is not None
     return found
@@ -254,14 +262,14 @@ def _write(conn: psycopg.Connection[Any], source: Source) -> None:
     conn.execute(
         """
         INSERT INTO zdm.schema_migrations (id, module, version, from_version, checksum, canonical, file, source, depends_on,
-                                           risk, description, estimated_time)
-        VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s)
+                                           risk, description, estimated_time, registered_by)
+        VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s, coalesce(%s, session_user))
         ON CONFLICT (id) DO UPDATE SET
             module = excluded.module, version = excluded.version, from_version = excluded.from_version,
             checksum = excluded.checksum, canonical = excluded.canonical, file = excluded.file, source = excluded.source,
             depends_on = excluded.depends_on, risk = excluded.risk, description = excluded.description,
             estimated_time = excluded.estimated_time, up_sql = '', down_sql = '',
-            registered_at = clock_timestamp(), registered_by = session_user
+            registered_at = clock_timestamp(), registered_by = excluded.registered_by
         """,
         [
             found.id,
@@ -276,6 +284,7 @@ def _write(conn: psycopg.Connection[Any], source: Source) -> None:
             str(found.risk),
             found.description,
             found.estimated_time,
+            source.by or None,
         ],
     )
 

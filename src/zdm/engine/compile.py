@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from psycopg import sql
+
 from zdm.db.additions import adds_instantly, taken_names
 from zdm.db.carry import carry
 from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
@@ -97,7 +99,7 @@ class _Compiler:
         """The checked mapping of one table's shape; problems are collected, not raised."""
         table = shape.table
         marker = _free(MARKER, table)
-        groups = self._groups(shape) if shape.groups else ()
+        groups = self._groups(shape)
         for name, count in Counter(c.name for c in shape.columns).items():
             if count > 1:
                 self.problems.append(
@@ -130,6 +132,9 @@ class _Compiler:
         return mapping.model_copy(update={"marker_in_view": any(self._ambiguous(shape, g) for g in groups)})
 
     def _groups(self, shape: TableShape) -> tuple[ColumnGroup, ...]:
+        if not shape.groups:
+            self._spell_defaults(shape)
+            return ()
         if len(shape.groups) > MAX_GROUPS:
             self.problems.append(
                 Problem(
@@ -145,6 +150,7 @@ class _Compiler:
         if self.problems:
             return ()
         ups, fills, downs = self._expressions(shape)
+        self._spell_defaults(shape)
         if self.problems:
             return ()
         made = []
@@ -160,6 +166,33 @@ class _Compiler:
                 )
             )
         return tuple(made)
+
+    def _spell_defaults(self, shape: TableShape) -> None:
+        """Have the server spell the defaults of the new version, so that they mean the same under every search_path."""
+        mapped = {new.physical: (new, group) for group in shape.groups for new in group.new}
+        for column in shape.columns:
+            if column.default is None or not (column.default_changed or column.physical in mapped):
+                continue
+            draft, group = mapped.get(column.physical, (None, None))
+            label = group.operation if group is not None else str(shape.name)
+            request = Request(label, column.default, column.type, allow_volatile=True)
+            found = self._check(shape.final_name, self._new_columns(shape), {column.name: request}).get(
+                column.name
+            )
+            if found is None:
+                continue
+            if found.columns:
+                self.problems.append(
+                    Problem(
+                        f"the default of {column.name} mentions {', '.join(found.columns)}; a default cannot depend on the row",
+                        label,
+                        "Use `up` for a value that is made from other columns.",
+                    )
+                )
+                continue
+            column.default = found.render(sql.Identifier).as_string(None)
+            if draft is not None:
+                draft.default = column.default
 
     def _resolve_new(self, shape: TableShape, operation: str, new: DraftNew) -> None:
         try:
@@ -300,6 +333,19 @@ class _Compiler:
                 old = over == "old"
                 columns = self._old_columns(shape) if old else self._new_columns(shape)
                 found |= self._check(shape.name.name if old else shape.final_name, columns, requests)
+        for wanted in self.draft.requests:
+            answer = found.get(wanted.key)
+            if answer is not None and wanted.boolean and answer.type != "boolean":
+                self.problems.append(
+                    Problem(f"{wanted.text!r} is of type {answer.type}; a condition is needed", wanted.where)
+                )
+            if answer is not None and wanted.constant and answer.columns:
+                self.problems.append(
+                    Problem(
+                        f"{wanted.text!r} mentions {', '.join(answer.columns)}; it cannot depend on the row",
+                        wanted.where,
+                    )
+                )
         return found
 
     @staticmethod
@@ -398,6 +444,7 @@ def compile_plan(
         server_version=server,
         old_schema=old_schema,
         new_schema=new_schema,
+        previous_schemas=tuple(previous_schemas),
         mappings=mapped,
         findings=tuple(dict.fromkeys(compiler.findings)),
         facts=tuple(TableFacts(table=t.name, rows=t.rows, bytes=t.bytes) for t in draft.tables.values()),

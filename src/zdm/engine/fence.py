@@ -8,19 +8,22 @@ from zdm.catalog import rollouts
 from zdm.db.locks import run_locked
 from zdm.db.session import fetch_value, transaction
 from zdm.engine.executor import Executor, describe_wait
+from zdm.engine.move_gates import evaluate_gates, refuse_drift
 from zdm.engine.results import FenceResult
 from zdm.engine.work import Work
 from zdm.errors import BadInput, IllegalMove, Problem
 from zdm.model.mapping import Authority, TableMapping
-from zdm.model.phases import State
+from zdm.model.phases import State, machine
 from zdm.model.plan import Plan
+from zdm.model.step import Phase
 from zdm.sql import fence, sync
 from zdm.sql.fence import FencePart
 
 
 def _installer(work: Work) -> Callable[[TableMapping, Authority], Sequence[str]]:
     def install(mapping: TableMapping, authority: Authority) -> Sequence[str]:
-        return sync.switch(mapping, work.rollout.id, authority)
+        # The triggers' definitions follow the renames, so their comments must as well.
+        return sync.install(mapping, work.rollout.id, authority).statements
 
     return install
 
@@ -53,6 +56,8 @@ def set_fence(work: Work, *, up: bool) -> FenceResult:
     was = work.rollout.fenced_at is not None
     if up and not was:
         _check(work.plan, work)
+        # Raising it makes the sync anew, which would hide what somebody changed.
+        refuse_drift(evaluate_gates(work, machine().definition(Phase.CLEANUP), only=("drift",)))
     with work.leased("fence") as executor:
         work.refresh()
         was = work.rollout.fenced_at is not None

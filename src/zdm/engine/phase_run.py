@@ -5,45 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import psycopg
 
 from zdm.catalog import gates as gate_store
 from zdm.catalog import rollouts
-from zdm.db.session import fetch_value, transaction
+from zdm.db.session import transaction
 from zdm.engine.executor import Executor
 from zdm.engine.fence import lift_fence
+from zdm.engine.move_gates import evaluate_gates, refuse_drift
 from zdm.engine.results import AdvanceResult, Outcome, StepOutcome, StepRun
 from zdm.engine.work import Work
-from zdm.errors import Drift, Interrupted, Problem, ZdmError
-from zdm.gates.context import GateContext
-from zdm.gates.facts import CatalogFacts, read_rollout
-from zdm.gates.registry import evaluate_all
+from zdm.errors import Interrupted, ZdmError
 from zdm.model.phases import PhaseDefinition, PhaseMachine, State, machine
 from zdm.model.step import Phase
 from zdm.model.verdict import Verdict
 
 GATE_POLL = timedelta(seconds=2)
 """How often `--wait` asks the gates again: each answer costs the server a few catalog queries."""
-
-
-def evaluate_gates(work: Work, definition: PhaseDefinition) -> list[Verdict]:
-    """Ask every gate of the move into a phase. Nothing is stored."""
-    now: datetime = fetch_value(work.session, "SELECT pg_catalog.clock_timestamp()")
-    facts = read_rollout(work.session, work.rollout.id)
-    context = GateContext(
-        conn=work.session,
-        phase=definition.phase,
-        rollout=facts,
-        plan=work.plan,
-        migration=work.migration,
-        facts=CatalogFacts(work.session, facts),
-        now=now,
-        authority=work.rollout.authority,
-        replicas=work.settings.replicas,
-    )
-    return evaluate_all(context, definition)
 
 
 def run_phase(work: Work, *, wait: timedelta | None = None) -> AdvanceResult:
@@ -73,7 +53,7 @@ def run_phase(work: Work, *, wait: timedelta | None = None) -> AdvanceResult:
         if not resumed:
             verdicts, waited = _pass_gates(work, executor, definition, wait)
             if not moves.decide(before, verdicts).allowed:
-                _raise_drift(verdicts)
+                refuse_drift(verdicts)
                 return _result(work, moves, definition, before, Outcome.REFUSED, verdicts, (), begun, waited)
         runs = _run_steps(work, executor, definition, resumed=resumed)
         _finish(work, executor, definition)
@@ -103,17 +83,6 @@ def _pass_gates(
     gate_store.store(work.session, work.rollout.id, definition.phase, verdicts)
     work.reporter.gates(definition.phase, verdicts)
     return verdicts, time.monotonic() - begun
-
-
-def _raise_drift(verdicts: Sequence[Verdict]) -> None:
-    for verdict in verdicts:
-        if verdict.gate == "drift" and not verdict.lets_through:
-            raise Drift(
-                "The database is not what zdm left behind.",
-                problems=[Problem(verdict.observed)],
-                remedy=verdict.remedy,
-                changed="Nothing was changed.",
-            )
 
 
 def _run_steps(

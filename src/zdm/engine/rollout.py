@@ -196,7 +196,9 @@ class Engine:
         if isinstance(migration, str):
             return registered_migration(session, migration)
         # An edited file is taken as long as nothing of it has been done; afterwards the registry refuses it.
-        registry.register(session, migration, source or migration.canonical(), file=file, replace=True)
+        registry.register(
+            session, migration, source or migration.canonical(), file=file, by=person(), replace=True
+        )
         return migration
 
     def _begun(self, session: Session, migration: Migration, *, restart: bool) -> Rollout:

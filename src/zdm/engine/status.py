@@ -9,7 +9,8 @@ from zdm.catalog import approvals, backfills, events, lease, registry, sync_fail
 from zdm.catalog import steps as step_store
 from zdm.catalog.backfills import BackfillStatus
 from zdm.catalog.steps import StepRecord, StepStatus
-from zdm.engine.phase_run import evaluate_gates, next_phase
+from zdm.engine.move_gates import evaluate_gates
+from zdm.engine.phase_run import next_phase
 from zdm.engine.results import (
     Approval,
     FailureCount,

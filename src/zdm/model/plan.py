@@ -51,6 +51,7 @@ class Plan(Value):
     Parameters
     ----------
     old_schema / new_schema: the version schemas' names; empty where the migration exposes columns only.
+    previous_schemas: version schemas that earlier, completed rollouts left for their applications; cleanup drops them.
     """
 
     migration: str
@@ -58,6 +59,7 @@ class Plan(Value):
     server_version: int
     old_schema: str = ""
     new_schema: str = ""
+    previous_schemas: tuple[str, ...] = ()
     mappings: tuple[TableMapping, ...] = ()
     steps: tuple[Step, ...] = ()
     findings: tuple[Finding, ...] = ()

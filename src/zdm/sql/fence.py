@@ -26,9 +26,6 @@ from zdm.sql import views
 
 PREFIX: Final = "_zdm_fenced_"
 
-_SCHEMA_STEP: Final = "cleanup.schema."
-"""How the ids of cleanup's steps begin that drop a version schema; its name follows."""
-
 Install = Callable[[TableMapping, Authority], Sequence[str]]
 """The statements that install (or replace) the sync functions and triggers of a table."""
 
@@ -74,8 +71,7 @@ def fences_table(mapping: TableMapping) -> bool:
 
 def old_schemas(plan: Plan) -> tuple[str, ...]:
     """The version schemas that cleanup drops: the old version's, and those of earlier rollouts that stand on the same tables."""
-    earlier = [step.id.removeprefix(_SCHEMA_STEP) for step in plan.steps if step.id.startswith(_SCHEMA_STEP)]
-    return tuple(dict.fromkeys(schema for schema in (plan.old_schema, *earlier) if schema))
+    return tuple(dict.fromkeys(schema for schema in (plan.old_schema, *plan.previous_schemas) if schema))
 
 
 def is_fenceable(plan: Plan) -> bool:
