@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PLAIN_INTERVAL = 10.0
 """Seconds between two plain lines about the same thing: a log of an hour stays readable."""
 TERMINAL_INTERVAL = 0.1
+LONGEST = 240
+"""Characters of a reason to wait: a dozen lock holders would fill the screen. With -v all of them are told."""
 
 
 class ConsoleReporter:
@@ -101,11 +103,14 @@ class ConsoleReporter:
         if text == self._waiting and not self._due():
             return
         self._waiting, self._said = text, self._clock()
+        shown = text if text.startswith("waiting") else f"waiting: {text}"
+        if len(shown) > LONGEST and not self._verbose:
+            shown = f"{shown[: LONGEST - 1]}…"
         if self._terminal:
-            self._draw(f"{self._position()} waiting: {text}".lstrip())
+            self._draw(f"{self._position()} {shown}".lstrip())
         else:
             self._announce()
-            self._line(f"      waiting: {text}" if self._current else f"waiting: {text}")
+            self._line(f"      {shown}" if self._current else shown)
 
     def progress(
         self, done: float, total: float | None, rate: float | None, eta: float | None, unit: str

@@ -133,3 +133,11 @@ def test_a_bar_needs_room_and_a_total() -> None:
     assert bar(50, 10, 10) == "[##########] "
     assert bar(5, None, 10) == ""
     assert bar(5, 10, 3) == ""
+
+
+def test_a_long_reason_to_wait_is_cut_unless_more_is_wanted() -> None:
+    for verbose in (False, True):
+        stream = io.StringIO()
+        ConsoleReporter(stream, verbose=verbose).waiting("waiting (lock): " + "process 7, " * 100)
+        assert stream.getvalue().count("waiting") == 1
+        assert (len(stream.getvalue()) > 1000) is verbose
