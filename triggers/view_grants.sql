@@ -3,6 +3,8 @@
 -- parameters: quote, view, table, columns
 -- Owner and rights of a version view are the table's, as they are when this runs. A column that is new has those rights that
 -- a role holds on every column it is made from, on the view and on the table (a security_invoker view asks for both).
+-- A security_invoker view lets only those read who may read every column of it; so where rights are granted by column, and no
+-- row policies need the reader's name, the view runs with its owner's rights and its own column grants decide.
 
 DO {quote}
 DECLARE
@@ -17,6 +19,14 @@ BEGIN
   EXCEPTION WHEN insufficient_privilege THEN
     NULL;
   END;
+  IF EXISTS (
+    SELECT FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_attribute AS t ON t.attrelid = c.oid AND NOT t.attisdropped
+    CROSS JOIN LATERAL pg_catalog.aclexplode(t.attacl) AS a
+    WHERE c.oid = source AND NOT c.relrowsecurity AND a.privilege_type = 'SELECT'
+  ) THEN
+    EXECUTE pg_catalog.format('ALTER VIEW %s RESET (security_invoker)', {view}::pg_catalog.text);
+  END IF;
   FOR item IN
     SELECT a.privilege_type || ' ON ' || {view} AS granted,
       CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.format('%I', pg_catalog.pg_get_userbyid(a.grantee)) END AS grantee,
