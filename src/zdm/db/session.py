@@ -226,7 +226,8 @@ def _settle_in(conn: Session, url: str, role: str | None) -> None:
     conn.execute(sql.SQL("; ").join(statements))
 
 
-def _refused(url: str, error: psycopg.Error) -> BadInput:
+def _refused(url: str, error: psycopg.Error) -> ZdmError:
+    """A wrong URL is bad input; a server that does not answer may answer later, and is a failure."""
     text = " ".join(str(error).split())
     where = mask_url(url)
     if "password authentication failed" in text or "no password supplied" in text:
@@ -234,7 +235,11 @@ def _refused(url: str, error: psycopg.Error) -> BadInput:
     elif "does not exist" in text:
         remedy = "Check the database and user name."
     elif "refused" in text or "translate host name" in text or "timeout" in text or "No such file" in text:
-        remedy = "Check that the server runs there, and that host and port are right."
+        return ZdmError(
+            f"cannot connect to {where}: {text}",
+            remedy="Check that the server runs there, and that host and port are right.",
+            changed="Nothing was changed.",
+        )
     else:
         remedy = "Check the URL, and the server's log."
     return BadInput(f"cannot connect to {where}: {text}", remedy=remedy)

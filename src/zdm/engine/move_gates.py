@@ -13,7 +13,7 @@ from zdm.gates.context import GateContext
 from zdm.gates.facts import CatalogFacts, read_rollout
 from zdm.gates.registry import evaluate_all
 from zdm.model.phases import PhaseDefinition
-from zdm.model.verdict import Verdict
+from zdm.model.verdict import Answer, Verdict
 
 
 def evaluate_gates(work: Work, definition: PhaseDefinition, *, only: Sequence[str] = ()) -> list[Verdict]:
@@ -39,7 +39,7 @@ def evaluate_gates(work: Work, definition: PhaseDefinition, *, only: Sequence[st
 def refuse_drift(verdicts: Sequence[Verdict]) -> None:
     """Raise `Drift` if the drift gate is among the verdicts and found something."""
     for verdict in verdicts:
-        if verdict.gate == "drift" and not verdict.lets_through:
+        if verdict.gate == "drift" and verdict.answer is Answer.REFUSED:
             raise Drift(
                 "The database is not what zdm left behind.",
                 problems=[Problem(verdict.observed)],

@@ -16,7 +16,7 @@ from typing import Any, Final
 import psycopg
 
 from zdm.db.session import connect, fetch_value, mask_url
-from zdm.errors import BadInput
+from zdm.errors import ZdmError
 
 _PATIENCE: Final = 0.25
 _PAUSE: Final = 0.02
@@ -95,7 +95,7 @@ def _asked(conn: psycopg.Connection[Any], url: str) -> StandbyLag:
             # The primary first: what it writes while we ask the other must not look replayed.
             written = fetch_value(conn, "SELECT pg_catalog.pg_current_wal_flush_lsn()")
             row = _replayed(standby, str(written))
-    except BadInput as error:
+    except ZdmError as error:
         return StandbyLag(name, "asked itself", None, None, error.message)
     except psycopg.Error as error:
         why = (error.diag.message_primary or "the connection was lost").strip()
