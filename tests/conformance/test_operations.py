@@ -7,6 +7,7 @@ import pytest
 from tests.conformance.harness import RETRYABLE, Abort, Dying, Rollout
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
+from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
 from zdm.operations.registry import operations
@@ -83,3 +84,28 @@ def test_killed_then_rolled_back(database: Database, scenario: Scenario) -> None
         assert rollout.dump() == rollout.before, f"after dying before step {step}"
         if not died:
             return
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_exposed_columns(database: Database, scenario: Scenario) -> None:
+    """Teams without version schemas: the new application uses the table itself, by the new columns' own names."""
+    try:
+        rollout = Rollout(database, scenario, expose="columns")
+        rollout.engine().plan(rollout.migration)
+    except BadInput as error:
+        # What cannot be told apart by name alone is refused, with a remedy.
+        assert all(problem.remedy for problem in error.problems)
+        return
+    with rollout.writing(new=False) as writers:
+        writers.wait_for(1) if scenario.old_writes else None
+        rollout.advance_to(State.PREPARED)
+    # An index that follows a column is built after the data, so ON CONFLICT on the new name has to wait for it.
+    with rollout.writing(allowed=(*RETRYABLE, "42P10")):
+        rollout.advance_to(State.MIGRATED)
+    with rollout.writing():
+        rollout.advance_to(State.SWITCHED_OVER)
+    rollout.agree()
+    with rollout.writing(old=False, allowed=(*RETRYABLE, "0A000") if scenario.replans else RETRYABLE):
+        rollout.advance_to(State.COMPLETED)
+    rollout.finished()
+    rollout.nothing_left()

@@ -31,6 +31,7 @@ from zdm.model.mapping import (
     ColumnGroup,
     Comparison,
     Conflict,
+    Expose,
     NewColumn,
     OldColumn,
     TableMapping,
@@ -475,6 +476,12 @@ class _Generator:
             "given": given,
             "elsewhere": elsewhere,
             "supplied": any_of(_supplied(o) for o in group.old),
+            # Without views nothing shows who inserts. But the old application supplies what is NOT NULL, or fails.
+            "missing": any_of(
+                sql.SQL("NEW.{} IS NULL").format(sql.Identifier(o.name))
+                for o in group.old
+                if o.not_null and self.mapping.expose is Expose.COLUMNS
+            ),
             "failed": all_of([_was(FAILED), sql.SQL("NOT {}").format(_was(group.bit))]),
         }
         if group.new and group.old:
@@ -827,7 +834,7 @@ _INSERT_ADDED = """  {name}
   END IF;"""
 
 _INSERT_DROPPED = """  {name}
-  IF zdm_view OR ({elsewhere} AND NOT {supplied}) THEN
+  IF zdm_view OR {missing} OR ({elsewhere} AND NOT {supplied}) THEN
     {d} := 2; {own}
   END IF;"""
 
