@@ -2,396 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 
-from psycopg import sql
-
-from zdm.db.additions import adds_instantly, taken_names
 from zdm.db.carry import carry
-from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
-from zdm.db.introspect import read_tables, resolve_type, rewrite_free, type_comparison
+from zdm.db.introspect import read_tables
 from zdm.db.session import Session
+from zdm.engine.mapper import Mapper
 from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
 from zdm.engine.version_views import view_steps
-from zdm.errors import BadInput, Problem
-from zdm.model.expression import Expression, Volatility
 from zdm.model.mapping import (
-    MAX_GROUPS,
-    ColumnGroup,
     Expose,
-    NewColumn,
-    OldColumn,
-    TableMapping,
-    ViewColumn,
 )
-from zdm.model.names import QualifiedName, fit
-from zdm.model.plan import Finding, Plan, Roundtrip, Severity, TableFacts
+from zdm.model.names import fit
+from zdm.model.plan import Plan, TableFacts
 from zdm.model.step import Phase, Step
-from zdm.model.table import Table
 from zdm.operations import fidelity
-from zdm.operations.base import Context, Draft, Operation
+from zdm.operations.base import Context, Draft
 from zdm.operations.migration import Migration
-from zdm.operations.shape import DraftNew, TableShape
 
 MARKER = "_zdm_state"
-
-
-@dataclass(slots=True)
-class _Compiler:
-    """One compilation. Problems are collected, so that all of them are shown at once."""
-
-    conn: Session
-    migration: Migration
-    target: str
-    draft: Draft
-    problems: list[Problem] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    roundtrips: list[Roundtrip] = field(default_factory=list)
-
-    def fail(self) -> None:
-        if self.problems:
-            count = len(self.problems)
-            raise BadInput(
-                f"Migration {self.migration.id} cannot be planned on {self.target}: "
-                f"{count} problem{'s' if count > 1 else ''}.",
-                problems=self.problems,
-                changed="Nothing was changed.",
-            )
-
-    # -- operations -------------------------------------------------------------------------------------------
-
-    def apply(self) -> None:
-        for position, operation in enumerate(self.migration.operations, 1):
-            label = f"{position}:{operation.kind}"
-            self._answer(operation)
-            for problem in operation.apply(self.draft, label):
-                where = problem.where or label
-                self.problems.append(Problem(problem.what, where, problem.remedy, problem.rule))
-            self.conn.prelude = tuple(self.draft.prelude)
-        self.fail()
-        self.problems += fidelity.settle(self.draft)
-        self.findings += self.draft.findings
-        self.fail()
-
-    def _answer(self, operation: Operation) -> None:
-        """Ask the server what the operation wants to know before it is applied."""
-        draft = self.draft
-        for written in operation.types():
-            # A type that does not exist is reported with the column that wants it.
-            with suppress(BadInput):
-                draft.canonical_types[written] = resolve_type(self.conn, written, self.target).name
-        for old, new in operation.type_changes(draft):
-            with suppress(BadInput):
-                if rewrite_free(self.conn, old, resolve_type(self.conn, new, self.target).name):
-                    draft.rewrite_free.add((old, new))
-        for type_, default in operation.column_additions(draft):
-            if adds_instantly(self.conn, type_, default, self.target):
-                draft.instant_columns.add((type_, default))
-        draft.taken |= taken_names(self.conn, operation.names(draft))
-
-    # -- one table --------------------------------------------------------------------------------------------
-
-    def mapping(self, shape: TableShape) -> TableMapping:
-        """The checked mapping of one table's shape; problems are collected, not raised."""
-        table = shape.table
-        marker = _free(MARKER, table)
-        groups = self._groups(shape)
-        for name, count in Counter(c.name for c in shape.columns).items():
-            if count > 1:
-                self.problems.append(
-                    Problem(
-                        f"the new version of {table.name} would have two columns called {name}",
-                        str(table.name),
-                    )
-                )
-        mapping = TableMapping(
-            table=table.name,
-            final_name=shape.final_name,
-            oid=table.oid,
-            key=table.key,
-            groups=groups,
-            marker=marker,
-            expose=shape.expose,
-            old_columns=tuple(ViewColumn(physical=c.name, name=c.name) for c in table.columns),
-            new_columns=tuple(
-                ViewColumn(
-                    physical=c.physical,
-                    name=c.name,
-                    default=(c.default or "NULL") if c.default_changed or (c.fresh and c.default) else None,
-                )
-                for c in shape.columns
-            ),
-            dropped_in_new=shape.dropped,
-        )
-        if self.problems or not mapping.needs_sync or shape.expose is Expose.COLUMNS:
-            return mapping
-        return mapping.model_copy(update={"marker_in_view": any(self._ambiguous(shape, g) for g in groups)})
-
-    def _groups(self, shape: TableShape) -> tuple[ColumnGroup, ...]:
-        if not shape.groups:
-            self._spell_defaults(shape)
-            return ()
-        if len(shape.groups) > MAX_GROUPS:
-            self.problems.append(
-                Problem(
-                    f"{shape.name} would need {len(shape.groups)} mapped groups of columns; {MAX_GROUPS} fit the marker",
-                    str(shape.name),
-                    "Split the migration in two.",
-                )
-            )
-            return ()
-        for group in shape.groups:
-            for new in group.new:
-                self._resolve_new(shape, group.operation, new)
-        if self.problems:
-            return ()
-        ups, fills, downs = self._expressions(shape)
-        self._spell_defaults(shape)
-        if self.problems:
-            return ()
-        made = []
-        for number, group in enumerate(shape.groups):
-            made.append(
-                ColumnGroup(
-                    name=group.name,
-                    number=number,
-                    old=tuple(self._old(shape, name, downs) for name in group.old),
-                    new=tuple(self._new(new, ups, fills) for new in group.new),
-                    lossy=group.lossy,
-                    conflict=group.conflict,
-                )
-            )
-        return tuple(made)
-
-    def _spell_defaults(self, shape: TableShape) -> None:
-        """Have the server spell the defaults of the new version, so that they mean the same under every search_path."""
-        mapped = {new.physical: (new, group) for group in shape.groups for new in group.new}
-        for column in shape.columns:
-            if column.default is None or not (column.default_changed or column.physical in mapped):
-                continue
-            draft, group = mapped.get(column.physical, (None, None))
-            label = group.operation if group is not None else str(shape.name)
-            request = Request(label, column.default, column.type, allow_volatile=True)
-            found = self._check(shape.final_name, self._new_columns(shape), {column.name: request}).get(
-                column.name
-            )
-            if found is None:
-                continue
-            if found.columns:
-                self.problems.append(
-                    Problem(
-                        f"the default of {column.name} mentions {', '.join(found.columns)}; a default cannot depend on the row",
-                        label,
-                        "Use `up` for a value that is made from other columns.",
-                    )
-                )
-                continue
-            column.default = found.render(sql.Identifier).as_string(None)
-            if draft is not None:
-                draft.default = column.default
-
-    def _resolve_new(self, shape: TableShape, operation: str, new: DraftNew) -> None:
-        try:
-            found = resolve_type(self.conn, new.type, self.target)
-        except BadInput as error:
-            self.problems.append(Problem(error.message, operation, error.remedy))
-            return
-        new.type = found.name
-        for column in shape.columns:
-            if column.physical == new.physical:
-                column.type = found.name
-
-    def _expressions(
-        self, shape: TableShape
-    ) -> tuple[dict[str, Expression], dict[str, Expression], dict[str, Expression]]:
-        """All `up`s and all `fill`s by new physical column, and all `down`s by old physical column."""
-        old = self._old_columns(shape)
-        new = self._new_columns(shape)
-        ups = {
-            n.physical: Request(g.operation, n.up, n.type, n.collation)
-            for g in shape.groups
-            for n in g.new
-            if n.up is not None
-        }
-        fills = {
-            n.physical: Request(g.operation, n.fill, n.type, n.collation, allow_volatile=True)
-            for g in shape.groups
-            for n in g.new
-            if n.fill is not None
-        }
-        downs = {
-            name: Request(
-                g.operation, text, _column(shape.table, name).type, _column(shape.table, name).collation
-            )
-            for g in shape.groups
-            for name, text in g.old.items()
-            if text is not None
-        }
-        return (
-            self._check(shape.name.name, old, ups),
-            self._check(shape.name.name, old, fills),
-            self._check(shape.final_name, new, downs),
-        )
-
-    def _check(
-        self, alias: str, columns: Sequence[CheckColumn], requests: dict[str, Request]
-    ) -> dict[str, Expression]:
-        if not requests:
-            return {}
-        checker = ExpressionChecker(self.conn)
-        answers = checker.check(columns, list(requests.values()), alias, [self.target, "public"])
-        found: dict[str, Expression] = {}
-        for (key, request), answer in zip(requests.items(), answers, strict=True):
-            if isinstance(answer, Problem):
-                self.problems.append(answer)
-                continue
-            found[key] = answer
-            if answer.volatility is Volatility.STABLE:
-                self.findings.append(
-                    Finding(
-                        severity=Severity.NOTE,
-                        text=f"{request.text!r} depends on session settings; it is always evaluated with TimeZone UTC, "
-                        "DateStyle ISO and IntervalStyle postgres",
-                        where=request.label,
-                    )
-                )
-            for function in checker.user_functions.get(request.label, ()):
-                self.findings.append(
-                    Finding(
-                        severity=Severity.WARNING,
-                        text=f"{request.text!r} calls {function}; do not change that function while the rollout runs",
-                        where=request.label,
-                    )
-                )
-        return found
-
-    def _collation(self, shape: TableShape, physical: str) -> str | None:
-        draft = shape.draft(physical)
-        if draft is not None:
-            return draft.collation
-        original = shape.original(physical)
-        return original.collation if original is not None else None
-
-    def _old(self, shape: TableShape, name: str, downs: dict[str, Expression]) -> OldColumn:
-        column = _column(shape.table, name)
-        return OldColumn(
-            name=name,
-            type=column.type,
-            comparison=column.comparison,
-            not_null=column.not_null,
-            default=column.default,
-            down=downs.get(name),
-        )
-
-    def _new(self, new: DraftNew, ups: dict[str, Expression], fills: dict[str, Expression]) -> NewColumn:
-        return NewColumn(
-            name=new.physical,
-            final=new.final,
-            type=new.type,
-            comparison=type_comparison(self.conn, new.type, new.collation),
-            default=new.default,
-            not_null=new.not_null,
-            up=ups.get(new.physical),
-            fill=fills.get(new.physical),
-            collation=new.collation,
-        )
-
-    def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:
-        """Whether an INSERT's origin cannot be told from the row; see docs/architecture.md, Triggers."""
-        if not group.new:
-            # Nothing of the row tells who inserted it, and only rows of the new version get `down`.
-            return any(old.down is not None for old in group.old)
-        if not group.old or all(new.not_null for new in group.new):
-            return False
-        if any(old.default is not None for old in group.old):
-            return True
-        types = {c.name: c.type for c in shape.table.columns} | {
-            n.physical: n.type for g in shape.groups for n in g.new
-        }
-        expressions = [n.up for n in group.new if n.up is not None] + [
-            o.down for o in group.old if o.down is not None
-        ]
-        # None means that it raises on NULLs; then the row's origin matters as well.
-        return any(on_nulls(self.conn, types, expression) is not True for expression in expressions)
-
-    # -- what operations asked for ----------------------------------------------------------------------------
-
-    def requested(self) -> dict[str, Expression]:
-        """Have the server check the expressions of operations (conditions, index expressions, defaults)."""
-        found: dict[str, Expression] = {}
-        for name, shape in self.draft.shapes.items():
-            for over in ("old", "new"):
-                requests = {
-                    r.key: Request(r.where, r.text, r.assign_to, allow_volatile=r.volatile)
-                    for r in self.draft.requests
-                    if r.table == name and r.over == over
-                }
-                old = over == "old"
-                columns = self._old_columns(shape) if old else self._new_columns(shape)
-                found |= self._check(shape.name.name if old else shape.final_name, columns, requests)
-        for wanted in self.draft.requests:
-            answer = found.get(wanted.key)
-            if answer is not None and wanted.boolean and answer.type != "boolean":
-                self.problems.append(
-                    Problem(f"{wanted.text!r} is of type {answer.type}; a condition is needed", wanted.where)
-                )
-            if answer is not None and wanted.constant and answer.columns:
-                self.problems.append(
-                    Problem(
-                        f"{wanted.text!r} mentions {', '.join(answer.columns)}; it cannot depend on the row",
-                        wanted.where,
-                    )
-                )
-        return found
-
-    @staticmethod
-    def _old_columns(shape: TableShape) -> list[CheckColumn]:
-        return [CheckColumn(c.name, c.name, c.type, c.collation) for c in shape.table.columns]
-
-    def _new_columns(self, shape: TableShape) -> list[CheckColumn]:
-        return [
-            CheckColumn(c.name, c.physical, c.type, self._collation(shape, c.physical)) for c in shape.columns
-        ]
-
-    # -- round trips ------------------------------------------------------------------------------------------
-
-    def measure(self, mappings: dict[QualifiedName, TableMapping]) -> None:
-        """Refuse every group whose mapping loses values of real rows without saying so."""
-        for mapping in mappings.values():
-            for group in mapping.groups:
-                if not group.two_way or not group.new:
-                    continue
-                measured = measure_roundtrip(self.conn, mapping, group)
-                found = measured.roundtrip.model_copy(update={"declared_lossy": group.lossy})
-                self.roundtrips.append(found)
-                keys = ", ".join(found.sample_keys)
-                if found.lost and not group.lossy:
-                    self.problems.append(
-                        Problem(
-                            f"{group.name}: down(up(x)) differs from x in {found.lost} of {found.rows} rows of "
-                            f"{mapping.table} (for example {keys})",
-                            self._label(mapping, group),
-                            "Correct `up` or `down`, or declare the loss with `lossy: true`.",
-                            "lossy-mapping",
-                        )
-                    )
-                if found.failed:
-                    self.findings.append(
-                        Finding(
-                            severity=Severity.WARNING,
-                            text=f"{group.name}: `up` or `down` raises on {found.failed} of {found.rows} rows of "
-                            f"{mapping.table} (for example {keys}); the backfill will stop there until they are corrected",
-                            where=self._label(mapping, group),
-                            rule="up-raises",
-                        )
-                    )
-
-    def _label(self, mapping: TableMapping, group: ColumnGroup) -> str:
-        return self.draft.shapes[mapping.table].groups[group.number].operation
 
 
 def compile_plan(
@@ -419,19 +49,19 @@ def compile_plan(
     tables = read_tables(conn, [draft.name(name) for name in named])
     draft.tables = dict(tables)
     draft.own_views = _views_in(conn, previous_schemas)
-    compiler = _Compiler(conn, migration, target, draft)
-    compiler.apply()
-    mappings = {name: compiler.mapping(shape) for name, shape in draft.shapes.items()}
-    compiler.fail()
+    mapper = Mapper(conn, migration, target, draft)
+    mapper.apply()
+    mappings = {name: mapper.mapping(shape) for name, shape in draft.shapes.items()}
+    mapper.fail()
     if measure:
-        compiler.measure(mappings)
-        compiler.fail()
-    expressions = compiler.requested()
-    compiler.fail()
+        mapper.measure(mappings)
+        mapper.fail()
+    expressions = mapper.requested()
+    mapper.fail()
     # The session's own prelude makes the migration's types, so none is passed on.
     carried, problems = carry(conn, draft.carries)
-    compiler.problems += problems
-    compiler.fail()
+    mapper.problems += problems
+    mapper.fail()
     context = [
         Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried)
         for position, operation in enumerate(migration.operations, 1)
@@ -446,9 +76,9 @@ def compile_plan(
         new_schema=new_schema,
         previous_schemas=tuple(previous_schemas),
         mappings=mapped,
-        findings=tuple(dict.fromkeys(compiler.findings)),
+        findings=tuple(dict.fromkeys(mapper.findings)),
         facts=tuple(TableFacts(table=t.name, rows=t.rows, bytes=t.bytes) for t in draft.tables.values()),
-        roundtrips=tuple(compiler.roundtrips),
+        roundtrips=tuple(mapper.roundtrips),
     )
     steps: list[Step] = []
     for phase in Phase:
@@ -469,21 +99,6 @@ def version_schemas(migration: Migration, target: str) -> tuple[str, str]:
     if migration.expose is Expose.COLUMNS:
         return "", ""
     return fit(f"{target}_before_{migration.id}"), fit(f"{target}_{migration.id}")
-
-
-def _column(table: Table, name: str):  # type: ignore[no-untyped-def]
-    found = table.column(name)
-    assert found is not None, f"{table.name} has no column {name}"
-    return found
-
-
-def _free(name: str, table: Table) -> str:
-    taken = {c.name for c in table.columns}
-    candidate, count = name, 1
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}{count}"
-    return candidate
 
 
 def _views_in(conn: Session, schemas: Sequence[str]) -> set[str]:

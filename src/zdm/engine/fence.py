@@ -8,6 +8,7 @@ from zdm.catalog import rollouts
 from zdm.db.locks import run_locked
 from zdm.db.session import fetch_value, transaction
 from zdm.engine.executor import Executor, describe_wait
+from zdm.engine.leased import leased
 from zdm.engine.move_gates import evaluate_gates, refuse_drift
 from zdm.engine.results import FenceResult
 from zdm.engine.work import Work
@@ -58,7 +59,7 @@ def set_fence(work: Work, *, up: bool) -> FenceResult:
         _check(work.plan, work)
         # Raising it makes the sync anew, which would hide what somebody changed.
         refuse_drift(evaluate_gates(work, machine().definition(Phase.CLEANUP), only=("drift",)))
-    with work.leased("fence") as executor:
+    with leased(work, "fence") as executor:
         work.refresh()
         was = work.rollout.fenced_at is not None
         parts = raise_parts(work) if up else lift_parts(work)

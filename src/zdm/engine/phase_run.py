@@ -14,6 +14,7 @@ from zdm.catalog import rollouts
 from zdm.db.session import transaction
 from zdm.engine.executor import Executor
 from zdm.engine.fence import lift_fence
+from zdm.engine.leased import leased
 from zdm.engine.move_gates import evaluate_gates, refuse_drift
 from zdm.engine.results import AdvanceResult, Outcome, StepOutcome, StepRun
 from zdm.engine.work import Work
@@ -43,7 +44,7 @@ def run_phase(work: Work, *, wait: timedelta | None = None) -> AdvanceResult:
     moves = machine()
     definition = moves.next(work.rollout.state)
     begun = time.monotonic()
-    with work.leased(f"advance {work.rollout.migration}") as executor:
+    with leased(work, f"advance {work.rollout.migration}") as executor:
         work.refresh()  # somebody may have moved it before the lease was ours
         definition = moves.next(work.rollout.state)
         before = work.rollout.state

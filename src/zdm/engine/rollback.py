@@ -13,6 +13,7 @@ from zdm.catalog.steps import StepStatus
 from zdm.db.session import transaction
 from zdm.engine.executor import Executor
 from zdm.engine.fence import lift_fence
+from zdm.engine.leased import leased
 from zdm.engine.leftovers import leftovers
 from zdm.engine.results import RollbackResult, StepRun, VerifyResult
 from zdm.engine.rows import verify_all
@@ -39,7 +40,7 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
     if not machine().can_roll_back(before):
         raise IllegalMove(_why_not(before), changed="Nothing was changed.")
     begun = time.monotonic()
-    with work.leased(f"rollback {work.rollout.migration}") as executor:
+    with leased(work, f"rollback {work.rollout.migration}") as executor:
         work.refresh()
         before = work.rollout.state
         if not machine().can_roll_back(before):

@@ -10,6 +10,7 @@ from zdm.db.session import Session, fetch_value, transaction
 from zdm.engine import doctor as doctor_checks
 from zdm.engine.compile import compile_plan
 from zdm.engine.fence import set_fence
+from zdm.engine.leased import leased
 from zdm.engine.phase_run import run_phase
 from zdm.engine.preview import preview_steps, rendered_sql
 from zdm.engine.reporter import Reporter, Silent
@@ -263,7 +264,7 @@ class Engine:
         with open_session(self.url) as session:
             work = self._opened(session, migration)
             self._needs_both_sides(work)
-            with work.leased(f"verify {migration}") as executor:
+            with leased(work, f"verify {migration}") as executor:
                 return verify_all(work, executor, repair_first=repair)
 
     def backfill(self, migration: str, *, workers: int | None = None) -> BackfillResult:
@@ -278,7 +279,7 @@ class Engine:
             if workers is not None:
                 work.settings = work.settings.model_copy(update={"workers": workers})
             self._needs_both_sides(work)
-            with work.leased(f"backfill {migration}") as executor:
+            with leased(work, f"backfill {migration}") as executor:
                 return backfill_all(work, executor)
 
     @staticmethod

@@ -16,6 +16,7 @@ from zdm.catalog.lease import Lease
 from zdm.catalog.verifications import Verification
 from zdm.db.session import Session, transaction
 from zdm.engine.results import BackfillResult, TableBackfill, TableVerification, VerifyResult
+from zdm.engine.work import Work
 from zdm.errors import Interrupted
 from zdm.model.names import QualifiedName
 from zdm.sql.rows import Kind
@@ -25,7 +26,6 @@ from zdm.verify.run import verify
 
 if TYPE_CHECKING:
     from zdm.engine.executor import Executor
-    from zdm.engine.work import Work
 
 
 @dataclass(slots=True)

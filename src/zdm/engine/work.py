@@ -5,8 +5,6 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from zdm.catalog import install, lease, registry, rollouts
@@ -14,9 +12,7 @@ from zdm.catalog.lease import Lease
 from zdm.catalog.rollouts import Rollout
 from zdm.db.locks import LockBudget
 from zdm.db.session import Session, connect
-from zdm.engine.executor import Executor
 from zdm.engine.reporter import Reporter
-from zdm.engine.rows import RowWorker
 from zdm.engine.settings import EngineSettings
 from zdm.errors import BadInput
 from zdm.model.mapping import TableMapping
@@ -59,33 +55,6 @@ class Work:
     def refresh(self) -> None:
         """Read the rollout's row anew."""
         self.rollout = rollouts.get(self.session, self.rollout.id)
-
-    @contextmanager
-    def leased(self, what: str) -> Iterator[Executor]:
-        """Hold the rollout's lease; gives an executor whose every transaction depends on it.
-
-        Raises
-        ------
-        Busy: somebody else holds it.
-        """
-        with self.lease(what) as held:
-
-            def again() -> Session:
-                return connect(self.url, application_name=held.application_name)
-
-            with again() as session:
-                rows = RowWorker(self, held, again)
-                yield Executor(
-                    connect=again,
-                    session=session,
-                    rollout=self.rollout.id,
-                    lease=held,
-                    budget=self.budget,
-                    reporter=self.reporter,
-                    mapping=self.mapping,
-                    backfill=rows.backfill,
-                    verify=rows.verify_and_store,
-                )
 
     def lease(self, what: str) -> Lease:
         """Take the rollout's lease."""
