@@ -1,7 +1,8 @@
 -- template: function_named
 -- version: 1
 -- parameters: function, quote, marker
--- Notes in the marker, until the row is settled, that the statement named the new side of the group whose bit is the argument.
+-- Notes in the marker, until the row is settled, that the statement named a side of the group whose bit is the argument: the new
+-- one, or, where the new one wrote last and neither changed, the old one.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql AS {quote}
 BEGIN

@@ -6,7 +6,7 @@
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql{settings} AS {quote}
 DECLARE
   zdm_was constant integer := COALESCE(OLD.{marker}, 0);
-  -- Groups whose new side the statement named; noted by the triggers before this one, only where it matters.
+  -- Groups of which the statement named a side; see function_named. Noted by the triggers before this one, only where it matters.
   zdm_named constant integer := CASE
     WHEN (NEW.{marker} OPERATOR(pg_catalog.&) 1073741824) OPERATOR(pg_catalog.<>) 0
     THEN NEW.{marker} OPERATOR(pg_catalog.&) {groups} ELSE 0 END;

@@ -240,7 +240,7 @@ class _Generator:
             self._function("settle", self._settle()),
             self._function("failed", self._failed()),
         ]
-        if self._with_new:
+        if any(map(self._named_triggers, self.mapping.groups)):
             made.append(self._function("named", {}))
         if self._two_sided:
             made.append(self._function("both", self._both()))
@@ -249,7 +249,7 @@ class _Generator:
     @cached_property
     def triggers(self) -> tuple[_Trigger, ...]:
         made = [self._trigger("1_insert", "trigger_insert", "insert"), self._marker_trigger()]
-        made += [self._named_trigger(group) for group in self._with_new]
+        made += [trigger for group in self.mapping.groups for trigger in self._named_triggers(group)]
         made += [self._both_trigger(group) for group in self._two_sided]
         made.append(self._settle_trigger())
         for event in ("insert", "update", "delete"):
@@ -258,10 +258,6 @@ class _Generator:
             )
         made.append(self._trigger("5_failed_truncate", "trigger_failed_truncate", "failed"))
         return tuple(made)
-
-    @property
-    def _with_new(self) -> list[ColumnGroup]:
-        return [group for group in self.mapping.groups if group.new]
 
     @property
     def _two_sided(self) -> list[ColumnGroup]:
@@ -320,18 +316,38 @@ class _Generator:
     def _marker_trigger(self) -> _Trigger:
         return self._trigger("1_marker", "trigger_marker", "marker", marker=self.marker)
 
-    def _named_trigger(self, group: ColumnGroup) -> _Trigger:
-        both: list[sql.Composable] = [self._unfilled()]
-        if group.old:
-            both.append(all_of([_old_changed(group), _new_changed(group)]))
+    def _named_triggers(self, group: ColumnGroup) -> list[_Trigger]:
+        made: list[_Trigger] = []
+        still = sql.SQL("NOT {}").format(any_of([_old_changed(group), _new_changed(group)]))
+        others = any_of(self._changed(name) for name in self._beside(group))
+        last = _has(sql.SQL("OLD.{}").format(self.marker), group.bit)
+        if group.new:
+            matters: list[sql.Composable] = [self._unfilled()]
+            if group.old:
+                matters.append(all_of([_old_changed(group), _new_changed(group)]))
+            if _reads_beside_up(group):
+                matters.append(all_of([sql.SQL("NOT {}").format(last), still, others]))
+            made.append(
+                self._named_trigger(f"2_new_{group.number}", group, [n.name for n in group.new], matters)
+            )
+        if _reads_beside_down(group):
+            matters = [all_of([last, still, others])]
+            made.append(
+                self._named_trigger(f"2_old_{group.number}", group, [o.name for o in group.old], matters)
+            )
+        return made
+
+    def _named_trigger(
+        self, name: str, group: ColumnGroup, columns: list[str], matters: list[sql.Composable]
+    ) -> _Trigger:
         return self._trigger(
-            f"2_new_{group.number}",
-            "trigger_new",
+            name,
+            "trigger_named",
             "named",
-            columns=comma(sql.Identifier(n.name) for n in group.new),
+            columns=comma(map(sql.Identifier, columns)),
             bit=sql.Literal(str(group.bit)),
             open=self._open(),
-            both=any_of(both),
+            matters=any_of(matters),
         )
 
     def _both_trigger(self, group: ColumnGroup) -> _Trigger:
@@ -358,6 +374,11 @@ class _Generator:
             names += [o.name for o in group.old] + [n.name for n in group.new]
             names += [*group.reads_of_up, *group.reads_of_down]
         return tuple(dict.fromkeys(names))
+
+    def _beside(self, group: ColumnGroup) -> list[str]:
+        """The relevant columns that are none of the group's own."""
+        own = {o.name for o in group.old} | {n.name for n in group.new}
+        return [name for name in self._relevant if name not in own]
 
     def _open(self) -> sql.Composed:
         """The row was not settled in this operation: the marker's lowest bit is as it was."""
@@ -532,6 +553,7 @@ class _Generator:
             new=_new_changed(group),
             old=_old_changed(group),
             withdraw=withdraw,
+            last=_has(sql.SQL("COALESCE(OLD.{}, 0)").format(self.marker), group.bit),
             follows=self._try_new(group),
             leads=self._try_old(group),
             policy=decision,
@@ -650,8 +672,7 @@ class _Generator:
             )
             for n in derived
         ]
-        own = {o.name for o in group.old}
-        when = self._when(group, (1, 3), [c for c in group.reads_of_up if c not in own], update=update)
+        when = self._when(group, (1, 3), _reads_beside_up(group), update=update)
         return [
             _part(
                 "part_up",
@@ -674,8 +695,7 @@ class _Generator:
         if group.new or not update:
             written = _equals(direction, 2)
             parts.append(_part("part_down", when=written, assign=assign))
-        own = {n.name for n in group.new}
-        reads = [c for c in group.reads_of_down if c not in own]
+        reads = _reads_beside_down(group)
         if update and reads:
             keep = _LINES.join(
                 sql.SQL("        NEW.{0} := OLD.{0};").format(sql.Identifier(o.name)) for o in downs
@@ -772,8 +792,12 @@ _DECIDE_BOTH = """  {name}
     {d} := 2;
   ELSIF {old} THEN
     {d} := 1;
+  ELSIF {was} AND {named} THEN
+    {d} := 1;
   ELSIF {was} THEN
     {d} := 4; {own}
+  ELSIF {named} THEN
+    {d} := 2;
   ELSE
     {d} := 3;
   END IF;"""
@@ -783,7 +807,7 @@ _DECIDE_ADDED = """  {name}
   IF {f} AND {named} THEN
 {refuse}
   END IF;
-  IF {new} OR {was} OR ({f} AND {named} AND {unsettled}) THEN
+  IF {new} OR {was} OR ({named} AND ({unsettled} OR NOT {f})) THEN
     {own}
   ELSIF {f} THEN
     {d} := 1;
@@ -792,7 +816,7 @@ _DECIDE_ADDED = """  {name}
   END IF;"""
 
 _DECIDE_DROPPED = """  {name}
-  IF {was} AND NOT {old} THEN
+  IF {was} AND NOT {old} AND NOT {named} THEN
     {d} := 4; {own}
   END IF;"""
 
@@ -841,7 +865,7 @@ _INSERT_DROPPED = """  {name}
 _BOTH = """  {name}
   IF CAST(TG_ARGV[0] AS integer) OPERATOR(pg_catalog.=) {number} THEN
     IF NOT {new} THEN
-      {withdraw}
+      IF NOT {last} THEN {withdraw} END IF;
     ELSIF {old} THEN
 {follows}
       IF NOT zdm_agree THEN
@@ -919,6 +943,17 @@ def _changed(name: str, comparison: Comparison, type_: str) -> sql.Composable:
 
 def _old_changed(group: ColumnGroup) -> sql.Composable:
     return any_of(_changed(o.name, o.comparison, o.type) for o in group.old)
+
+
+def _reads_beside_up(group: ColumnGroup) -> list[str]:
+    """What `up` reads besides the group's own old side."""
+    own = {o.name for o in group.old}
+    return [name for name in group.reads_of_up if name not in own]
+
+
+def _reads_beside_down(group: ColumnGroup) -> list[str]:
+    own = {n.name for n in group.new}
+    return [name for name in group.reads_of_down if name not in own]
 
 
 def _new_changed(group: ColumnGroup) -> sql.Composable:

@@ -226,6 +226,34 @@ def what_down_reads_changes(s: Stage) -> None:
     s.agrees()
 
 
+def a_named_side_is_not_derived_again(s: Stage) -> None:
+    s.run("UPDATE t SET rate = 2 WHERE id = 1")
+    s.new("UPDATE t SET price = '30 USD' WHERE id = 1")
+    s.has(1, amount=15, new_last=[0])
+    # The old application writes its whole row: what it says stays.
+    s.old("UPDATE t SET amount = amount, currency = currency, rate = 3 WHERE id = 1")
+    s.has(1, amount=15, rate=3, _price="45EUR", new_last=[])
+    # And so does the new one.
+    s.new("UPDATE t SET price = price, currency = currency, rate = 5 WHERE id = 1")
+    s.has(1, amount=9, rate=5, _price="45EUR", new_last=[0])
+    s.agrees()
+
+
+def a_named_added_column_is_not_derived_again(s: Stage) -> None:
+    s.old("UPDATE t SET o = 'y'")
+    s.new("UPDATE t SET name = 'Bob', slug = slug WHERE id = 1")
+    s.has(1, name="Bob", slug="ada", new_last=[0])
+    s.agrees()
+
+
+def a_named_dropped_column_is_not_derived_again(s: Stage) -> None:
+    s.new("INSERT INTO t (id, name) VALUES (2, 'eve')")
+    s.old("UPDATE t SET name = 'bob', legacy = legacy WHERE id = 2")
+    s.has(2, name="bob", legacy="EVE", new_last=[])
+    s.run("UPDATE t SET id = id")
+    s.agrees()
+
+
 def what_down_reads_makes_it_raise(s: Stage) -> None:
     s.run("UPDATE t SET rate = 2 WHERE id = 1")
     s.new("UPDATE t SET price = '30 USD' WHERE id = 1")
@@ -552,6 +580,9 @@ SCENES = (
     Scene("rule 5", PRICED, what_up_reads_changes),
     Scene("rule 5", PRICED, what_down_reads_changes),
     Scene("rule 5", PRICED, what_down_reads_makes_it_raise),
+    Scene("rule 5", PRICED, a_named_side_is_not_derived_again),
+    Scene("rule 5", ADDED, a_named_added_column_is_not_derived_again),
+    Scene("rule 5", DROPPED, a_named_dropped_column_is_not_derived_again),
     Scene("rule 6", ROUNDED, unchanged_rewrite_keeps_a_lossy_value),
     Scene("rule 7", UNFILLED, null_on_an_unfilled_row_is_refused),
     Scene("rule 7", SPLIT, part_of_an_unfilled_group_is_refused),
