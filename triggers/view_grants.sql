@@ -9,7 +9,7 @@
 DO {quote}
 DECLARE
   item pg_catalog.record;
-  source constant pg_catalog.oid := {table}::pg_catalog.oid;
+  source constant pg_catalog.oid := {table}::pg_catalog.regclass;
 BEGIN
   BEGIN
     EXECUTE (

@@ -11,7 +11,8 @@ from tests.integration.sync.scenarios import DEFAULTED, ROUNDED, SPLIT
 from tests.integration.sync.stage import Design, Stage, group, new, old
 from tests.support import on_all_versions
 from tests.support.servers import Database
-from zdm.model.mapping import Expose
+from zdm.model.mapping import Expose, TableMapping, ViewColumn
+from zdm.model.names import qualified
 from zdm.sql import views
 
 pytestmark = on_all_versions
@@ -158,6 +159,20 @@ def test_renamed_dropped_and_exposed_tables(database: Database) -> None:
     assert views.create_view(dropped, "after", 180000) == ()
     assert views.create_view(dropped, "before", 180000, old=True)
     assert views.create_view(s.mapping.model_copy(update={"expose": Expose.COLUMNS}), "after", 180000) == ()
+
+
+def test_table_that_the_migration_creates(database: Database) -> None:
+    s = Stage.set(database, ROUNDED)
+    s.run("CREATE TABLE made (id int)")
+    made = TableMapping(
+        table=qualified("public", "made"),
+        final_name="made",
+        oid=0,
+        new_columns=(ViewColumn(physical="id", name="id"),),
+    )
+    for statement in views.create_view(made, "after", s.connection.info.server_version):
+        s.run(statement)
+    s.new("INSERT INTO made VALUES (1)")
 
 
 def test_drop_leaves_what_is_not_ours(database: Database) -> None:
