@@ -54,18 +54,28 @@ class Dying(Silent):
 
 @dataclass
 class Rollout:
-    """A scenario prepared in a database of its own."""
+    """A scenario prepared in a database of its own.
+
+    Parameters
+    ----------
+    given: the migration as its authors wrote it, its id and gates included; made from the scenario if not given.
+    earlier: migrations that are completed first, without any application at work.
+    rows: what is inserted after them.
+    """
 
     database: Database
     scenario: Scenario
     expose: str = "views"
+    given: Migration | None = None
+    earlier: tuple[Migration, ...] = ()
+    rows: str = ""
     migration: Migration = field(init=False)
     before: str = field(init=False, default="")
     numbers: Iterator[int] = field(init=False, default_factory=lambda: count(10_000))
 
     def __post_init__(self) -> None:
         self.database.execute(self.scenario.setup)
-        self.migration = Migration.model_validate(
+        self.migration = self.given or Migration.model_validate(
             {
                 "id": "try_it",
                 "operations": list(self.scenario.operations),
@@ -73,8 +83,12 @@ class Rollout:
                 "expose": self.expose,
             }
         )
-        self.before = self.dump()
         self.engine().init()
+        for migration in self.earlier:
+            self.advance_to(State.COMPLETED, migration)
+        if self.rows:
+            self.database.execute(self.rows)
+        self.before = self.dump()
 
     def engine(self, reporter: Silent | None = None) -> Engine:
         """A new engine, as a new process would have it."""
@@ -82,10 +96,15 @@ class Rollout:
             self.database.dsn, "public", reporter=reporter or Silent(), settings=EngineSettings(workers=1)
         )
 
-    def advance_to(self, state: State) -> None:
+    @property
+    def new_path(self) -> tuple[str, ...]:
+        """The search_path of the new application."""
+        return ("public",) if self.expose == "columns" else (f"public_{self.migration.id}", "public")
+
+    def advance_to(self, state: State, migration: Migration | None = None, *, restart: bool = False) -> None:
         """Advance phase by phase until the rollout is in `state`."""
         while True:
-            result = self.engine().advance(self.migration)
+            result = self.engine().advance(migration or self.migration, restart=restart)
             refused = [v for v in result.verdicts if not v.lets_through]
             assert not refused, refused
             if result.state is state:
@@ -131,9 +150,10 @@ class Rollout:
                     threads=2,
                 )
             if new and self.scenario.new_writes:
-                path = ("public",) if self.expose == "columns" else ("public_try_it", "public")
                 writers.add(
-                    "new", self._work(self.scenario.new_writes, self.scenario.new_reads, path), threads=1
+                    "new",
+                    self._work(self.scenario.new_writes, self.scenario.new_reads, self.new_path),
+                    threads=1,
                 )
             yield writers
         writers.report.assert_only(*allowed)
@@ -150,11 +170,17 @@ class Rollout:
 
         return work
 
+    def execute_new(self, statement: str) -> None:
+        """Run one statement as the new application does."""
+        with psycopg.connect(self.database.dsn) as connection:
+            names = sql.SQL(", ").join(sql.Identifier(name) for name in self.new_path)
+            connection.execute(sql.SQL("SET LOCAL search_path = {}").format(names))
+            connection.execute(statement.encode())
+
     def agree(self) -> None:
         """Both sides hold the same, by the scenario's own query (independent of zdm's verification)."""
         if self.scenario.agree:
-            path = "public" if self.expose == "columns" else "public_try_it, public"
-            assert self._ask(self.scenario.agree, path) is True
+            assert self._ask(self.scenario.agree, ", ".join(self.new_path)) is True
 
     def finished(self) -> None:
         """The scenario's own idea of what the schema must look like in the end."""

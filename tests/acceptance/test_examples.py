@@ -1,0 +1,134 @@
+"""Every example, as its authors wrote it, with both versions of its application at work: forward, and back from each phase."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conformance.harness import OPEN_GATES, RETRYABLE, Rollout
+from tests.support.examples import EXAMPLES, FOLDERS, Example
+from tests.support.servers import Database
+from zdm.engine.results import Outcome
+from zdm.model.phases import State
+from zdm.operations.migration import Migration
+
+REVERSIBLE = (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER)
+
+#: What is off because a test cannot wait so long. Dependencies are asked.
+GATES: dict[str, Any] = {name: value for name, value in OPEN_GATES.items() if name != "dependencies"}
+
+each_example = pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+
+#: Rows that only the new application wrote, and how the old one reads them once it is all taken back: a statement of the
+#: new version (on rows that no writer touches), a query of the old one, and what it must return.
+WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
+    "accounting_2_0_0": (
+        "INSERT INTO financial_reports (ledger_id, title, ai_insights) VALUES (1, 'only new', '{\"score\": 1}')",
+        "SELECT ledger_id, title FROM financial_reports WHERE title = 'only new'",
+        [(1, "only new")],
+    ),
+    "bigint_counter": (
+        "INSERT INTO page_views (page, views) VALUES ('only new', 2000000000)",
+        "SELECT views FROM page_views WHERE page = 'only new'",
+        [(2_000_000_000,)],
+    ),
+    "glance_visibility": (
+        "INSERT INTO images (name, visibility) VALUES ('only new 1', 'public'), ('only new 2', 'community')",
+        "SELECT name, is_public FROM images WHERE name LIKE 'only new%' ORDER BY name",
+        [("only new 1", True), ("only new 2", False)],
+    ),
+    "naive_timestamps": (
+        "INSERT INTO audit_entries (at, what) VALUES ('2024-10-27 02:30+02', 'only new')",
+        "SELECT at::text FROM audit_entries WHERE what = 'only new'",
+        [("2024-10-27 00:30:00",)],
+    ),
+    "payment_names": (
+        "INSERT INTO payment_transactions (name, psp_reference, canceled_value) VALUES ('only new', 'x-1', 1.5)",
+        "SELECT type, reference, voided_value::text FROM payment_transactions WHERE reference = 'x-1'",
+        [("only new", "x-1", "1.500")],
+    ),
+    "pgbench_balance": (
+        "INSERT INTO pgbench_accounts (aid, bid, abalance, currency, note) VALUES (900, 1, 7.5, 'GBP', 'only new')",
+        "SELECT abalance, rtrim(filler) FROM pgbench_accounts WHERE aid = 900",
+        [(8, "GBP only new")],
+    ),
+    "unique_email": (
+        "INSERT INTO subscribers (email) VALUES ('only-new@example.org')",
+        "SELECT list FROM subscribers WHERE email = 'only-new@example.org'",
+        [(1,)],
+    ),
+}
+
+
+def opened(migration: Migration) -> Migration:
+    return migration.model_copy(update={"gates": {**GATES, **migration.gates}})
+
+
+def rollout_of(database: Database, folder: str) -> Rollout:
+    example = Example.read(EXAMPLES / folder)
+    *earlier, last = (opened(migration) for migration in example.migrations)
+    return Rollout(database, example.scenario(), given=last, earlier=tuple(earlier), rows=example.rows)
+
+
+def test_every_example_is_read_back_by_its_old_version() -> None:
+    assert set(WROTE) == {folder.name for folder in FOLDERS}
+
+
+@each_example
+def test_forward(database: Database, folder: Any) -> None:
+    rollout = rollout_of(database, folder.name)
+    with rollout.writing(new=False) as writers:
+        writers.wait_for(1)
+        rollout.advance_to(State.PREPARED)
+    with rollout.writing() as writers:
+        rollout.advance_to(State.MIGRATED)
+        rollout.advance_to(State.SWITCHED_OVER)
+        writers.wait_for(len(rollout.scenario.old_writes) * 2)
+    rollout.agree()
+    with rollout.writing(
+        old=False, allowed=(*RETRYABLE, "0A000") if rollout.scenario.replans else RETRYABLE
+    ) as writers:
+        rollout.advance_to(State.COMPLETED)
+        writers.wait_for(len(rollout.scenario.new_writes) * 2)
+    rollout.finished()
+    rollout.nothing_left()
+
+
+@each_example
+def test_and_back(database: Database, folder: Any) -> None:
+    """From each phase in turn, on the same database: the second and third time it begins again after a rollback."""
+    rollout = rollout_of(database, folder.name)
+    statement, query, expected = WROTE[folder.name]
+    with rollout.writing(new=False) as old:
+        for state in REVERSIBLE:
+            rollout.advance_to(State.PREPARED, restart=True)
+            with rollout.writing(old=False) as new:
+                if state is not State.PREPARED:
+                    rollout.advance_to(state)
+                    rollout.agree()
+                new.wait_for(len(rollout.scenario.new_writes))
+            rollout.execute_new(statement)
+            assert rollout.engine().rollback(rollout.migration.id).state is State.ROLLED_BACK
+            old.wait_for(len(rollout.scenario.old_writes))
+            assert database.execute(query) == expected, state
+            database.execute(f"DELETE {query[query.index('FROM') :].partition(' ORDER BY')[0]}")
+            rollout.nothing_left()
+            assert rollout.dump() == rollout.before, state
+
+
+def test_a_dependency_must_be_complete_first(database: Database) -> None:
+    example = Example.read(EXAMPLES / "accounting_2_0_0")
+    first, second = (opened(migration) for migration in example.migrations)
+    rollout = Rollout(database, example.scenario(), given=second)
+    engine = rollout.engine()
+    engine.advance(first)
+    assert engine.advance(first).state is State.MIGRATED  # not complete, but its table is there
+    refused = engine.advance(second)
+    assert refused.outcome is Outcome.REFUSED
+    (verdict,) = [v for v in refused.verdicts if not v.lets_through]
+    assert (verdict.gate, verdict.observed) == ("dependencies", "create_financial_reports is migrated")
+    assert "zdm advance create_financial_reports" in verdict.remedy
+    assert refused.state is State.PLANNED
+    rollout.advance_to(State.COMPLETED, first)
+    rollout.advance_to(State.PREPARED)
