@@ -111,11 +111,15 @@ def run_locked(
     budget: LockBudget = _DEFAULT,
     before_commit: BeforeCommit | None = None,
     on_wait: OnWait | None = None,
+    *,
+    first: Sequence[Statement] = (),
 ) -> None:
     """Run `statements` in one transaction, `locks` taken first and in their order, within `budget`.
 
     Parameters
     ----------
+    first: statements that need none of the locks (CREATE FUNCTION): run in the same transaction before they are asked for,
+        so that nobody waits for them.
     locks: what does not exist (any more) and what cannot be locked explicitly (foreign tables) is skipped; the statements
         lock those themselves, under the same limit. A view is named before its table: see `_lockable`.
     before_commit: runs in the same transaction, for the mark that the step is finished.
@@ -127,7 +131,7 @@ def run_locked(
     OutcomeUnknown: the connection was lost during COMMIT.
     psycopg.Error: a statement failed; nothing was changed.
     """
-    _Attempts(conn, locks, budget, on_wait).run(statements, before_commit)
+    _Attempts(conn, locks, budget, on_wait).run(statements, before_commit, first)
 
 
 def run_scan(
@@ -181,12 +185,17 @@ class _Attempts:
         self.lower_deadlock_timeout = _may_set_deadlock_timeout(conn) if self.locks else False
         self.may_cancel = budget.autovacuum == "cancel"
 
-    def run(self, statements: Sequence[Statement], before_commit: BeforeCommit | None) -> None:
+    def run(
+        self,
+        statements: Sequence[Statement],
+        before_commit: BeforeCommit | None,
+        first: Sequence[Statement] = (),
+    ) -> None:
         while True:
             self._wait_for_holders()
             self.attempt += 1
             try:
-                self._try(statements, before_commit)
+                self._try(statements, before_commit, first)
             except pg.LockNotAvailable:
                 self._failed("lock timeout")
             except pg.DeadlockDetected:
@@ -247,7 +256,12 @@ class _Attempts:
 
     # -- trying --
 
-    def _try(self, statements: Sequence[Statement], before_commit: BeforeCommit | None) -> None:
+    def _try(
+        self,
+        statements: Sequence[Statement],
+        before_commit: BeforeCommit | None,
+        first: Sequence[Statement],
+    ) -> None:
         budget, settings = self.budget, {}
         if self.lower_deadlock_timeout and budget.autovacuum == "cancel":
             settings["deadlock_timeout"] = f"{max(1, round(budget.timeout.total_seconds() * 250))}ms"
@@ -257,6 +271,8 @@ class _Attempts:
         begun = time.monotonic()
         try:
             with transaction(self.conn, lock_timeout=budget.timeout, idle_timeout=idle, settings=settings):
+                if first:
+                    self.conn.execute(sql.SQL("\n;\n").join(_composable(statement) for statement in first))
                 batch = self._batch(statements)
                 begun = time.monotonic()
                 if batch:

@@ -134,6 +134,7 @@ class Executor:
     def _sync(self, action: Sync, mark: Mark) -> None:
         mapping = self.mapping(action.table)
         locks: tuple[TableLock, ...] = ()
+        first: tuple[str, ...] = ()
         if action.remove:
             statements = sync.remove(mapping, self.rollout)
             if sync_installed(self.session, mapping):
@@ -145,9 +146,10 @@ class Executor:
             # Only the functions differ between authorities, and replacing those takes no lock on the table.
             statements = sync.switch(mapping, self.rollout, action.authority)
         else:
-            statements = sync.install(mapping, self.rollout, action.authority).statements
+            objects = sync.install(mapping, self.rollout, action.authority)
+            first, statements = objects.functions, objects.triggers + objects.comments
             locks = (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE),)
-        run_locked(self.session, statements, locks, self.budget, mark, self._waiting)
+        run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=first)
 
     def _settling(self, work: Callable[[], int | None], step: Step | None) -> int | None:
         """Do the work; if the connection was lost at COMMIT, look whether it took effect, and repeat it if it did not."""
