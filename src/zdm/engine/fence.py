@@ -54,14 +54,16 @@ def set_fence(work: Work, *, up: bool) -> FenceResult:
             remedy=f"`zdm advance {work.rollout.migration}` until it is switched over.",
             changed="Nothing was changed.",
         )
-    was = work.rollout.fenced_at is not None
-    if up and not was:
+    if up and work.rollout.fenced_at is None:
         _check(work.plan, work)
-        # Raising it makes the sync anew, which would hide what somebody changed.
-        refuse_drift(evaluate_gates(work, machine().definition(Phase.CLEANUP), only=("drift",)))
     with leased(work, "fence") as executor:
         work.refresh()
+        if up:
+            lift_interrupted(work, executor)
         was = work.rollout.fenced_at is not None
+        if up and not was:
+            # Raising it makes the sync anew, which would hide what somebody changed.
+            refuse_drift(evaluate_gates(work, machine().definition(Phase.CLEANUP), only=("drift",)))
         parts = raise_parts(work) if up else lift_parts(work)
         if up and not was:
             for part in parts:
@@ -89,6 +91,15 @@ def lift_fence(work: Work, executor: Executor) -> None:
         executor.guard(executor.session)
         rollouts.set_fenced(executor.session, work.rollout.id, fenced=False)
     work.refresh()
+
+
+def lift_interrupted(work: Work, executor: Executor) -> None:
+    """Lift what stands of a fence whose raising or lifting was cut off, so that the names are again as they are recorded."""
+    fenced = work.rollout.fenced_at is not None
+    query = fence.standing(work.plan) if fenced else fence.touched(work.plan)
+    if fetch_value(executor.session, query.encode()) is not fenced:  # type: ignore[arg-type]
+        work.reporter.note("the fence was raised or lifted only in part; lifting it")
+        lift_fence(work, executor)
 
 
 def _do(work: Work, executor: Executor, part: FencePart) -> None:

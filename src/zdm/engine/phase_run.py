@@ -13,7 +13,7 @@ from zdm.catalog import gates as gate_store
 from zdm.catalog import rollouts
 from zdm.db.session import transaction
 from zdm.engine.executor import Executor
-from zdm.engine.fence import lift_fence
+from zdm.engine.fence import lift_fence, lift_interrupted
 from zdm.engine.leased import leased
 from zdm.engine.move_gates import evaluate_gates, refuse_drift
 from zdm.engine.results import AdvanceResult, Outcome, StepOutcome, StepRun
@@ -52,6 +52,8 @@ def run_phase(work: Work, *, wait: timedelta | None = None) -> AdvanceResult:
         verdicts: list[Verdict] = []
         waited = 0.0
         if not resumed:
+            if definition.phase is Phase.CLEANUP:
+                lift_interrupted(work, executor)
             verdicts, waited = _pass_gates(work, executor, definition, wait)
             if not moves.decide(before, verdicts).allowed:
                 refuse_drift(verdicts)

@@ -12,7 +12,7 @@ from zdm.catalog import steps as step_store
 from zdm.catalog.steps import StepStatus
 from zdm.db.session import transaction
 from zdm.engine.executor import Executor
-from zdm.engine.fence import lift_fence
+from zdm.engine.fence import lift_fence, lift_interrupted
 from zdm.engine.leased import leased
 from zdm.engine.leftovers import leftovers
 from zdm.engine.results import RollbackResult, StepRun, VerifyResult
@@ -45,6 +45,7 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
         before = work.rollout.state
         if not machine().can_roll_back(before):
             raise IllegalMove(_why_not(before), changed="Nothing was changed.")
+        lift_interrupted(work, executor)
         found = _verified(work, executor) if verify else None
         if work.rollout.state is not State.ROLLING_BACK:
             with transaction(executor.session):

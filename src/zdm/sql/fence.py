@@ -216,6 +216,31 @@ def standing(plan: Plan) -> str:
     )
 
 
+def touched(plan: Plan) -> str:
+    """A query of one boolean: some part of the fence stands, so at least one name is set aside.
+
+    Schemas of earlier rollouts count only where there is no other: another rollout's fence may have set them aside.
+    """
+    schemas = [plan.old_schema] if plan.old_schema else list(plan.previous_schemas)
+    checks = [
+        sql.SQL("EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = ANY ({}::text[]))").format(
+            sql.Literal([aside(schema) for schema in schemas])
+        )
+    ]
+    checks += [
+        sql.SQL(
+            "EXISTS (SELECT FROM pg_catalog.pg_attribute WHERE attrelid = {oid} AND attname = ANY ({columns}::text[])"
+            " AND NOT attisdropped) OR EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = {oid} AND relname = {table})"
+        ).format(
+            oid=sql.Literal(mapping.oid),
+            columns=sql.Literal([aside(column) for column in fenced_columns(mapping)]),
+            table=sql.Literal(aside(mapping.table.name)),
+        )
+        for mapping in plan.mappings
+    ]
+    return sql.SQL("SELECT {}").format(sql.SQL(" OR ").join(checks)).as_string(None)
+
+
 def obstacles(plan: Plan) -> str:
     """A query of (kind, name, column): what the fence, and later cleanup, would break although it is not the old application.
 
@@ -306,8 +331,9 @@ def _named(mapping: TableMapping, table: str, columns: Sequence[str]) -> str:
 def _rename_schema(old: str, new: str, title: str) -> FencePart:
     # A schema's rename takes no lock on what is in it; cached plans are made anew, and then do not find the name.
     statement = sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
-    done = sql.SQL("SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {})").format(
-        sql.Literal(new)
+    # A schema that is under neither name went with another rollout's cleanup: nobody can use it, and it cannot come back.
+    done = sql.SQL("SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = {})").format(
+        sql.Literal(old)
     )
     return FencePart(
         title=title,
