@@ -142,11 +142,12 @@ def _revisions() -> tuple[frozenset[str], str]:
 
 def _installed(conn: psycopg.Connection[Any]) -> str | None:
     with conn.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute("SELECT pg_catalog.to_regclass('zdm.alembic_version') IS NOT NULL")
-        if cursor.fetchone() != (True,):
-            return None
         try:
             with conn.transaction():
+                # Refused as well where the schema may not be used.
+                cursor.execute("SELECT pg_catalog.to_regclass('zdm.alembic_version') IS NOT NULL")
+                if cursor.fetchone() != (True,):
+                    return None
                 cursor.execute("SELECT version_num FROM zdm.alembic_version")
                 row = cursor.fetchone()
         except psycopg.errors.InsufficientPrivilege as error:

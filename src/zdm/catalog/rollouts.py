@@ -249,7 +249,7 @@ def is_paused(conn: psycopg.Connection[Any], rollout: int) -> bool:
 def conflicts(
     conn: psycopg.Connection[Any], tables: Iterable[QualifiedName]
 ) -> list[tuple[QualifiedName, Rollout]]:
-    """Those of `tables` that a rollout under way changes, each with that rollout: for the plan's warnings."""
+    """Those of `tables` that a rollout under way changes, each with that rollout."""
     found: list[tuple[QualifiedName, Rollout]] = []
     with conn.cursor(row_factory=tuple_row) as cursor:
         for table in tables:

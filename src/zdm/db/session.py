@@ -226,6 +226,21 @@ def _settle_in(conn: Session, url: str, role: str | None) -> None:
     conn.execute(sql.SQL("; ").join(statements))
 
 
+_PASSING: Final = (
+    "starting up",
+    "shutting down",
+    "recovery mode",
+    "not yet accepting connections",
+    "closed the connection unexpectedly",
+    "Connection reset",
+    "Broken pipe",
+    "terminating connection",
+    "too many clients",
+    "connection slots",
+)
+"""What a server says that answers again in a moment."""
+
+
 def _refused(url: str, error: psycopg.Error) -> ZdmError:
     """A wrong URL is bad input; a server that does not answer may answer later, and is a failure."""
     text = " ".join(str(error).split())
@@ -234,6 +249,12 @@ def _refused(url: str, error: psycopg.Error) -> ZdmError:
         remedy = "Check the user name and password (or the password file)."
     elif "does not exist" in text:
         remedy = "Check the database and user name."
+    elif any(sign in text for sign in _PASSING):
+        return ZdmError(
+            f"cannot connect to {where}: {text}",
+            remedy="Try again when the server is back; its log says what became of it.",
+            changed="Nothing was changed.",
+        )
     elif "refused" in text or "translate host name" in text or "timeout" in text or "No such file" in text:
         return ZdmError(
             f"cannot connect to {where}: {text}",

@@ -11,9 +11,8 @@ from zdm.engine.mapper import Mapper
 from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
 from zdm.engine.version_views import view_steps
-from zdm.model.mapping import (
-    Expose,
-)
+from zdm.errors import Problem
+from zdm.model.mapping import Expose, TableMapping
 from zdm.model.names import fit
 from zdm.model.plan import Plan, TableFacts
 from zdm.model.step import Phase, Step
@@ -68,6 +67,8 @@ def compile_plan(
     ]
     old_schema, new_schema = version_schemas(migration, target)
     mapped = tuple(mappings.values())
+    mapper.problems += _same_names(migration, draft, mapped)
+    mapper.fail()
     plan = Plan(
         migration=migration.id,
         target=target,
@@ -99,6 +100,25 @@ def version_schemas(migration: Migration, target: str) -> tuple[str, str]:
     if migration.expose is Expose.COLUMNS:
         return "", ""
     return fit(f"{target}_before_{migration.id}"), fit(f"{target}_{migration.id}")
+
+
+def _same_names(migration: Migration, draft: Draft, mapped: Sequence[TableMapping]) -> list[Problem]:
+    """A version's schema shows tables by their bare names, so two of one name from different schemas have no place in it."""
+    if migration.expose is Expose.COLUMNS:
+        return []
+    old = [(m.table.name, m.table) for m in mapped]
+    new = [(m.final_name, m.table) for m in mapped if not m.dropped_in_new]
+    new += [(name.name, name) for name in draft.created]
+    problems: dict[str, Problem] = {}
+    for shown in (old, new):
+        for name in dict.fromkeys(name for name, _ in shown):
+            tables = [str(table) for other, table in shown if other == name]
+            if len(tables) > 1:
+                problems[name] = Problem(
+                    f"{' and '.join(tables)} would both be shown as {name} in the schema of one version",
+                    remedy="Put them into migrations of their own.",
+                )
+    return list(problems.values())
 
 
 def _views_in(conn: Session, schemas: Sequence[str]) -> set[str]:

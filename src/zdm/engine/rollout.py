@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 from zdm.catalog import approvals, events, install, registry, rollouts
@@ -34,10 +35,12 @@ from zdm.engine.rows import backfill_all, verify_all
 from zdm.engine.settings import EngineSettings
 from zdm.engine.status import history_of, status_of
 from zdm.engine.work import Work, find_rollout, open_session, person, registered_migration
-from zdm.errors import BadInput, IllegalMove, ZdmError
+from zdm.errors import BadInput, Busy, IllegalMove, Problem, ZdmError
+from zdm.model.names import QualifiedName
 from zdm.model.phases import State, machine
 from zdm.model.plan import Plan
 from zdm.model.step import Phase
+from zdm.operations.base import split_name
 from zdm.operations.migration import Migration
 
 
@@ -115,11 +118,36 @@ class Engine:
             return preview_steps(session, rollouts.plan(session, stored.id), phase, rollout=stored.id)
 
     def _compile(self, session: Session, migration: Migration, *, catalog: bool = True) -> Plan:
+        if catalog:
+            self._refuse_held_tables(session, migration)
         previous = self._previous_schemas(session, migration.id) if catalog else []
         try:
             return compile_plan(session, migration, self.target, previous_schemas=previous)
         finally:
             session.prelude = ()
+
+    def _refuse_held_tables(self, session: Session, migration: Migration) -> None:
+        """Two rollouts never share a table; and the columns and views of the other one are not this one's business."""
+        problems: list[Problem] = []
+        for position, operation in enumerate(migration.operations, 1):
+            names: list[QualifiedName] = []
+            with suppress(ValueError):  # told with everything else when the operation is applied
+                names = [split_name(written, self.target) for written in operation.tables()]
+            problems += [
+                Problem(
+                    f"the rollout of {other.migration} on {other.target} is at table {table} ({other.state})",
+                    f"{position}:{operation.kind}",
+                )
+                for table, other in rollouts.conflicts(session, names)
+                if (other.migration, other.target) != (migration.id, self.target)
+            ]
+        if problems:
+            raise Busy(
+                f"Migration {migration.id} has to wait for another rollout on {self.target}.",
+                problems=problems,
+                remedy="Finish that one or roll it back first (`zdm status`).",
+                changed="Nothing was changed.",
+            )
 
     def _previous_schemas(self, session: Session, migration: str) -> list[str]:
         """Version schemas that completed rollouts of this target have left for their applications."""
