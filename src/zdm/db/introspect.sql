@@ -39,7 +39,7 @@ SELECT
       'storage', CASE WHEN a.attstorage <> y.typstorage THEN CASE a.attstorage WHEN 'p' THEN 'plain' WHEN 'e' THEN 'external'
         WHEN 'x' THEN 'extended' WHEN 'm' THEN 'main' ELSE '' END ELSE '' END,
       'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE '' END,
-      'statistics', nullif(a.attstattarget, -1)) ORDER BY a.attnum), '[]')
+      'statistics', nullif(a.attstattarget, -1), 'options', coalesce(to_jsonb(a.attoptions), '[]')) ORDER BY a.attnum), '[]')
    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
    WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
@@ -92,7 +92,9 @@ SELECT
       'valid', i.indisvalid AND i.indisready AND i.indislive,
       'constraint', (SELECT min(c.conname::text) FROM pg_constraint c
         WHERE c.conindid = x.oid AND c.conrelid = t.oid AND c.contype IN ('p', 'u', 'x')),
-      'method', m.amname) ORDER BY x.relname), '[]')
+      'method', m.amname, 'comment', obj_description(x.oid, 'pg_class'), 'clustered', i.indisclustered,
+      'statistics', (SELECT coalesce(jsonb_agg(jsonb_build_array(a.attnum, a.attstattarget) ORDER BY a.attnum), '[]')
+        FROM pg_attribute a WHERE a.attrelid = x.oid AND a.attstattarget >= 0)) ORDER BY x.relname), '[]')
    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
    WHERE i.indrelid = t.oid) AS indexes,
 

@@ -39,6 +39,8 @@ class Column(Value):
     storage: str = ""
     compression: str = ""
     statistics: int | None = None
+    options: tuple[str, ...] = ()
+    """What ALTER COLUMN … SET (…) stored, as ``name=value``: n_distinct and n_distinct_inherited."""
 
 
 class Constraint(Value):
@@ -55,7 +57,10 @@ class Constraint(Value):
 
 
 class Index(Value):
-    """One index; `definition` is `pg_get_indexdef`. `columns` are all columns it mentions, in key, INCLUDE, expression or predicate."""
+    """One index; `definition` is `pg_get_indexdef`. `columns` are all columns it mentions, in key, INCLUDE, expression or predicate.
+
+    `statistics`: the targets of its own columns (expressions have some), by their number. `clustered`: CLUSTER goes by it.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -65,6 +70,9 @@ class Index(Value):
     valid: bool = True
     constraint: str | None = None
     method: str = "btree"
+    comment: str | None = None
+    clustered: bool = False
+    statistics: tuple[tuple[int, int], ...] = ()
 
 
 class Trigger(Value):
@@ -115,5 +123,7 @@ class Table(Value):
         if primary:
             return primary
         required = {c.name for c in self.columns if c.not_null}
-        unique = [c.columns for c in self.constraints if c.kind == "unique" and required.issuperset(c.columns)]
+        unique = [
+            c.columns for c in self.constraints if c.kind == "unique" and required.issuperset(c.columns)
+        ]
         return min(unique, key=len, default=())

@@ -367,6 +367,12 @@ def _attribute_statements(table: QualifiedName, old: Column, new: DraftNew) -> l
                 "ALTER TABLE {t} ALTER COLUMN {c} SET STATISTICS {n}", t=t, c=c, n=sql.Literal(old.statistics)
             )
         )
+    if old.options:
+        pairs = [option.partition("=") for option in old.options]
+        settings = sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, _, value in pairs
+        )
+        found.append(ddl.text("ALTER TABLE {t} ALTER COLUMN {c} SET ({s})", t=t, c=c, s=settings))
     if _VARLENA.match(new.type):
         if old.storage:
             found.append(
@@ -508,6 +514,7 @@ def _names(shape: TableShape, requests: Sequence[CarryRequest]) -> Step:
                     new=ddl.ident(request.name),
                 )
             )
+            statements += _index_attributes(shape, request, final)
             continue
         statements.append(
             ddl.text(
@@ -526,7 +533,9 @@ def _names(shape: TableShape, requests: Sequence[CarryRequest]) -> Step:
                     text=sql.Literal(constraint.comment),
                 )
             )
-    locked = any(statement.startswith("ALTER TABLE") for statement in statements)
+        if request.kind == "index":
+            statements += _index_attributes(shape, request, final)
+    locked = any(" RENAME CONSTRAINT " in statement for statement in statements)
     return Step(
         id=f"cleanup.{shape.name}.carry.names",
         title=f"give what was carried over to the new columns of {final} its name",
@@ -538,6 +547,28 @@ def _names(shape: TableShape, requests: Sequence[CarryRequest]) -> Step:
             locks=(ddl.lock(final, Lock.ACCESS_EXCLUSIVE if locked else Lock.SHARE_UPDATE_EXCLUSIVE),),
         ),
     )
+
+
+def _index_attributes(shape: TableShape, request: CarryRequest, final: QualifiedName) -> list[str]:
+    """What an index has that is not in its definition, given to the one that takes its name: after the renames."""
+    index = _index(shape, request.name)
+    if index is None:
+        return []
+    name = ddl.table(qualified(final.schema_, index.name))
+    found = [
+        ddl.text(
+            "ALTER INDEX {i} ALTER COLUMN {n} SET STATISTICS {target}",
+            i=name,
+            n=sql.Literal(number),
+            target=sql.Literal(target),
+        )
+        for number, target in index.statistics
+    ]
+    if index.comment is not None:
+        found.append(ddl.text("COMMENT ON INDEX {i} IS {text}", i=name, text=sql.Literal(index.comment)))
+    if index.clustered:
+        found.append(ddl.text("ALTER TABLE {t} CLUSTER ON {i}", t=ddl.table(final), i=ddl.ident(index.name)))
+    return found
 
 
 _RENAME_INDEX_COLUMNS = """
