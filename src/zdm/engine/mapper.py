@@ -33,6 +33,8 @@ from zdm.operations.migration import Migration
 from zdm.operations.shape import DraftNew, TableShape
 
 MARKER = "_zdm_state"
+OUR_TRIGGERS = b"~zdm_1"
+"""How the first of the sync triggers' names begins; the server fires triggers in the bytewise order of their names."""
 
 
 @dataclass(slots=True)
@@ -130,6 +132,7 @@ class Mapper:
         if not shape.groups:
             self._spell_defaults(shape)
             return ()
+        self._refuse_what_sync_cannot_do(shape)
         if len(shape.groups) > MAX_GROUPS:
             self.problems.append(
                 Problem(
@@ -146,6 +149,7 @@ class Mapper:
             return ()
         ups, fills, downs = self._expressions(shape)
         self._spell_defaults(shape)
+        self._refuse_generated(shape, [*ups.items(), *downs.items()])
         if self.problems:
             return ()
         made = []
@@ -161,6 +165,54 @@ class Mapper:
                 )
             )
         return tuple(made)
+
+    def _refuse_generated(self, shape: TableShape, expressions: Sequence[tuple[str, Expression]]) -> None:
+        """A generated column has its value only after the triggers have run."""
+        generated = {column.name for column in shape.table.columns if column.generated}
+        for target, expression in expressions:
+            for name in sorted(generated.intersection(expression.columns)):
+                group = shape.group_of(target)
+                self.problems.append(
+                    Problem(
+                        f"{expression.source!r} reads the generated column {name}, which is computed only after triggers",
+                        group.operation if group is not None else str(shape.name),
+                        f"Write the expression that {name} is generated from instead.",
+                        "reads-generated-column",
+                    )
+                )
+
+    def _refuse_what_sync_cannot_do(self, shape: TableShape) -> None:
+        """Triggers that come after ours, and views that could not keep row security, would break the promise silently."""
+        label = shape.groups[0].operation
+        for trigger in shape.table.triggers:
+            if trigger.row and trigger.timing == "before" and trigger.name.encode() > OUR_TRIGGERS:
+                self.problems.append(
+                    Problem(
+                        f"the trigger {trigger.name} of {shape.name} fires after zdm's, so what it changes would not be synced",
+                        label,
+                        f"Rename it to sort before {OUR_TRIGGERS.decode()} (ALTER TRIGGER … RENAME TO …).",
+                        "trigger-sorts-last",
+                    )
+                )
+        if shape.table.row_security and shape.expose is Expose.VIEWS:
+            if self.conn.info.server_version < 150000:
+                self.problems.append(
+                    Problem(
+                        f"{shape.name} has row security, which views keep only from PostgreSQL 15 on",
+                        label,
+                        "Use `expose: columns`, or upgrade the server first.",
+                        "row-security-views",
+                    )
+                )
+            if any(item for column in shape.table.columns for item in column.acl):
+                self.problems.append(
+                    Problem(
+                        f"{shape.name} has both row security and grants on single columns, which no view can keep together",
+                        label,
+                        "Use `expose: columns`, or grant the whole table.",
+                        "row-security-views",
+                    )
+                )
 
     def _spell_defaults(self, shape: TableShape) -> None:
         """Have the server spell the defaults of the new version, so that they mean the same under every search_path."""
@@ -196,6 +248,15 @@ class Mapper:
             self.problems.append(Problem(error.message, operation, error.remedy))
             return
         new.type = found.name
+        if not adds_instantly(self.conn, found.name, None, self.target):
+            self.problems.append(
+                Problem(
+                    f"adding a column of type {new.type} rewrites the table under lock, because the domain has constraints",
+                    operation,
+                    "Use the domain's base type, and add its conditions with add_check.",
+                    "add-column-rewrites",
+                )
+            )
         for column in shape.columns:
             if column.physical == new.physical:
                 column.type = found.name
@@ -297,12 +358,20 @@ class Mapper:
 
     def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:
         """Whether an INSERT's origin cannot be told from the row; see docs/architecture.md, Triggers."""
+        if any(t.row and t.timing == "before" and "INSERT" in t.definition for t in shape.table.triggers):
+            # An application trigger may fill columns of either side before ours looks at the row.
+            return True
+        if not group.old:
+            # An explicit NULL of the new version must not be derived again.
+            return any(not n.not_null and (n.up is not None or n.fill is not None) for n in group.new)
         if not group.new:
             # Nothing of the row tells who inserted it, and only rows of the new version get `down`.
             return any(old.down is not None for old in group.old)
         if not group.old or all(new.not_null for new in group.new):
             return False
         if any(old.default is not None for old in group.old):
+            return True
+        if any(column.identity for old in group.old if (column := shape.original(old.name)) is not None):
             return True
         types = {c.name: c.type for c in shape.table.columns} | {
             n.physical: n.type for g in shape.groups for n in g.new

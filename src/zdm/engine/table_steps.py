@@ -49,7 +49,8 @@ def _column_definition(new: NewColumn) -> sql.Composed:
         if new.collation
         else sql.SQL("")
     )
-    return sql.SQL("{} {}{}").format(sql.Identifier(new.name), sql.SQL(new.type), collation)
+    # DEFAULT NULL, because a domain may bring a default of its own.
+    return sql.SQL("{} {}{} DEFAULT NULL").format(sql.Identifier(new.name), sql.SQL(new.type), collation)
 
 
 def _split_collation(name: str) -> list[str]:
