@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 
+import psycopg
 import pytest
 
 from tests.benchmarks.support import ROUNDS, ROWS, bench_database, interleaved, tell
@@ -53,8 +55,35 @@ def test_backfill_against_one_giant_update() -> None:
         assert times.ratio("backfill, triggers, 1 worker", "one UPDATE, no triggers") >= 0.8
 
 
+BUDGET = 0.100
+_WAITING = """
+SELECT extract(epoch FROM clock_timestamp() - query_start)::float8, coalesce(wait_event_type, 'running') || ' ' ||
+       coalesce(wait_event, '')
+FROM pg_stat_activity WHERE application_name = 'application' AND state = 'active' AND datname = current_database()
+"""
+
+
+class Sampler(threading.Thread):
+    """Looks every few milliseconds what the application's statements wait for, and keeps the longest of each kind."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(name="sampler", daemon=True)
+        self.longest: dict[str, float] = {}
+        self.over = threading.Event()
+        self._database = database
+
+    def run(self) -> None:
+        with psycopg.connect(self._database.dsn, autocommit=True) as conn:
+            while not self.over.wait(0.005):
+                for age, kind in conn.execute(_WAITING).fetchall():
+                    self.longest[kind] = max(self.longest.get(kind, 0.0), age)
+
+
 def test_longest_stall_of_a_foreground_statement() -> None:
-    """Single-row updates by three sessions meanwhile. What they wait without a backfill is measured as well."""
+    """Single-row updates by three sessions meanwhile, measured from their side; why they waited, from the server's.
+
+    The bound is on waits for locks, which are ours. What a busy disk or processor adds is shown, with and without us.
+    """
     with bench_database() as database:
         table = prepared(database)
 
@@ -65,26 +94,35 @@ def test_longest_stall_of_a_foreground_statement() -> None:
 
         idle = threading.Event()
 
-        def slowest(busy: bool) -> tuple[float, float, int]:
-            with Writers(database.dsn, seed=busy) as writers:
+        def measured(name: str, meanwhile: Callable[[Writers], object]) -> dict[str, float]:
+            sampler = Sampler(database)
+            sampler.start()
+            with Writers(database.dsn) as writers:
                 writers.add("application", write, threads=3)
                 writers.wait_for(1)
-                result = None
-                if busy:
-                    result = backfill(table.connect, table.rollout, table.mapping)
-                else:
-                    writers.wait_for(500)
+                meanwhile(writers)
                 report = writers.stop()
+            sampler.over.set()
+            sampler.join()
             report.assert_only()
-            if result is not None:
-                tell(
-                    f"{result.chunks} chunks, {result.split} given up, the longest {result.longest_chunk * 1000:.0f} ms"
-                )
-            return report.slowest(), report.percentile(99.9), report.count
-
-        quiet, busy = slowest(False), slowest(True)
-        for name, (worst, high, count) in (("without", quiet), ("with a backfill", busy)):
             tell(
-                f"{name:16} longest {worst * 1000:6.1f} ms, 99.9 % {high * 1000:6.1f} ms, {count} statements"
+                f"{name:16} longest {report.slowest() * 1000:6.1f} ms, 99.9 % {report.percentile(99.9) * 1000:6.1f} ms, "
+                f"{report.count} writes"
             )
-        assert busy[0] <= 0.120 + 0.002
+            for kind, age in sorted(sampler.longest.items(), key=lambda item: -item[1])[:4]:
+                tell(f"{'':16} {kind}: {age * 1000:.0f} ms at most")
+            return sampler.longest
+
+        def busy(_: Writers) -> None:
+            result = backfill(table.connect, table.rollout, table.mapping)
+            tell(
+                f"{result.chunks} chunks, {result.split} given up, the longest {result.longest_chunk * 1000:.0f} ms, "
+                f"{result.rows / result.seconds:.0f} rows/s"
+            )
+
+        measured("without", lambda writers: writers.wait_for(500))
+        waits = measured("with a backfill", busy)
+        assert (
+            max((age for kind, age in waits.items() if kind.startswith("Lock")), default=0.0)
+            <= BUDGET + 0.020
+        )
