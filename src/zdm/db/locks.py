@@ -118,10 +118,10 @@ def run_locked(
 
     Parameters
     ----------
-    first: statements that need none of the locks (CREATE FUNCTION): run in the same transaction before they are asked for,
-        so that nobody waits for them.
-    locks: what does not exist (any more) and what cannot be locked explicitly (foreign tables) is skipped; the statements
-        lock those themselves, under the same limit. A view is named before its table: see `_lockable`.
+    first: run in the same transaction before `locks` are asked for: what needs none of them (CREATE FUNCTION), so that
+        nobody waits for it, and what must lock before them (DROP VIEW), as the applications' statements do.
+    locks: what does not exist (any more) and what cannot be locked explicitly (views, foreign tables) is skipped; the
+        statements lock those themselves, under the same limit.
     before_commit: runs in the same transaction, for the mark that the step is finished.
     on_wait: told whenever we wait.
 
@@ -370,17 +370,13 @@ class _Attempts:
 
 
 def _lockable(conn: Connection, locks: Sequence[TableLock]) -> list[TableLock]:
-    """Those that exist and that LOCK TABLE accepts.
-
-    On a view it locks the view, and then every table below it: the order in which the applications' statements through the
-    view take them, so a step that needs both names the view first, and cannot deadlock with them.
-    """
+    """Those that LOCK TABLE accepts. On a view it would also lock every table below, so views are left out."""
     wanted = list(dict.fromkeys(locks))
     if not wanted:
         return []
     rows = conn.execute(
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relkind IN ('r', 'p', 'v') AND (n.nspname, c.relname) IN"
+        " WHERE c.relkind IN ('r', 'p') AND (n.nspname, c.relname) IN"
         " (SELECT * FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])))",
         ([lock.table.schema_ for lock in wanted], [lock.table.name for lock in wanted]),
     ).fetchall()

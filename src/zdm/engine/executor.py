@@ -98,7 +98,15 @@ class Executor:
     def _do(self, action: Action, mark: Mark) -> int | None:
         match action:
             case Transaction():
-                run_locked(self.session, action.statements, action.locks, self.budget, mark, self._waiting)
+                run_locked(
+                    self.session,
+                    action.statements,
+                    action.locks,
+                    self.budget,
+                    mark,
+                    self._waiting,
+                    first=action.first,
+                )
             case Concurrent():
                 run_concurrently(
                     self.session,

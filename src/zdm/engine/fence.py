@@ -47,6 +47,11 @@ def set_fence(work: Work, *, up: bool) -> FenceResult:
     IllegalMove: the new version is not the authority yet, so the old one cannot be taken away.
     BadInput: the old version has no name of its own, so there is nothing to fence; or something else uses its names.
     """
+    if work.rollout.state in (State.COMPLETED, State.ROLLED_BACK):
+        raise IllegalMove(
+            f"The rollout is {work.rollout.state}: there are no two versions any more.",
+            changed="Nothing was changed.",
+        )
     allowed = (State.SWITCHED_OVER, State.CLEANUP_FAILED) if up else tuple(State)
     if work.rollout.state not in allowed:
         raise IllegalMove(

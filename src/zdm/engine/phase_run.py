@@ -18,7 +18,7 @@ from zdm.engine.leased import leased
 from zdm.engine.move_gates import evaluate_gates, refuse_drift
 from zdm.engine.results import AdvanceResult, Outcome, StepOutcome, StepRun
 from zdm.engine.work import Work
-from zdm.errors import Interrupted, ZdmError
+from zdm.errors import GateRefused, Interrupted, ZdmError
 from zdm.model.phases import PhaseDefinition, PhaseMachine, State, machine
 from zdm.model.step import Phase
 from zdm.model.verdict import Verdict
@@ -49,6 +49,12 @@ def run_phase(work: Work, *, wait: timedelta | None = None) -> AdvanceResult:
         definition = moves.next(work.rollout.state)
         before = work.rollout.state
         resumed = moves.resumes(before)
+        if work.rollout.paused:
+            raise GateRefused(
+                f"The rollout of {work.rollout.migration} is paused.",
+                remedy=f"`zdm resume {work.rollout.migration}` lets it go on.",
+                changed="Nothing was changed.",
+            )
         verdicts: list[Verdict] = []
         waited = 0.0
         if not resumed:

@@ -24,7 +24,7 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
     """The exact SQL of an action; for a backfill the statement of one chunk, for a verification its predicate's count."""
     match action:
         case Transaction():
-            return action.statements
+            return action.first + action.statements
         case Concurrent() | Scan():
             return (action.statement,)
         case Sync():

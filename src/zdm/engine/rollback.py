@@ -56,6 +56,7 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
             executor.guard(executor.session)
             sync_failures.clear(executor.session, work.rollout.id)
             rollouts.set_authority(executor.session, work.rollout.id, Authority.OLD)
+            rollouts.set_paused(executor.session, work.rollout.id, False)
             work.rollout = rollouts.move(executor.session, work.rollout.id, State.ROLLED_BACK)
         return RollbackResult(
             rollout=work.rollout.migration,

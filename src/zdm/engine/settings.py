@@ -27,7 +27,8 @@ class EngineSettings(Value):
         description="connection URLs of replicas whose lag is read directly, beside pg_stat_replication",
     )
     lease: Duration = Field(
-        default=timedelta(seconds=30), description="how long a rollout stays held by a process that died"
+        default=timedelta(seconds=15),
+        description="how long a rollout stays held by a process that died, where its connection cannot tell (a pooler)",
     )
     holder: str = Field(
         default="",

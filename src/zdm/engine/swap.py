@@ -71,10 +71,8 @@ def _swap(
             remake.append(views.stamp_view(made, plan.new_schema))
     # The triggers' names do not depend on the rollout; the functions, whose names do, go in a step of their own.
     triggers = [s for s in sync.remove(mapping, 0) if s.startswith("DROP TRIGGER")]
-    statements = contract_statements(
-        mapping, shape, drop_views=drops, drop_triggers=triggers, recreate_views=remake
-    )
-    if not statements:
+    statements = contract_statements(mapping, shape, drop_triggers=triggers, recreate_views=remake)
+    if not drops and not statements:
         return None
     return Step(
         id=f"cleanup.{mapping.table}.swap",
@@ -82,7 +80,9 @@ def _swap(
         phase=Phase.CLEANUP,
         stage=Stage.CONTRACT,
         action=Transaction(
-            statements=tuple(statements), locks=tuple(brief(name) for name in (*views_first, mapping.table))
+            first=tuple(drops),
+            statements=tuple(statements),
+            locks=tuple(brief(name) for name in (*views_first, mapping.table)),
         ),
         naive="drop-column",
     )
@@ -104,7 +104,6 @@ def contract_statements(
     mapping: TableMapping,
     shape: TableShape,
     *,
-    drop_views: Sequence[str],
     drop_triggers: Sequence[str],
     recreate_views: Sequence[str],
 ) -> list[str]:
@@ -112,11 +111,10 @@ def contract_statements(
 
     Parameters
     ----------
-    drop_views: statements that drop the views that stand on what goes.
     drop_triggers: statements that drop the sync triggers.
     recreate_views: statements that make the new version's view anew, where it showed the marker or a type changes.
     """
-    statements = [*drop_views, *drop_triggers]
+    statements = [*drop_triggers]
     if shape.dropped:
         return statements
     t = table(mapping.table)

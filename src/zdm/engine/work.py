@@ -59,7 +59,11 @@ class Work:
     def lease(self, what: str) -> Lease:
         """Take the rollout's lease."""
         return lease.acquire(
-            lambda: connect(self.url, application_name="zdm lease"), self.rollout.id, self._holder(what)
+            lambda: connect(self.url, application_name="zdm lease"),
+            self.rollout.id,
+            self._holder(what),
+            beat=min(lease.BEAT, self.settings.lease / 5),
+            expiry=self.settings.lease,
         )
 
     def _holder(self, what: str) -> str:

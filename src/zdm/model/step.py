@@ -78,10 +78,14 @@ class Transaction(Value):
     """Statements in one transaction. Locks are taken first, in the order given, under the lock budget, with retries.
 
     The step's *finished* mark is written in the same transaction, so a lost connection at COMMIT is settled by reading it.
+
+    first: statements that run before the locks are taken, such as DROP VIEW: an application's statement through a view locks
+        the view and then the table, and whoever takes them in the other order deadlocks with it.
     """
 
     kind: Literal["transaction"] = "transaction"
     statements: tuple[str, ...]
+    first: tuple[str, ...] = ()
     locks: tuple[TableLock, ...] = ()
 
 
