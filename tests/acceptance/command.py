@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -11,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from zdm.cli.app import run
 
 #: The slowest answer that is still one.
 SECONDS = 120.0
@@ -79,6 +84,22 @@ class Zdm:
     def __call__(self, *arguments: str, dsn: str | None = None) -> Answer:
         """A command, to its end."""
         return ended(self.start(*arguments, dsn=dsn))
+
+
+class Command(Zdm):
+    """zdm in this process, which is a good deal faster; the last word on every error is in `zdm.cli.app.run` either way."""
+
+    def __call__(self, *arguments: str, dsn: str | None = None) -> Answer:
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(self.directory),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setenv("ZDM_DATABASE_URL", dsn or self.dsn)
+            code = run(list(arguments))
+        return Answer(code, out.getvalue(), err.getvalue())
 
 
 def ended(process: subprocess.Popen[str]) -> Answer:

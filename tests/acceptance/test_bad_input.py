@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import subprocess
 from collections.abc import Callable
@@ -11,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.command import Answer, Zdm
+from tests.acceptance.command import Answer, Command
 from tests.support.servers import Database
-from zdm.cli.app import run
 from zdm.model.phases import State
 
 SETUP = """
@@ -35,22 +32,6 @@ operations:
       down: "round(balance)::int"
 gates: {soak: 0s, old_version_unused: off}
 """
-
-
-class Command(Zdm):
-    """zdm in this process, which is a good deal faster; the last word on every error is in `zdm.cli.app.run` either way."""
-
-    def __call__(self, *arguments: str, dsn: str | None = None) -> Answer:
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            contextlib.chdir(self.directory),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            patch.setenv("ZDM_DATABASE_URL", dsn or self.dsn)
-            code = run(list(arguments))
-        return Answer(code, out.getvalue(), err.getvalue())
 
 
 def with_password(dsn: str) -> str:
