@@ -152,7 +152,7 @@ def new_application(roles: Roles, key: int, *, filled: bool) -> None:
         if filled:
             assert (
                 connection.execute("UPDATE account SET balance = balance + 1.5 WHERE id IN (1, 201)").rowcount
-                == 1
+                == 2
             )
         assert connection.execute("SELECT balance FROM account WHERE id IN (1, 201)").rowcount == 2
         connection.commit()
