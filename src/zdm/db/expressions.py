@@ -499,9 +499,8 @@ def _roundtrip_function(mapping: TableMapping, group: ColumnGroup, source: sql.C
     declarations: list[sql.Composable] = []
     body: list[sql.Composable] = []
     for column in new:
-        declarations.append(_declare(variables[column.name], column))
         value = column.up.render(stored) if column.up is not None else sql.SQL("NULL")
-        body.append(sql.SQL("{} := {};").format(variables[column.name], value))
+        declarations.append(_declare(variables[column.name], column, value))
         if column.not_null and column.up is not None:
             body.append(
                 sql.SQL("IF {} IS NULL THEN RAISE not_null_violation; END IF;").format(variables[column.name])
@@ -510,8 +509,7 @@ def _roundtrip_function(mapping: TableMapping, group: ColumnGroup, source: sql.C
     for old in group.old:
         if old.down is None:
             continue
-        declarations.append(_declare(derived[old.name], old))
-        body.append(sql.SQL("{} := {};").format(derived[old.name], old.down.render(either)))
+        declarations.append(_declare(derived[old.name], old, old.down.render(either)))
         conditions.append(differs(stored(old.name), derived[old.name], old.comparison, old.type))
     key = _key(mapping)
     columns = [
@@ -523,16 +521,20 @@ def _roundtrip_function(mapping: TableMapping, group: ColumnGroup, source: sql.C
 DECLARE
   _zdm_row record;
   _zdm_rows bigint := 0; _zdm_lost bigint := 0; _zdm_failed bigint := 0; _zdm_keys text[] := '{{}}';
-  {declarations}
 BEGIN
   FOR _zdm_row IN SELECT {key} AS k{columns} FROM (SELECT *, ctid AS _zdm_ctid FROM {source}) AS t LOOP
     _zdm_rows := _zdm_rows + 1;
     BEGIN
-      {body}
-      IF {condition} THEN
-        _zdm_lost := _zdm_lost + 1;
-        IF pg_catalog.cardinality(_zdm_keys) < 5 THEN _zdm_keys := _zdm_keys || _zdm_row.k; END IF;
-      END IF;
+      -- Declared with their values: a variable of a domain that refuses NULL cannot be empty for a moment.
+      DECLARE
+        {declarations}
+      BEGIN
+        {body}
+        IF {condition} THEN
+          _zdm_lost := _zdm_lost + 1;
+          IF pg_catalog.cardinality(_zdm_keys) < 5 THEN _zdm_keys := _zdm_keys || _zdm_row.k; END IF;
+        END IF;
+      END;
     EXCEPTION WHEN OTHERS THEN
       _zdm_failed := _zdm_failed + 1;
       IF pg_catalog.cardinality(_zdm_keys) < 5 THEN _zdm_keys := _zdm_keys || _zdm_row.k; END IF;
@@ -542,11 +544,11 @@ BEGIN
 END
 """
     ).format(
-        declarations=sql.SQL("\n  ").join(declarations),
+        declarations=sql.SQL("\n        ").join(declarations),
         key=key,
         columns=sql.SQL("").join(sql.SQL(", {}").format(column) for column in columns),
         source=source,
-        body=sql.SQL("\n      ").join(body),
+        body=sql.SQL("\n        ").join(body),
         condition=sql.SQL(" OR ").join(conditions) if conditions else sql.SQL("false"),
     )
     return sql.SQL(
@@ -566,9 +568,9 @@ def _needed(mapping: TableMapping, group: ColumnGroup) -> list[NewColumn]:
     ]
 
 
-def _declare(variable: sql.Identifier, column: NewColumn | OldColumn) -> sql.Composed:
+def _declare(variable: sql.Identifier, column: NewColumn | OldColumn, value: sql.Composable) -> sql.Composed:
     # Without a collation: plpgsql's variables take one, but comparing and assigning do not depend on it.
-    return sql.SQL("{} {};").format(variable, sql.SQL(column.type))
+    return sql.SQL("{} {} := {};").format(variable, sql.SQL(column.type), value)
 
 
 def _key(mapping: TableMapping) -> sql.Composable:

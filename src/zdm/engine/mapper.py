@@ -95,7 +95,7 @@ class Mapper:
     def mapping(self, shape: TableShape) -> TableMapping:
         """The checked mapping of one table's shape; problems are collected, not raised."""
         table = shape.table
-        marker = _free(MARKER, table)
+        marker = _free(MARKER, shape)
         groups = self._groups(shape)
         for name, count in Counter(c.name for c in shape.columns).items():
             if count > 1:
@@ -464,8 +464,9 @@ def _column(table: Table, name: str):  # type: ignore[no-untyped-def]
     return found
 
 
-def _free(name: str, table: Table) -> str:
-    taken = {c.name for c in table.columns}
+def _free(name: str, shape: TableShape) -> str:
+    """A name for the marker that neither the table has nor a new column takes: that of `state` begins like it."""
+    taken = {c.name for c in shape.table.columns} | {new.physical for new in shape.all_new()}
     candidate, count = name, 1
     while candidate in taken:
         count += 1
