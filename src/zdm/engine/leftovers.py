@@ -9,6 +9,7 @@ _LEFTOVERS = r"""
 SELECT 'column ' || a.attname || ' of ' || a.attrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_attribute AS a
 WHERE a.attrelid = ANY (%(tables)s::oid[]) AND NOT a.attisdropped AND a.attname LIKE '\_zdm%%'
+  AND a.attname <> ALL (%(own)s::text[])
 UNION ALL
 SELECT 'trigger ' || t.tgname || ' of ' || t.tgrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_trigger AS t
@@ -35,4 +36,6 @@ def leftovers(conn: Connection, plan: Plan, *, schemas: bool = True) -> list[str
     """
     names = [name for name in (plan.old_schema, plan.new_schema) if name] if schemas else []
     tables = [mapping.oid for mapping in plan.mappings]
-    return [row[0] for row in conn.execute(_LEFTOVERS, {"tables": tables, "schemas": names})]
+    # The table may have had such a column before.
+    own = [column.physical for mapping in plan.mappings for column in mapping.old_columns]
+    return [row[0] for row in conn.execute(_LEFTOVERS, {"tables": tables, "schemas": names, "own": own})]

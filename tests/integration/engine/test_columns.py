@@ -38,3 +38,17 @@ def test_a_column_called_state_of_a_domain_that_refuses_null(database: Database)
     for table in ("public_plain.tickets", "tickets"):
         rows = database.execute(f"SELECT state FROM {table} WHERE id > 20 ORDER BY id")
         assert rows == [("new",), ("old",)]
+
+
+def test_a_column_that_is_called_like_the_marker_is_no_leftover(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE jobs (id serial PRIMARY KEY, runs int, _zdm_state int); INSERT INTO jobs (runs) VALUES (1)"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    change = {"table": "jobs", "column": "runs", "to": "bigint"}
+    migration = Migration.model_validate(
+        {"id": "plain", "operations": [{"change_type": change}], "gates": {"replication_lag": False}}
+    )
+    engine.advance(migration)
+    assert engine.rollback("plain").leftovers == ()
