@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final, LiteralString, TypeAlias
 
 import psycopg
@@ -373,16 +374,23 @@ def transaction(
 
 def _begin(
     conn: psycopg.Connection[Any], isolation: str, read_only: bool, settings: Mapping[str, str]
-) -> sql.Composed:
+) -> bytes:
+    return _begin_text(isolation, read_only, getattr(conn, "role", None), tuple(settings.items()))
+
+
+@lru_cache(maxsize=256)
+def _begin_text(
+    isolation: str, read_only: bool, role: str | None, settings: tuple[tuple[str, str], ...]
+) -> bytes:
+    """BEGIN with its settings as text: composed once, because a backfill begins thousands of equal transactions."""
     access: LiteralString = "READ ONLY" if read_only else "READ WRITE"
     statements: list[sql.Composable] = [
         sql.SQL("BEGIN ISOLATION LEVEL {} {}").format(sql.SQL(_ISOLATION[isolation]), sql.SQL(access))
     ]
-    role = getattr(conn, "role", None)
     if role is not None:
         statements.append(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
-    statements += [_set(name, value, local=True) for name, value in settings.items()]
-    return sql.SQL("; ").join(statements)
+    statements += [_set(name, value, local=True) for name, value in settings]
+    return sql.SQL("; ").join(statements).as_string(None).encode()
 
 
 def commit(conn: psycopg.Connection[Any]) -> None:

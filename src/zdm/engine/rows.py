@@ -48,8 +48,13 @@ class RowWorker:
             raise Interrupted("The backfill was stopped before its end.", remedy="Run again; it continues.")
         return result.rows
 
-    def fill(self, table: QualifiedName) -> Filled:
-        """Fill one table as far as it is let."""
+    def fill(self, table: QualifiedName, *, again: bool = False) -> Filled:
+        """Fill one table as far as it is let.
+
+        Parameters
+        ----------
+        again: go over a table that is filled once more, for rows whose `up` raised then.
+        """
         work, stop = self.work, threading.Event()
         reporter = work.reporter
         with Governor(self.connect, work.settings) as governor:
@@ -75,7 +80,9 @@ class RowWorker:
                 note=reporter.note,
                 stop=stop,
             )
-            options = Options(workers=work.settings.workers, lock_budget=work.settings.lock_budget)
+            options = Options(
+                workers=work.settings.workers, lock_budget=work.settings.lock_budget, again=again
+            )
             return backfill(self.connect, work.rollout.id, work.mapping(table), options, hooks)
 
     def verify_and_store(self, table: QualifiedName) -> int:
@@ -125,7 +132,7 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
         started = time.monotonic()
         repaired = 0
         if repair_first:
-            rows.fill(mapping.table)
+            rows.fill(mapping.table, again=True)
             repaired = repair(
                 executor.connect,
                 work.mapping(mapping.table),
