@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.acceptance.command import Answer, Zdm, ended, kill
+from tests.acceptance.command import Answer, Command, ended, kill
 from tests.conftest import ServerFactory
 from tests.support.interleave import eventually
 from tests.support.proxy import BreakingWire
@@ -88,7 +88,7 @@ class Stage:
     def __init__(self, dsn: str, directory: Path, seed: int) -> None:
         self.dsn = dsn
         self.random = random.Random(seed)
-        self.zdm = Zdm(dsn, directory, settings=SETTINGS)
+        self.zdm = Command(dsn, directory, settings=SETTINGS)
         self.execute(SETUP)
         self.file = self.zdm.write(MIGRATION)
         self.zdm("init").done()
