@@ -126,11 +126,11 @@ class Stage:
 
     # -- death --------------------------------------------------------------------------------------------------
 
-    def advance_killed(self, times: int) -> Answer:
-        """Run the next phase, killed `times` times at random moments of its work; the last run is left alone."""
+    def advance_killed(self, phase: str, times: int) -> Answer:
+        """Run a phase, killed `times` times at random moments of its work; the last run is left alone."""
         begun = self.state()
         for _ in range(times):
-            process = self.zdm.start("advance", self.file)
+            process = self.zdm.start("advance", self.file, "--until", phase)
             eventually(
                 lambda p=process: self.state() != begun or p.poll() is not None,  # type: ignore[misc]
                 seconds=60,
@@ -141,7 +141,7 @@ class Stage:
             if answer.code != -9:
                 return answer  # it was quicker
             self.died.append(self.state())
-        return self.zdm("advance", self.file)
+        return self.zdm("advance", self.file, "--until", phase)
 
     def terminating(self, process: subprocess.Popen[str], moments: int) -> Answer:
         """While it runs, end all of its connections at some moments."""
@@ -233,7 +233,7 @@ def all_phases(stage: Stage, advance: Callable[[str], Answer]) -> None:
 
 def killed_through(stage: Stage, times: int) -> None:
     def advance(phase: str) -> Answer:
-        answer = stage.advance_killed(times)
+        answer = stage.advance_killed(phase, times)
         assert answer.code == 0, f"{phase}: {answer.text}"
         return answer
 
