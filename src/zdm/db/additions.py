@@ -19,12 +19,17 @@ def adds_instantly(conn: Connection, type_: str, default: str | None, target: st
     with transaction(conn, rollback=True):
         conn.execute(search_path_of(["pg_temp", target, "public"]))
         conn.execute("CREATE TEMP TABLE _zdm_addition (present integer)")
-        before = fetch_value(conn, "SELECT pg_catalog.pg_relation_filenode('pg_temp._zdm_addition'::regclass)")
+        before = fetch_value(
+            conn, "SELECT pg_catalog.pg_relation_filenode('pg_temp._zdm_addition'::regclass)"
+        )
         clause = sql.SQL(" DEFAULT ({})").format(sql.SQL(default)) if default is not None else sql.SQL("")
         try:
             # The text is the user's: it must not be more than one statement.
             execute_one(
-                conn, sql.SQL("ALTER TABLE pg_temp._zdm_addition ADD COLUMN added {}{}").format(sql.SQL(type_), clause)
+                conn,
+                sql.SQL("ALTER TABLE pg_temp._zdm_addition ADD COLUMN added {}{}").format(
+                    sql.SQL(type_), clause
+                ),
             )
         except psycopg.Error:
             return False

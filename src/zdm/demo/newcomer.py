@@ -40,7 +40,8 @@ class Newcomer:
         self._stop.clear()
         self._free.clear()
         self._threads = [
-            threading.Thread(target=self._work, args=(seed,), name=f"new-{seed}", daemon=True) for seed in range(self._count)
+            threading.Thread(target=self._work, args=(seed,), name=f"new-{seed}", daemon=True)
+            for seed in range(self._count)
         ]
         for thread in self._threads:
             thread.start()

@@ -65,7 +65,9 @@ class _Story:
         self.server, self.directory, self.say, self.rows = server, directory, say, rows
         self.dsn = server.create_database(DATABASE)
         self.file = directory / f"{ID}.yaml"
-        self.file.write_text(files("zdm.demo").joinpath("migration.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        self.file.write_text(
+            files("zdm.demo").joinpath("migration.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+        )
         self.phases: list[dict[str, Any]] = []
         self.mismatches = 0
         self.resumed = False
@@ -174,12 +176,16 @@ class _Story:
         command = Command(self.dsn, self.say, "advance", str(self.file), "--yes")
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             while command.running:
-                row = conn.execute("SELECT coalesce(sum(rows_done), 0)::bigint FROM zdm.data_migration_ranges").fetchone()
+                row = conn.execute(
+                    "SELECT coalesce(sum(rows_done), 0)::bigint FROM zdm.data_migration_ranges"
+                ).fetchone()
                 if row is not None and row[0] >= KILL_AT * self.rows:
                     break
                 time.sleep(0.02)
             ended = command.kill()
-            row = conn.execute("SELECT coalesce(sum(rows_done), 0)::bigint FROM zdm.data_migration_ranges").fetchone()
+            row = conn.execute(
+                "SELECT coalesce(sum(rows_done), 0)::bigint FROM zdm.data_migration_ranges"
+            ).fetchone()
         self.resumed = ended == -9
         self.scene(f"kill -9 after {row[0] if row else 0:,} rows; a new zdm continues")
 
@@ -206,7 +212,9 @@ class _Story:
         assert row is not None
         if (row[0], row[1]) != (new.inserted, new.added):
             self.mismatches += 1
-            self.scene(f"the books do not balance: found {tuple(map(int, row))}, needed {(new.inserted, new.added)}")
+            self.scene(
+                f"the books do not balance: found {tuple(map(int, row))}, needed {(new.inserted, new.added)}"
+            )
 
     def conclude(self, old: Pgbench, new: Newcomer, latency: dict[str, Latency]) -> dict[str, Any]:
         with psycopg.connect(self.dsn) as conn:

@@ -67,6 +67,8 @@ def compile_plan(
     ]
     old_schema, new_schema = version_schemas(migration, target)
     mapped = tuple(mappings.values())
+    # An earlier version that shows none of these tables stays: its applications have nothing to do with this rollout.
+    previous_schemas = _schemas_showing(conn, previous_schemas, [mapping.oid for mapping in mapped])
     mapper.problems += _same_names(migration, draft, mapped)
     mapper.fail()
     plan = Plan(
@@ -119,6 +121,21 @@ def _same_names(migration: Migration, draft: Draft, mapped: Sequence[TableMappin
                     remedy="Put them into migrations of their own.",
                 )
     return list(problems.values())
+
+
+def _schemas_showing(conn: Session, schemas: Sequence[str], tables: Sequence[int]) -> list[str]:
+    """Those of `schemas` in which a view shows one of the tables."""
+    rows = conn.execute(
+        """SELECT DISTINCT n.nspname FROM pg_catalog.pg_depend d
+           JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+             AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+             AND d.refobjid = ANY (%s::oid[]) AND n.nspname = ANY (%s)""",
+        [list(tables), list(schemas)],
+    )
+    found = {row[0] for row in rows}
+    return [schema for schema in schemas if schema in found]
 
 
 def _views_in(conn: Session, schemas: Sequence[str]) -> set[str]:

@@ -133,6 +133,7 @@ class Mapper:
             self._spell_defaults(shape)
             return ()
         self._refuse_what_sync_cannot_do(shape)
+        self._refuse_not_null_domains(shape)
         if len(shape.groups) > MAX_GROUPS:
             self.problems.append(
                 Problem(
@@ -165,6 +166,26 @@ class Mapper:
                 )
             )
         return tuple(made)
+
+    def _refuse_not_null_domains(self, shape: TableShape) -> None:
+        """The server checks a domain's NOT NULL before any trigger runs, so a row of the new version could not be inserted."""
+        rows = self.conn.execute(
+            """SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a
+               JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+               WHERE a.attrelid = %s AND a.attname = ANY (%s) AND t.typnotnull AND t.typdefault IS NULL AND NOT a.atthasdef""",
+            [shape.table.oid, [name for group in shape.groups for name in group.old]],
+        )
+        for name, domain in rows:
+            group = shape.group_of(name)
+            self.problems.append(
+                Problem(
+                    f"{name} is of the domain {domain}, which refuses NULL before any trigger can give it a value, so rows of "
+                    "the new version could not be inserted",
+                    group.operation if group is not None else str(shape.name),
+                    f"Give {name} a default, or the domain, until cleanup; or move NOT NULL from the domain to the column.",
+                    "not-null-domain",
+                )
+            )
 
     def _refuse_generated(self, shape: TableShape, expressions: Sequence[tuple[str, Expression]]) -> None:
         """A generated column has its value only after the triggers have run."""

@@ -44,5 +44,10 @@ def fit(name: str, *, limit: int = MAX_IDENTIFIER_BYTES) -> str:
 
 
 def _display(name: str) -> str:
-    plain = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower() and not name[:1].isdigit()
+    plain = (
+        name.isascii()
+        and name.replace("_", "a").isalnum()
+        and name == name.lower()
+        and not name[:1].isdigit()
+    )
     return name if plain else '"' + name.replace('"', '""') + '"'

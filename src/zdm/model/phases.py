@@ -87,14 +87,18 @@ class PhaseMachine:
             if state in definition.sources or state in (definition.running, definition.failed):
                 return definition
         reasons = {
-            State.COMPLETED: ("the rollout is complete; there is no phase after cleanup", "Nothing is left to do."),
+            State.COMPLETED: (
+                "the rollout is complete; there is no phase after cleanup",
+                "Nothing is left to do.",
+            ),
             State.ROLLED_BACK: (
                 "the rollout was rolled back",
                 "Start it again with `zdm advance --restart`, or register a new migration.",
             ),
         }
         found, remedy = reasons.get(
-            state, ("a rollback is under way", "Finish it with `zdm rollback`; it continues where it stopped.")
+            state,
+            ("a rollback is under way", "Finish it with `zdm rollback`; it continues where it stopped."),
         )
         raise IllegalMove(f"Cannot advance: {found}.", remedy=remedy)
 

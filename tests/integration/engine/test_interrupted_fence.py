@@ -119,7 +119,12 @@ def test_cleanup_after_an_interrupted_fence(database: Database, monkeypatch: pyt
 def test_an_earlier_version_that_another_rollout_removed(database: Database) -> None:
     """Two rollouts take the same earlier version for theirs; the one that completes first drops its schema."""
     engine = make(database, "orders", "items")
-    engine.advance(widen("orders", "first"), until=Phase.CLEANUP)
+    both = Migration(
+        id="first",
+        operations=(*widen("orders", "first").operations, *widen("items", "first").operations),
+        gates=OPEN_GATES,
+    )
+    engine.advance(both, until=Phase.CLEANUP)
     second = Migration.model_validate(
         {
             "id": "second",
@@ -128,7 +133,14 @@ def test_an_earlier_version_that_another_rollout_removed(database: Database) -> 
         }
     )
     engine.advance(second, until=Phase.SWITCHOVER)
-    engine.advance(widen("items", "third"), until=Phase.CLEANUP)
+    third = Migration.model_validate(
+        {
+            "id": "third",
+            "operations": [{"rename_column": {"table": "items", "column": "note", "to": "remark"}}],
+            "gates": OPEN_GATES,
+        }
+    )
+    engine.advance(third, until=Phase.CLEANUP)
     assert database.value("SELECT count(*) FROM pg_namespace WHERE nspname = 'public_first'") == 0
 
     assert engine.fence("second").fenced
