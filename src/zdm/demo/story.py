@@ -247,7 +247,7 @@ class _Story:
 
 def passed(result: dict[str, Any]) -> bool:
     """Whether nobody noticed anything."""
-    return (
+    return bool(
         result["clients"]["errors"] == 0
         and result["mismatches"] == 0
         and result["resumed_after_kill"]

@@ -54,7 +54,7 @@ class Expression(Value):
         """Compose the expression, each column reference being what `column(physical name)` returns."""
         pieces: list[sql.Composable] = [
             # The text was deparsed by the server from its own parse tree; it is SQL by construction.
-            sql.SQL(part) if isinstance(part, str) else column(part.column)  # type: ignore[arg-type]
+            sql.SQL(part) if isinstance(part, str) else column(part.column)
             for part in self.parts
         ]
         return sql.SQL("({})").format(sql.Composed(pieces))
