@@ -105,7 +105,7 @@ def test_old_reader_is_waited_for_without_stalling_anybody(
     assert columns(database) == 3
     # Not one attempt was made while the reader was there, so the longest stall is that of the DDL itself.
     assert {(report.reason, report.attempt) for report in reports[:2]} == {("older transaction", 0)}
-    (blocker,) = reports[0].blockers
+    (blocker,) = [found for found in reports[0].blockers if found.pid == reader.pid]
     assert (blocker.mode, blocker.granted, blocker.state) == ("AccessShare", True, "idle in transaction")
     assert "secret" not in str(blocker)
     assert max(stalls) < 0.1 + TOLERANCE
