@@ -144,12 +144,12 @@ class Executor:
         locks: tuple[TableLock, ...] = ()
         first: tuple[str, ...] = ()
         if action.remove:
-            statements = sync.remove(mapping, self.rollout)
             if sync_installed(self.session, mapping):
+                statements = sync.remove(mapping, self.rollout)
                 locks = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE),)
             else:
                 # The swap has dropped the triggers; DROP TRIGGER IF EXISTS would lock the table for nothing.
-                statements = tuple(s for s in statements if not s.startswith("DROP TRIGGER"))
+                statements = tuple(sync.drop_functions(mapping, self.rollout))
         elif sync_installed(self.session, mapping):
             # Only the functions differ between authorities, and replacing those takes no lock on the table.
             statements = sync.switch(mapping, self.rollout, action.authority)

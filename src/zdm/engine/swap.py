@@ -70,7 +70,7 @@ def _swap(
         else:
             remake.append(views.stamp_view(made, plan.new_schema))
     # The triggers' names do not depend on the rollout; the functions, whose names do, go in a step of their own.
-    triggers = [s for s in sync.remove(mapping, 0) if s.startswith("DROP TRIGGER")]
+    triggers = sync.drop_triggers(mapping)
     statements = contract_statements(mapping, shape, drop_triggers=triggers, recreate_views=remake)
     if not drops and not statements:
         return None

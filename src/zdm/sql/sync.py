@@ -96,11 +96,7 @@ def switch(mapping: TableMapping, rollout: int, authority: Authority) -> tuple[s
 
 def remove(mapping: TableMapping, rollout: int) -> tuple[str, ...]:
     """What removes the sync, whether all, some or nothing of it is there. Takes ACCESS EXCLUSIVE on the table, briefly."""
-    if not mapping.needs_sync:
-        return ()
-    generator = _Generator(mapping, rollout, Authority.OLD)
-    drops = [sql.SQL("DROP FUNCTION IF EXISTS {}()").format(f.qualified) for f in generator.functions]
-    return (*drop_triggers(mapping), *map(_text, drops))
+    return (*drop_triggers(mapping), *drop_functions(mapping, rollout))
 
 
 def drop_triggers(mapping: TableMapping) -> list[str]:
@@ -112,6 +108,14 @@ def drop_triggers(mapping: TableMapping) -> list[str]:
         _text(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), table))
         for t in _Generator(mapping, 0, Authority.OLD).triggers
     ]
+
+
+def drop_functions(mapping: TableMapping, rollout: int) -> list[str]:
+    """What removes the functions once no trigger calls them; no lock on the table."""
+    if not mapping.needs_sync:
+        return []
+    functions = _Generator(mapping, rollout, Authority.OLD).functions
+    return [_text(sql.SQL("DROP FUNCTION IF EXISTS {}()").format(f.qualified)) for f in functions]
 
 
 def expected_objects(mapping: TableMapping, rollout: int, authority: Authority) -> tuple[ExpectedObject, ...]:
