@@ -38,8 +38,12 @@ WHERE l.locktype = 'relation' AND l.relation = ANY (%s) AND l.pid IS DISTINCT FR
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
 
-# A walsender of a logical slot has a database; one that streams the whole server has none.
-_STANDBYS = "SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) WHERE backend_type = 'walsender' AND datid IS NULL"
+# A walsender of a logical slot has a database; one that streams the whole server has none. A standby whose connection is
+# down at this moment still serves reads; if it has a slot, the slot tells of it.
+_STANDBYS = """
+SELECT (SELECT count(*) FROM pg_catalog.pg_stat_get_activity(NULL) WHERE backend_type = 'walsender' AND datid IS NULL)
+     + (SELECT count(*) FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical' AND NOT active)
+"""
 
 
 class OldVersionUnused(Gate):

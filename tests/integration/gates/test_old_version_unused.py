@@ -22,6 +22,7 @@ from tests.integration.gates.sample import (
 from tests.support.servers import TEST_SETTINGS, Database, Server
 from zdm.db.session import transaction
 from zdm.devdb import DevServer
+from zdm.devdb.process import wait_until
 from zdm.gates.context import GateContext
 from zdm.gates.old_version_unused import OldVersionUnused
 from zdm.gates.statements import Use, Vocabulary, Watch, read_counters
@@ -269,11 +270,25 @@ def test_a_standby_may_serve_reads_that_nobody_counts_here(
     gate().evaluate(ctx)
     with ExitStack() as stack:
         replica = watching_server.dev.replica()
-        stack.callback(replica.close)
-        verdict = gate().evaluate(later(ctx, minutes=11))
-        assert verdict.answer is Answer.UNREADABLE
-        assert "1 standby may serve reads" in verdict.observed
+        stack.callback(watched.execute, f"SELECT pg_drop_replication_slot('{replica.name}')")
+        stack.callback(cut, replica, watched)
+        replica.catch_up()
+        streaming = gate().evaluate(later(ctx, minutes=11))
+        cut(replica, watched)
+        for verdict in (streaming, gate().evaluate(later(ctx, minutes=11))):
+            assert verdict.answer is Answer.UNREADABLE
+            assert "1 standby may serve reads" in verdict.observed
         assert gate(ignore_standbys=True).evaluate(later(ctx, minutes=11)).answer is Answer.PASSED
+
+
+def cut(replica: DevServer, primary: Database) -> None:
+    """Stop the standby, and wait until its primary has noticed."""
+    replica.close()
+    wait_until(
+        lambda: not primary.execute("SELECT 1 FROM pg_replication_slots WHERE active"),
+        seconds=30,
+        what="the standby's connection to end",
+    )
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
