@@ -1,0 +1,62 @@
+"""What hangs on a column that is replaced or dropped: carried over to its successor, or refused by name. Never lost silently.
+
+Runs once, when every operation of a migration is applied: only then is it known which columns have a successor and what
+the migration drops on purpose. What is carried is asked of the server (`CarryRequest`), so no definition is rewritten here.
+"""
+
+from __future__ import annotations
+
+from zdm.errors import Problem
+from zdm.model.step import Phase, Step
+from zdm.operations.base import Context, Draft
+from zdm.operations.fidelity.columns import attribute_steps, review_columns
+from zdm.operations.fidelity.constraints import constraint_steps, review_constraints, review_references
+from zdm.operations.fidelity.dependents import BLOCKING, review_added, review_dependents
+from zdm.operations.fidelity.indexes import index_column_steps, index_steps, review_indexes
+from zdm.operations.fidelity.naming import naming_step
+from zdm.operations.fidelity.review import Review, carry_key, temporary
+
+__all__ = ["BLOCKING", "carry_key", "plan", "settle", "temporary"]
+
+
+def settle(draft: Draft) -> list[Problem]:
+    """Look at everything that hangs on replaced columns: fill `draft.carries`, and return what cannot be carried.
+
+    Call it once, after every operation is applied without a problem. `where` of a problem is the operation's label.
+    """
+    draft.carries.clear()
+    problems: list[Problem] = []
+    for shape in draft.shapes.values():
+        if shape.dropped:
+            continue
+        review = Review(draft, shape, shape.replaced())
+        if review.replaced:
+            review_columns(review)
+            review_constraints(review)
+            review_references(review)
+            review_indexes(review)
+            review_dependents(review)
+        review_added(review)
+        problems += review.problems
+    return problems
+
+
+def plan(phase: Phase, context: Context) -> list[Step]:
+    """The steps that carry things over, for every table. In one stage they come after the operations' own steps."""
+    found: list[Step] = []
+    for shape in context.draft.shapes.values():
+        if shape.dropped:
+            continue
+        if phase is Phase.PREPARATION:
+            found += attribute_steps(shape)
+        requests = [r for r in context.draft.carries if r.table == shape.name]
+        if phase is Phase.MIGRATION:
+            for request in requests:
+                carry = index_steps if request.kind == "index" else constraint_steps
+                found += carry(shape, request, context.carried[request.key])
+        if phase is Phase.CLEANUP:
+            if requests:
+                found.append(naming_step(shape, requests))
+            if requests or shape.uses:
+                found += index_column_steps(shape)
+    return found

@@ -1,0 +1,149 @@
+"""Indexes of the replaced column are built anew on its successor, after the data, and take the old names."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from zdm.model.names import QualifiedName, qualified
+from zdm.model.requests import CarryRequest
+from zdm.model.step import Phase, Stage, Step, Transaction
+from zdm.operations import ddl
+from zdm.operations.fidelity.review import Review, backed_by, drops_only, find_index, goes_too, temporary
+from zdm.operations.shape import TableShape
+
+
+def review_indexes(review: Review) -> None:
+    """Request the indexes that follow a replaced column, and refuse the rest by name."""
+    for index in review.shape.table.indexes:
+        hit = review.hit(index.columns)
+        if (
+            not hit
+            or index.constraint is not None
+            or index.primary
+            or index.name in review.shape.gone_indexes
+        ):
+            continue
+        if not index.valid:
+            review.refuse(
+                hit[0], f"the index {index.name} is invalid", f"DROP INDEX CONCURRENTLY {index.name} first."
+            )
+        elif drops_only(review, index.columns):
+            goes_too(review, f"the index {index.name}", hit[0])
+        elif set(hit) <= set(review.successors):
+            review.request("index", index.name, hit[0])
+        else:
+            review.refuse(
+                hit[0],
+                f"the index {index.name} stands on {', '.join(index.columns)}",
+                f"Add drop_index {index.name} to this migration, and create_index for the new columns.",
+            )
+
+
+def index_steps(shape: TableShape, request: CarryRequest, body: str) -> list[Step]:
+    """Build the carried index under its temporary name, and make it a unique constraint if the old one is one."""
+    index, backed = find_index(shape, request.name), backed_by(shape, request.name)
+    name = qualified(shape.name.schema_, temporary(request.name))
+    unique = backed is not None or (index is not None and index.unique)
+    base = f"migration.{shape.name}.carry.{request.name}"
+    steps = [
+        Step(
+            id=base,
+            title=f"build the index {request.name} of {shape.name} on the new column",
+            phase=Phase.MIGRATION,
+            stage=Stage.INDEXES,
+            operation=request.where,
+            action=ddl.create_index(name, shape.name, ddl.raw(body), unique=unique),
+            undo=(ddl.drop_index(name, shape.name),),
+            naive="create-index-blocks-writes",
+        )
+    ]
+    if backed is not None:
+        timing = ""
+        if backed.definition.endswith((" DEFERRABLE", " INITIALLY DEFERRED")):
+            timing = " DEFERRABLE INITIALLY " + (
+                "DEFERRED" if backed.definition.endswith(" DEFERRED") else "IMMEDIATE"
+            )
+        steps.append(
+            Step(
+                id=f"{base}.constraint",
+                title=f"make it a unique constraint of {shape.name}",
+                phase=Phase.MIGRATION,
+                stage=Stage.INDEXES,
+                operation=request.where,
+                action=ddl.alter(
+                    shape.name,
+                    "ADD CONSTRAINT {name} UNIQUE USING INDEX {name}{timing}",
+                    name=ddl.ident(name.name),
+                    timing=ddl.raw(timing),
+                ),
+                undo=(ddl.drop_constraint(name.name, shape.name),),
+                naive="add-unique-builds-index",
+            )
+        )
+    return steps
+
+
+def index_attributes(shape: TableShape, request: CarryRequest, final: QualifiedName) -> list[str]:
+    """What an index has that is not in its definition, given to the one that takes its name: after the renames."""
+    index = find_index(shape, request.name)
+    if index is None:
+        return []
+    name = ddl.table(qualified(final.schema_, index.name))
+    found = [
+        ddl.text(
+            "ALTER INDEX {i} ALTER COLUMN {n} SET STATISTICS {target}",
+            i=name,
+            n=sql.Literal(number),
+            target=sql.Literal(target),
+        )
+        for number, target in index.statistics
+    ]
+    if index.comment is not None:
+        found.append(ddl.text("COMMENT ON INDEX {i} IS {text}", i=name, text=sql.Literal(index.comment)))
+    if index.clustered:
+        found.append(ddl.text("ALTER TABLE {t} CLUSTER ON {i}", t=ddl.table(final), i=ddl.ident(index.name)))
+    return found
+
+
+_RENAME_INDEX_COLUMNS = """
+DECLARE one record;
+BEGIN
+  FOR one IN
+    SELECT c.oid::pg_catalog.regclass AS index, m.physical, m.final
+    FROM (VALUES {pairs}) AS m (physical, final)
+    CROSS JOIN pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = m.physical
+    WHERE i.indrelid = {t}::pg_catalog.regclass
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute b WHERE b.attrelid = c.oid AND b.attname = m.final)
+  LOOP
+    EXECUTE pg_catalog.format('ALTER TABLE %s RENAME COLUMN %I TO %I', one.index, one.physical, one.final);
+  END LOOP;
+END
+"""
+
+
+def index_column_steps(shape: TableShape) -> list[Step]:
+    """An index keeps its own names of its columns, and the server does not change them with the table's."""
+    pairs = [(new.physical, new.final) for new in shape.all_new() if new.physical != new.final]
+    if not pairs:
+        return []
+    final = qualified(shape.name.schema_, shape.final_name)
+    body = ddl.text(
+        _RENAME_INDEX_COLUMNS,
+        pairs=sql.SQL(", ").join(
+            sql.SQL("({}, {})").format(sql.Literal(old), sql.Literal(new)) for old, new in pairs
+        ),
+        t=sql.Literal(ddl.table(final).as_string(None)),
+    )
+    return [
+        Step(
+            id=f"cleanup.{shape.name}.carry.index_columns",
+            title=f"let the indexes of {final} call their columns by their final names",
+            phase=Phase.CLEANUP,
+            stage=Stage.FINISH,
+            operation="",
+            action=Transaction(
+                statements=(ddl.text("DO {body}", body=sql.Literal(body)),), locks=(ddl.lock(final),)
+            ),
+        )
+    ]

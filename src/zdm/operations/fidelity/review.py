@@ -1,0 +1,107 @@
+"""The work on one table: what is replaced, why and by what; what is refused, and what the server is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from zdm.errors import Problem
+from zdm.model.names import QualifiedName, fit
+from zdm.model.plan import Finding, Severity
+from zdm.model.requests import CarriedColumn, CarryRequest
+from zdm.model.table import Constraint, Index
+from zdm.operations.base import Draft
+from zdm.operations.shape import DraftNew, TableShape
+
+
+@dataclass(slots=True)
+class Review:
+    """The work on one table: what is replaced, why, and by what."""
+
+    draft: Draft
+    shape: TableShape
+    replaced: dict[str, str]
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def successors(self) -> dict[str, DraftNew]:
+        return {n.replaces: n for n in self.shape.all_new() if n.replaces is not None}
+
+    def hit(self, columns: Iterable[str]) -> list[str]:
+        return [c for c in columns if c in self.replaced]
+
+    def refuse(self, column: str, what: str, remedy: str, rule: str = "hangs-on-column") -> None:
+        operation = self.replaced.get(column, "")
+        verb = "replaces" if column in self.successors else "removes"
+        self.problems.append(
+            Problem(
+                f"{what}, and {operation.partition(':')[2] or operation} {verb} column {column} of {self.shape.name}",
+                where=operation if ":" in operation else "",
+                remedy=remedy,
+                rule=rule,
+            )
+        )
+
+    def request(self, kind: str, name: str, column: str) -> None:
+        self.draft.carries.append(
+            CarryRequest.model_validate(
+                {
+                    "key": carry_key(self.shape.name, kind, name),
+                    "table": self.shape.name,
+                    "kind": kind,
+                    "name": name,
+                    "columns": tuple(
+                        CarriedColumn(old=old, new=new.physical, type=new.type, collation=new.collation)
+                        for old, new in self.successors.items()
+                    ),
+                    "where": self.replaced[column],
+                }
+            )
+        )
+
+
+def carry_key(table: QualifiedName, kind: str, name: str) -> str:
+    """The key of a `CarryRequest`, and of its answer."""
+    return f"{table}/{kind}/{name}"
+
+
+def temporary(name: str) -> str:
+    """What a carried index or constraint is called until cleanup, when the old one is gone."""
+    return fit(f"_zdm_{name}")
+
+
+def drops_only(review: Review, columns: Sequence[str]) -> bool:
+    """Whether an index or constraint stands on nothing but columns that are dropped outright, so it is meant to go."""
+    gone = {
+        c
+        for c, operation in review.replaced.items()
+        if c in review.shape.removed or operation.endswith(":drop_column")
+    }
+    return bool(columns) and gone.issuperset(columns)
+
+
+def goes_too(review: Review, what: str, column: str) -> None:
+    review.draft.findings.append(
+        Finding(
+            severity=Severity.NOTE,
+            text=f"cleanup drops {what} of {review.shape.name} together with column {column}",
+            where=review.replaced[column],
+        )
+    )
+
+
+def find_index(shape: TableShape, name: str) -> Index | None:
+    """The table's index called `name`, or None."""
+    return next((i for i in shape.table.indexes if i.name == name), None)
+
+
+def find_constraint(shape: TableShape, name: str) -> Constraint | None:
+    """The table's constraint called `name`, or None."""
+    return next((c for c in shape.table.constraints if c.name == name), None)
+
+
+def backed_by(shape: TableShape, index: str) -> Constraint | None:
+    """The unique constraint that the index belongs to, or None."""
+    return next(
+        (c for c in shape.table.constraints if c.kind == "unique" and (c.index or c.name) == index), None
+    )
