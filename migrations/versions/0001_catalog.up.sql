@@ -289,10 +289,12 @@ CREATE TABLE zdm.data_migration_ranges (
     chunks     bigint NOT NULL DEFAULT 0,
     last_rows  bigint NOT NULL DEFAULT 0,
     last_at    timestamptz,
+    left_rows  boolean NOT NULL DEFAULT false,
     PRIMARY KEY (backfill, range_no),
     CHECK (lo >= 0 AND lo <= next_block AND next_block <= hi)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE zdm.data_migration_ranges IS 'A contiguous range of blocks [lo, hi) for one worker. Blocks before next_block are done; the cursor commits with the chunk.';
+COMMENT ON COLUMN zdm.data_migration_ranges.left_rows IS 'Whether rows may have been left before next_block, because somebody held them or an expression raised.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Verifications, gates, approvals

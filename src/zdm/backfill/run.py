@@ -1,4 +1,4 @@
-"""The whole backfill of one table: ranges, then a sweep until nothing is left."""
+"""The whole backfill of one table: ranges, then, where they left rows, a sweep until nothing is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zdm.backfill.table import Shape, Statements, may_silence, shape, triggers_t
 from zdm.backfill.tracker import Tracker
 from zdm.backfill.vacuum import Vacuumer
 from zdm.backfill.worker import FileChanged, Job, Stopped, Worker
-from zdm.catalog import backfills
+from zdm.catalog import backfills, sync_failures
 from zdm.catalog.backfills import BackfillState, BackfillStatus, Range
 from zdm.db.session import OutcomeUnknown, transaction
 from zdm.errors import ZdmError
@@ -144,11 +144,18 @@ class _Run:
         job = Job(self._mapping, self._statements, self._options, self._hooks, tracker, self._silent)
         if state.status is BackfillStatus.RUNNING:
             self._ranges(state, found, job, tracker)
+        if state.status is BackfillStatus.SWEEPING or self._steadily(self._left_rows, tracker):
             self._steadily(lambda conn: self._mark(conn, backfills.start_sweep), tracker)
-        tracker.sweeping()
-        self._steadily(lambda conn: sweep(Worker(job, conn, found), job, self._rollout), tracker)
+            tracker.sweeping()
+            self._steadily(lambda conn: sweep(Worker(job, conn, found), job, self._rollout), tracker)
         self._steadily(lambda conn: self._mark(conn, backfills.finish), tracker)
         tracker.finished()
+
+    def _left_rows(self, conn: psycopg.Connection[Any]) -> bool:
+        """Whether some row may be unsettled or failed. Any other row was settled by its chunk, or by the write that moved it."""
+        state = backfills.get(conn, self._rollout, self._mapping.table)
+        assert state is not None
+        return state.left_rows or sync_failures.count(conn, self._rollout, self._mapping.oid) > 0
 
     def _mark(
         self,
@@ -176,8 +183,10 @@ class _Run:
                 mine = next(r for r in current.ranges if r.number == part.number)
                 Worker(job, conn, found).run(mine.next, mine.hi, record)
 
-            def record(conn: psycopg.Connection[Any], next_block: int, rows: int) -> None:
-                backfills.advance(conn, self._rollout, self._mapping.table, part.number, next_block, rows)
+            def record(conn: psycopg.Connection[Any], next_block: int, rows: int, left: bool) -> None:
+                backfills.advance(
+                    conn, self._rollout, self._mapping.table, part.number, next_block, rows, left=left
+                )
 
             self._steadily(go, tracker)
 

@@ -1,4 +1,4 @@
-"""After the ranges: the whole table once more, until a look at every block finds nothing left to settle."""
+"""After ranges that left rows behind: the whole table once more, until a look at every block finds nothing left to settle."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class _Look:
 def sweep(worker: Worker, job: Job, rollout: int) -> None:
     """Look at every block, and settle what is found, until a look finds nothing.
 
-    Rows are left by the ranges only where somebody held them locked; that no other row is left is proved here.
+    Rows are left by the ranges only where somebody held them locked or an expression raised, and by applications only where an
+    expression raised. Where none was, there is nothing to look for, and the verification, which reads every row anyway, proves it.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def _look(worker: Worker, job: Job, rollout: int, blocks: int) -> _Look:
     look = _Look()
     done = 0
 
-    def record(conn: psycopg.Connection[Any], _: int, rows: int) -> None:
+    def record(conn: psycopg.Connection[Any], _block: int, rows: int, _left: bool) -> None:
         nonlocal done
         if rows:
             backfills.add_swept(conn, rollout, job.mapping.table, rows)

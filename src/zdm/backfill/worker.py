@@ -38,8 +38,9 @@ class Stopped(Exception):  # noqa: N818
     """The stop event is set, or another worker failed."""
 
 
-Record = Callable[[psycopg.Connection[Any], int, int], None]
-"""Writes into the chunk's transaction: blocks before the first number are done, so many rows were settled."""
+Record = Callable[[psycopg.Connection[Any], int, int, bool], None]
+"""Writes into the chunk's transaction: blocks before the first number are done, so many rows were settled, and whether rows
+may have been left there."""
 
 
 class Watch(Protocol):
@@ -143,7 +144,8 @@ class Worker:
     def _chunk(self, start: int, end: int, record: Record, *, careful: bool) -> int:
         with self._transaction():
             rows = self.conn.execute(self._job.statements.fill(start, end, careful=careful)).rowcount
-            self._record(record, end, rows)
+            # An expression that raised has left its row failed; the sweep tries it again, and tells of it.
+            self._record(record, end, rows, left=careful)
         return rows
 
     @contextmanager
@@ -159,11 +161,11 @@ class Worker:
             self._job.hooks.guard(self.conn.cursor())
             yield
 
-    def _record(self, record: Record, end: int, rows: int) -> None:
+    def _record(self, record: Record, end: int, rows: int, *, left: bool = False) -> None:
         # Our write holds a lock on the table, so the file cannot change from here to the commit.
         if relfilenode(self.conn, self._job.mapping) != self._shape.relfilenode:
             raise FileChanged
-        record(self.conn, end, rows)
+        record(self.conn, end, rows, left)
 
     def _troubled(
         self,
@@ -209,7 +211,7 @@ class Worker:
                     )
                     rows = self.conn.execute(statement).rowcount
                     if rows < limit:
-                        self._record(record, block + 1, total + rows)
+                        self._record(record, block + 1, total + rows, left=True)
             except (psycopg.Error, OutcomeUnknown) as error:
                 trouble = classify(error, self.conn)
                 if trouble is Trouble.RAISED and not careful:

@@ -19,7 +19,7 @@ class BackfillStatus(StrEnum):
     """Where a backfill stands."""
 
     RUNNING = "running"  # ranges are being gone through
-    SWEEPING = "sweeping"  # a last look over the whole table
+    SWEEPING = "sweeping"  # looks over the whole table for rows that were left
     FINISHED = "finished"
 
 
@@ -47,6 +47,7 @@ class BackfillState:
     pass_no: raised whenever the table is gone over again.
     done_rows: rows settled in this pass and all earlier ones, the sweep's included.
     total_blocks: the table's size when the pass began; blocks appended later hold settled rows only.
+    left_rows: whether some chunk of this pass may have left rows behind, because somebody held them or an expression raised.
     """
 
     rollout: int
@@ -58,6 +59,7 @@ class BackfillState:
     ranges: tuple[Range, ...]
     done_rows: int
     swept_rows: int
+    left_rows: bool
     started_at: datetime
     finished_at: datetime | None
 
@@ -129,8 +131,14 @@ def advance(
     range_no: int,
     next_block: int,
     rows: int,
+    *,
+    left: bool = False,
 ) -> None:
     """Blocks before `next_block` of a range are done, and `rows` were settled. One write, inside the chunk's transaction.
+
+    Parameters
+    ----------
+    left: some rows of these blocks may not be settled; the sweep will look for them.
 
     Raises
     ------
@@ -141,7 +149,7 @@ def advance(
             """
             UPDATE zdm.data_migration_ranges AS r
             SET next_block = %(next)s, rows_done = rows_done + %(rows)s, chunks = chunks + 1,
-                last_rows = %(rows)s, last_at = clock_timestamp()
+                last_rows = %(rows)s, last_at = clock_timestamp(), left_rows = r.left_rows OR %(left)s
             FROM zdm.data_migrations AS d
             WHERE d.id = r.backfill AND d.rollout = %(rollout)s AND d.schema_name = %(schema)s AND d.table_name = %(name)s
               AND d.status = 'running' AND r.range_no = %(range)s AND %(next)s BETWEEN r.next_block + 1 AND r.hi
@@ -149,6 +157,7 @@ def advance(
             {
                 "next": next_block,
                 "rows": rows,
+                "left": left,
                 "rollout": rollout_id,
                 "schema": table.schema_,
                 "name": table.name,
@@ -164,7 +173,7 @@ def advance(
 
 
 def start_sweep(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName) -> None:
-    """Every range is done; the last look over the whole table begins. Atomic, inside the caller's transaction or in its own.
+    """Every range is done, but rows may have been left: looks over the whole table begin. Atomic, inside the caller's transaction or in its own.
 
     Raises
     ------
@@ -250,11 +259,11 @@ def all_of(conn: psycopg.Connection[Any], rollout_id: int) -> list[BackfillState
     with conn.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             """
-            SELECT d.*, r.ranges, d.earlier_rows + d.swept_rows + r.rows_done AS done_rows
+            SELECT d.*, r.ranges, r.left_rows, d.earlier_rows + d.swept_rows + r.rows_done AS done_rows
             FROM zdm.data_migrations AS d
             CROSS JOIN LATERAL (
                 SELECT coalesce(jsonb_agg(jsonb_build_array(range_no, lo, next_block, hi) ORDER BY range_no), '[]') AS ranges,
-                       coalesce(sum(rows_done), 0)::bigint AS rows_done
+                       coalesce(sum(rows_done), 0)::bigint AS rows_done, coalesce(bool_or(left_rows), false) AS left_rows
                 FROM zdm.data_migration_ranges WHERE backfill = d.id
             ) AS r
             WHERE d.rollout = %s
@@ -273,6 +282,7 @@ def all_of(conn: psycopg.Connection[Any], rollout_id: int) -> list[BackfillState
                 ranges=tuple(Range(*part) for part in row["ranges"]),
                 done_rows=row["done_rows"],
                 swept_rows=row["swept_rows"],
+                left_rows=row["left_rows"],
                 started_at=row["started_at"],
                 finished_at=row["finished_at"],
             )
