@@ -25,6 +25,8 @@ from zdm.model.verdict import Verdict
 
 GATE_POLL = timedelta(seconds=2)
 """How often `--wait` asks the gates again: each answer costs the server a few catalog queries."""
+SAY_AGAIN = timedelta(seconds=30)
+"""How often a wait says again what it waits for, as long as it is for the same gates."""
 
 
 def run_phase(work: Work, *, wait: timedelta | None = None) -> AdvanceResult:
@@ -76,7 +78,8 @@ def _pass_gates(
 ) -> tuple[list[Verdict], float]:
     begun = time.monotonic()
     deadline = begun + (wait.total_seconds() if wait else 0.0)
-    shown = ""
+    shown: tuple[str, ...] = ()
+    said = begun
     while True:
         executor.lease.check()
         verdicts = evaluate_gates(work, definition)
@@ -84,10 +87,13 @@ def _pass_gates(
         left = deadline - time.monotonic()
         if not refused or left <= 0 or any(v.gate == "drift" for v in refused):
             break
-        text = "waiting for " + "; ".join(f"{v.gate}: {v.observed} ({v.threshold})" for v in refused)
-        if text != shown:
-            work.reporter.waiting(text)
-            shown = text
+        gates, now = tuple(v.gate for v in refused), time.monotonic()
+        # What a gate found changes with every look; a line for each would bury the log.
+        if gates != shown or now - said >= SAY_AGAIN.total_seconds():
+            work.reporter.waiting(
+                "waiting for " + "; ".join(f"{v.gate}: {v.observed} ({v.threshold})" for v in refused)
+            )
+            shown, said = gates, now
         time.sleep(min(GATE_POLL.total_seconds(), left))
     gate_store.store(work.session, work.rollout.id, definition.phase, verdicts)
     work.reporter.gates(definition.phase, verdicts)

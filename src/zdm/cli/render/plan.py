@@ -12,7 +12,7 @@ from zdm.cli.render.text import careful, number, plural, size
 from zdm.errors import Problem
 
 if TYPE_CHECKING:
-    from zdm.model.mapping import TableMapping
+    from zdm.model.mapping import NewColumn, TableMapping
     from zdm.model.phases import PhaseMachine
     from zdm.model.plan import Finding, Plan
     from zdm.model.step import Phase, Step
@@ -106,11 +106,18 @@ def _sync_words(plan: Plan, table: str) -> str:
 def _mapped(mapping: TableMapping) -> Iterator[tuple[str, str, str, str]]:
     for group in mapping.groups:
         for new in group.new:
-            source = new.up.source if new.up is not None else "nothing fills it"
-            yield str(mapping.table), "up", f"{new.final} {new.type}", source
+            yield str(mapping.table), "up", f"{new.final} {new.type}", _filled_with(new)
         for old in group.old:
             source = old.down.source if old.down is not None else "no way back for new rows"
             yield str(mapping.table), "down", f"{old.name} {old.type}", source
+
+
+def _filled_with(new: NewColumn) -> str:
+    if new.up is not None:
+        return new.up.source
+    if new.fill is not None:
+        return f"once, {new.fill.source}"
+    return f"once, its default {new.default}" if new.default is not None else "nothing fills it"
 
 
 def _findings(plan: Plan, source: Source) -> Iterator[Block]:
