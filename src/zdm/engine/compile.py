@@ -8,6 +8,7 @@ from zdm.db.carry import carry
 from zdm.db.introspect import read_tables
 from zdm.db.session import Session
 from zdm.engine.mapper import Mapper
+from zdm.engine.promises import find_promises
 from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
 from zdm.engine.version_views import view_steps
@@ -65,6 +66,10 @@ def compile_plan(
         Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried)
         for position, operation in enumerate(migration.operations, 1)
     ]
+    promises, findings, problems = find_promises(conn, migration, context, mappings, measure=measure)
+    mapper.findings += findings
+    mapper.problems += problems
+    mapper.fail()
     old_schema, new_schema = version_schemas(migration, target)
     mapped = tuple(mappings.values())
     # An earlier version that shows none of these tables stays: its applications have nothing to do with this rollout.
@@ -82,6 +87,7 @@ def compile_plan(
         findings=tuple(dict.fromkeys(mapper.findings)),
         facts=tuple(TableFacts(table=t.name, rows=t.rows, bytes=t.bytes) for t in draft.tables.values()),
         roundtrips=tuple(mapper.roundtrips),
+        promises=tuple(promises),
     )
     steps: list[Step] = []
     for phase in Phase:
@@ -89,7 +95,7 @@ def compile_plan(
             steps += operation.plan(phase, seen)
         steps += fidelity.plan(phase, context[0])
     for mapping in mapped:
-        steps += table_steps(mapping)
+        steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)))
     steps += view_steps(plan, draft)
     steps += swap_steps(plan, draft, previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}

@@ -144,8 +144,10 @@ def _explained(work: Work, definition: PhaseDefinition, title: str, error: Excep
         error.changed = changed
         error.message = where + error.message
         return error
-    text = str(error).strip()
-    return ZdmError(f"{where}{text}", changed=changed)
+    remedy = ""
+    if isinstance(error, psycopg.IntegrityError) and work.plan.promises:
+        remedy = f"`zdm verify {work.rollout.migration}` counts and names the rows that break a constraint."
+    return ZdmError(f"{where}{str(error).strip()}", remedy=remedy, changed=changed)
 
 
 def _fail(work: Work, executor: Executor, state: State, error: Exception) -> None:

@@ -7,8 +7,10 @@ from psycopg import sql as composing
 from zdm.catalog import steps as step_store
 from zdm.catalog.steps import StepStatus
 from zdm.db.session import Session
+from zdm.engine.promises import promise_checks
 from zdm.engine.results import PreviewStep
 from zdm.model.mapping import Authority, TableMapping
+from zdm.model.names import QualifiedName
 from zdm.model.plan import Plan
 from zdm.model.step import Action, Backfill, Concurrent, Phase, Scan, Step, Sync, Transaction, Verify
 from zdm.sql import rows, sync
@@ -37,7 +39,7 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
         case Backfill():
             return (_chunk(plan.mapping(action.table)),)
         case Verify():
-            return (_comparison(plan.mapping(action.table)),)
+            return _comparisons(plan, action.table)
 
 
 def _chunk(mapping: TableMapping) -> str:
@@ -53,6 +55,16 @@ def _comparison(mapping: TableMapping) -> str:
     kinds = composing.SQL(" OR ").join(found.predicate for found in rows.mismatch_kinds(mapping))
     template = composing.SQL("SELECT count(*), count(*) FILTER (WHERE {k}) FROM {t}")
     return template.format(t=qualified_name(mapping.table), k=kinds).as_string(None)
+
+
+def _comparisons(plan: Plan, table: QualifiedName) -> tuple[str, ...]:
+    """What a verification asks of one table."""
+    mapping = plan.mapping(table)
+    found = [_comparison(mapping)] if mapping.needs_sync else []
+    return (
+        *found,
+        *(composing.Composed([check.count]).as_string(None) for check in promise_checks(plan, table)),
+    )
 
 
 def preview_steps(session: Session, plan: Plan, phase: Phase, *, rollout: int) -> list[PreviewStep]:

@@ -171,6 +171,17 @@ class RollbackResult(Value):
 # ------------------------------------------------------------------------------------------------ rows
 
 
+class Violation(Value):
+    """Rows that break a constraint of the new version, such as ``unique members_email_key``.
+
+    samples: some of them by key, ``id=4``; rows that collide together, ``id=4 and id=9``.
+    """
+
+    constraint: str
+    rows: int
+    samples: tuple[str, ...] = ()
+
+
 class TableVerification(Value):
     """What one statement over one snapshot of one table found. Everything but `rows` must be zero.
 
@@ -181,6 +192,7 @@ class TableVerification(Value):
     old_disagrees: rows last written by the old side whose new side is not ``up(old)``.
     new_disagrees: rows last written by the new side whose old side is not ``down(new)``.
     nulls: rows with NULL where the new version promises none.
+    violations: constraints of the new version that rows break; no repair can correct those.
     repaired: rows that ``--repair`` derived again, the finding of this run being what was left afterwards.
     sample_keys: keys of some of the rows found, as ``id=42``.
     """
@@ -192,6 +204,7 @@ class TableVerification(Value):
     old_disagrees: int = 0
     new_disagrees: int = 0
     nulls: int = 0
+    violations: tuple[Violation, ...] = ()
     repaired: int = 0
     sample_keys: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -201,7 +214,19 @@ class TableVerification(Value):
     @property
     def differences(self) -> int:
         """All findings together."""
+        return self.disagreements + self.broken
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def disagreements(self) -> int:
+        """Findings about the two sides of single rows."""
         return self.unsettled + self.failed + self.old_disagrees + self.new_disagrees + self.nulls
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def broken(self) -> int:
+        """Rows that break a constraint of the new version."""
+        return sum(violation.rows for violation in self.violations)
 
 
 class VerifyResult(Value):

@@ -15,11 +15,12 @@ from zdm.catalog import rollouts, verifications
 from zdm.catalog.lease import Lease
 from zdm.catalog.verifications import Verification
 from zdm.db.session import Session, transaction
-from zdm.engine.results import BackfillResult, TableBackfill, TableVerification, VerifyResult
+from zdm.engine.promises import promise_checks
+from zdm.engine.results import BackfillResult, TableBackfill, TableVerification, VerifyResult, Violation
 from zdm.engine.work import Work
 from zdm.errors import Interrupted
 from zdm.model.names import QualifiedName
-from zdm.sql.rows import Kind
+from zdm.sql.rows import Kind, describe
 from zdm.throttle.governor import Governor
 from zdm.verify.repair import repair
 from zdm.verify.run import verify
@@ -93,22 +94,28 @@ class RowWorker:
         found = self.compare(table)
         mapping = self.work.mapping(table)
         if not found.clean:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in found.mismatches.items() if count)
-            self.work.reporter.note(f"{mapping.table}: {kinds}; the gate of the next phase will refuse")
+            self.work.reporter.note(
+                f"{mapping.table}: {describe(found.mismatches)}; the gate of the next phase will refuse"
+            )
         return found.rows
 
     def compare(self, table: QualifiedName) -> Verification:
         """Compare every row of one table, and store what was found."""
         work = self.work
         with self.connect() as conn:
-            found = verify(self.connect, work.mapping(table))
+            fenced = work.rollout.fenced_at is not None
+            checks = promise_checks(work.plan, table, fenced=fenced, conn=conn)
+            found = verify(self.connect, work.mapping(table), checks=checks)
             record = Verification(
                 table=table,
                 started_at=found.started_at,
                 rows=found.rows,
                 authority=work.rollout.authority,
-                mismatches={str(kind): count for kind, count in found.counts.items()},
-                sample_keys={str(kind): list(keys) for kind, keys in found.samples.items()},
+                mismatches={**{str(kind): count for kind, count in found.counts.items()}, **found.extra},
+                sample_keys={
+                    **{str(kind): list(keys) for kind, keys in found.samples.items()},
+                    **{name: list(keys) for name, keys in found.extra_samples.items()},
+                },
                 snapshot=found.snapshot,
                 lsn=found.lsn,
             )
@@ -128,10 +135,10 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
     begun = time.monotonic()
     rows = RowWorker(work, executor.lease, executor.connect)
     tables: list[TableVerification] = []
-    for mapping in [m for m in work.plan.mappings if m.needs_sync]:
+    for mapping in work.plan.verified:
         started = time.monotonic()
         repaired = 0
-        if repair_first:
+        if repair_first and mapping.needs_sync:
             rows.fill(mapping.table, again=True)
             repaired = repair(
                 executor.connect,
@@ -185,7 +192,14 @@ def backfill_all(work: Work, executor: Executor) -> BackfillResult:
 def table_verification(found: Verification) -> TableVerification:
     """A stored comparison as the engine answers it."""
     count = {kind: int(found.mismatches.get(kind.value, 0)) for kind in Kind}
-    keys = [str(key) for kind in found.sample_keys.values() for key in kind]
+    keys = [str(key) for kind in Kind for key in found.sample_keys.get(kind.value, ())]
+    broken = tuple(
+        Violation(
+            constraint=name, rows=int(rows), samples=tuple(str(k) for k in found.sample_keys.get(name, ()))
+        )
+        for name, rows in found.mismatches.items()
+        if rows and name not in set(Kind)
+    )
     return TableVerification(
         table=found.table,
         rows=found.rows,
@@ -194,6 +208,7 @@ def table_verification(found: Verification) -> TableVerification:
         old_disagrees=count[Kind.STALE_NEW],
         new_disagrees=count[Kind.STALE_OLD],
         nulls=count[Kind.NULL_NEW],
+        violations=broken,
         sample_keys=tuple(dict.fromkeys(keys))[:10],
         at=found.started_at,
     )

@@ -134,10 +134,8 @@ def _progress(work: Work) -> Iterable[TableProgress]:
 
 
 def _verifications(work: Work) -> Iterable[TableVerification]:
-    for mapping in work.plan.mappings:
-        found = (
-            verifications.latest(work.session, work.rollout.id, mapping.table) if mapping.needs_sync else None
-        )
+    for mapping in work.plan.verified:
+        found = verifications.latest(work.session, work.rollout.id, mapping.table)
         if found is not None:
             yield table_verification(found)
 

@@ -101,24 +101,30 @@ def _sync(mapping: TableMapping) -> Step:
     )
 
 
-def _pass(mapping: TableMapping) -> list[Step]:
-    return [
-        Step(
-            id=f"migration.{mapping.table}.backfill",
-            title=f"fill the new columns of {mapping.table} from the old ones",
-            phase=Phase.MIGRATION,
-            stage=Stage.BACKFILL,
-            action=Backfill(table=mapping.table),
-            naive="update-whole-table",
-        ),
-        Step(
-            id=f"migration.{mapping.table}.verify",
-            title=f"compare every row of {mapping.table}",
-            phase=Phase.MIGRATION,
-            stage=Stage.VERIFY,
-            action=Verify(table=mapping.table),
-        ),
-    ]
+def _fill(mapping: TableMapping) -> Step:
+    return Step(
+        id=f"migration.{mapping.table}.backfill",
+        title=f"fill the new columns of {mapping.table} from the old ones",
+        phase=Phase.MIGRATION,
+        stage=Stage.BACKFILL,
+        action=Backfill(table=mapping.table),
+        naive="update-whole-table",
+    )
+
+
+def _verify(mapping: TableMapping, *, promised: bool) -> Step:
+    title = f"compare every row of {mapping.table}"
+    if not mapping.needs_sync:
+        title = f"count the rows of {mapping.table} that break what the new version demands"
+    elif promised:
+        title += ", and count those that break what the new version demands"
+    return Step(
+        id=f"migration.{mapping.table}.verify",
+        title=title,
+        phase=Phase.MIGRATION,
+        stage=Stage.VERIFY,
+        action=Verify(table=mapping.table),
+    )
 
 
 def _authority(mapping: TableMapping) -> Step:
@@ -185,11 +191,22 @@ def _tighten(mapping: TableMapping, new: NewColumn) -> list[Step]:
     ]
 
 
-def table_steps(mapping: TableMapping) -> list[Step]:
-    """Every shared step of a table's mapping but the swap and the views, which need the other tables as well."""
+def table_steps(mapping: TableMapping, *, promised: bool) -> list[Step]:
+    """Every shared step of a table's mapping but the swap and the views, which need the other tables as well.
+
+    Parameters
+    ----------
+    promised: the new version demands something of rows that are there already.
+    """
     if not mapping.needs_sync:
-        return []
-    steps = [_add_columns(mapping), _sync(mapping), *_pass(mapping), _authority(mapping)]
+        return [_verify(mapping, promised=promised)] if promised else []
+    steps = [
+        _add_columns(mapping),
+        _sync(mapping),
+        _fill(mapping),
+        _verify(mapping, promised=promised),
+        _authority(mapping),
+    ]
     for new in fresh_columns(mapping):
         if new.not_null:
             steps += _tighten(mapping, new)

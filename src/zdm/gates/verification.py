@@ -15,6 +15,7 @@ from zdm.model.duration import Duration, format_duration
 from zdm.model.names import QualifiedName
 from zdm.model.verdict import Verdict
 from zdm.sql.fence import effective
+from zdm.sql.rows import Kind, describe
 
 
 class Verification(Gate):
@@ -30,8 +31,9 @@ class Verification(Gate):
 
     def evaluate(self, ctx: GateContext) -> Verdict:
         """Fresh means: its snapshot is younger than `max_age`, the last backfill chunk, and the switchover."""
-        tables = [mapping.table for mapping in ctx.plan.mappings if mapping.needs_sync]
-        threshold = f"every row compared, none differs, at most {format_duration(self.max_age)} old, newer than the backfill"
+        tables = [mapping.table for mapping in ctx.plan.verified]
+        promised = ", none breaks a constraint" if ctx.plan.promises else ""
+        threshold = f"every row compared, none differs{promised}, at most {format_duration(self.max_age)} old, newer than the backfill"
         if not tables:
             return self.passed("no rows to compare", threshold)
         backfills = ctx.facts.backfills()
@@ -43,10 +45,15 @@ class Verification(Gate):
             for text in self._wrong(ctx, table, facts.get(table), backfills.get(table))
         ]
         if wrong:
-            differs = any(fact.mismatches for fact in facts.values())
-            repair = "; with --repair it derives rows that differ again, from the side that last wrote them"
-            remedy = f"Run `zdm verify {ctx.migration.id}`{repair if differs else ''}."
-            return self.refused(enumerated(wrong), threshold, remedy)
+            kinds = {kind for fact in facts.values() for kind in fact.mismatches}
+            remedy = f"Run `zdm verify {ctx.migration.id}`"
+            if kinds & set(Kind):
+                remedy += (
+                    "; with --repair it derives rows that differ again, from the side that last wrote them"
+                )
+            if kinds - set(Kind):
+                remedy = f"Correct the rows that break a constraint, through either version. {remedy}"
+            return self.refused(enumerated(wrong), threshold, f"{remedy}.")
         rows = sum(fact.rows for fact in facts.values())
         age = max(ctx.now - fact.started_at for fact in facts.values())
         return self.passed(f"{counted(rows, 'row')} compared {_ago(age)}, none differs", threshold)
@@ -62,11 +69,8 @@ class Verification(Gate):
             return [f"{table} was never verified"]
         found: list[str] = []
         if fact.mismatches:
-            kinds = ", ".join(
-                f"{count} {kind.replace('_', ' ')}" for kind, count in sorted(fact.mismatches.items())
-            )
             names = f" (for example {fact.samples[0]})" if fact.samples else ""
-            found.append(f"{table} has {kinds}{names}")
+            found.append(f"{table} has {describe(fact.mismatches)}{names}")
         elif not fact.rows and self._has_rows(ctx, table):
             found.append(f"no row of {table} was compared, and it has some")
         age = ctx.now - fact.started_at

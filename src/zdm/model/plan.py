@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, Value
+from zdm.model.promise import Promise
 from zdm.model.step import Phase, Step
 
 
@@ -52,6 +53,7 @@ class Plan(Value):
     ----------
     old_schema / new_schema: the version schemas' names; empty where the migration exposes columns only.
     previous_schemas: version schemas that earlier, completed rollouts left for their applications; cleanup drops them.
+    promises: constraints that rows may break; the verification counts who does.
     """
 
     migration: str
@@ -65,6 +67,16 @@ class Plan(Value):
     findings: tuple[Finding, ...] = ()
     facts: tuple[TableFacts, ...] = ()
     roundtrips: tuple[Roundtrip, ...] = ()
+    promises: tuple[Promise, ...] = ()
+
+    def promised(self, table: QualifiedName) -> tuple[Promise, ...]:
+        """What the new version will demand of the rows of `table` (by its old name)."""
+        return tuple(promise for promise in self.promises if promise.table == table)
+
+    @property
+    def verified(self) -> tuple[TableMapping, ...]:
+        """The mappings of every table that the verification looks at."""
+        return tuple(m for m in self.mappings if m.needs_sync or self.promised(m.table))
 
     def mapping(self, table: QualifiedName) -> TableMapping:
         """The mapping of `table` (by its old name). Raises KeyError if the plan does not map it."""

@@ -9,6 +9,7 @@ from psycopg import sql
 from pydantic import Field
 
 from zdm.errors import Problem
+from zdm.model.promise import Demand, Promise
 from zdm.model.requests import ExpressionRequest
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
@@ -85,3 +86,17 @@ class AddCheck(Operation):
             body=sql.SQL("CHECK {}").format(condition),
             naive="add-check-scan",
         )
+
+    def promises(self, context: Context) -> list[Promise]:
+        shape: TableShape = context.draft.memo[context.label]
+        condition = context.expressions[f"{context.label}/check"]
+        return [
+            Promise(
+                demand=Demand.CHECK,
+                name=self.name,
+                table=shape.name,
+                operation=context.label,
+                condition=condition.render(sql.Identifier).as_string(None),
+                reads=condition.columns,
+            )
+        ]

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, fit
+from zdm.model.promise import Demand, Promise
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.model.table import TableKind
@@ -219,3 +220,19 @@ class AddForeignKey(Operation):
             references=parent,
             naive="add-foreign-key-scan",
         )
+
+    def promises(self, context: Context) -> list[Promise]:
+        table, name, columns, (parent, parent_columns) = context.draft.memo[context.label]
+        return [
+            Promise(
+                demand=Demand.FOREIGN_KEY,
+                name=name,
+                table=table,
+                operation=context.label,
+                keys=tuple(ddl.ident(column).as_string(None) for column in columns),
+                references=parent,
+                referenced=tuple(parent_columns),
+                match_full=self.match == "full",
+                reads=tuple(columns),
+            )
+        ]

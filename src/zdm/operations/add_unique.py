@@ -10,6 +10,7 @@ from pydantic import Field
 
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, fit, qualified
+from zdm.model.promise import Demand, Promise
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.operations import ddl
@@ -83,22 +84,18 @@ class AddUnique(Operation):
         check_free(draft, shape, name, "constraint", problems, shape.name.schema_)
         for column in columns:
             shape.uses[column.physical] = f"the unique constraint {name}"
-        draft.memo[label] = (
-            shape.name,
-            name,
-            [c.physical for c in columns],
-            all(c.fresh and shape.group_of(c.physical) is not None for c in columns),
-        )
+        draft.memo[label] = (shape.name, name, [c.physical for c in columns])
         return problems
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
-        table, name, columns, fresh = context.draft.memo[context.label]
-        if phase is not (Phase.MIGRATION if fresh else Phase.SWITCHOVER):
+        # Not before the new version is the authority, also where only new columns are concerned: what the old one writes may
+        # come to the same in them, and its writes must not fail.
+        if phase is not Phase.SWITCHOVER:
             return []
+        table, name, columns = context.draft.memo[context.label]
         index = qualified(table.schema_, name)
-        stage = Stage.INDEXES if fresh else Stage.CONSTRAINTS
-        nulls = " NULLS NOT DISTINCT" if self.nulls_not_distinct else ""
-        tail = sql.SQL("USING btree ({}){}").format(ddl.idents(columns), ddl.raw(nulls))
+        stage = Stage.CONSTRAINTS
+        tail = self._tail(columns)
         timing = f" DEFERRABLE INITIALLY {self.initially.upper()}" if self.deferrable else ""
         base = f"{phase.value}.{table}.add_unique.{name}"
         return [
@@ -127,4 +124,20 @@ class AddUnique(Operation):
                 undo=(ddl.drop_constraint(name, table),),
                 naive="add-unique-builds-index",
             ),
+        ]
+
+    def _tail(self, columns: Sequence[str]) -> sql.Composed:
+        nulls = " NULLS NOT DISTINCT" if self.nulls_not_distinct else ""
+        return sql.SQL("USING btree ({}){}").format(ddl.idents(columns), ddl.raw(nulls))
+
+    def promises(self, context: Context) -> list[Promise]:
+        table, name, columns = context.draft.memo[context.label]
+        return [
+            Promise(
+                demand=Demand.UNIQUE,
+                name=name,
+                table=table,
+                operation=context.label,
+                definition=self._tail(columns).as_string(None),
+            )
         ]

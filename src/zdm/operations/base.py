@@ -19,6 +19,7 @@ from zdm.model.expression import Expression
 from zdm.model.mapping import Expose, TableMapping
 from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.plan import Finding
+from zdm.model.promise import Promise
 from zdm.model.requests import CarryRequest, ExpressionRequest
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
@@ -195,4 +196,9 @@ class Operation(Value, ABC):
         run after the swap, of final ones.
         """
         del phase, context
+        return []
+
+    def promises(self, context: Context) -> list[Promise]:
+        """What it demands of rows that are there already, so that the verification counts who breaks it beforehand."""
+        del context
         return []

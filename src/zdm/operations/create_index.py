@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, qualified
+from zdm.model.promise import Demand, Promise
 from zdm.model.requests import ExpressionRequest
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
@@ -202,11 +203,9 @@ class CreateIndex(Operation):
         include = [c.physical for c in find_columns(shape, self.include, problems)]
         if self.where is not None:
             self._request(draft, shape, f"{label}/where", self.where, label, boolean=True)
-        physical = [k for k in keys if k is not None] + include
-        for one in physical:
+        for one in [k for k in keys if k is not None] + include:
             shape.uses[one] = f"the index {self.name}"
-        fresh = bool(physical) and all(shape.group_of(one) is not None for one in physical)
-        draft.memo[label] = (shape.name, keys, include, fresh and None not in keys)
+        draft.memo[label] = (shape.name, keys, include, False)
         return problems
 
     def _apply_created(self, draft: Draft, label: str, created: tuple[str, ...]) -> list[Problem]:
@@ -246,8 +245,9 @@ class CreateIndex(Operation):
         )
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
-        table, keys, include, early = context.draft.memo[context.label]
-        if phase is not (Phase.MIGRATION if early or not self.unique else Phase.SWITCHOVER):
+        # A unique one refuses writes: not those of the old version while that is the authority.
+        table, keys, include, created = context.draft.memo[context.label]
+        if phase is not (Phase.MIGRATION if created or not self.unique else Phase.SWITCHOVER):
             return []
         index = qualified(table.schema_, self.name)
         return [
@@ -260,6 +260,20 @@ class CreateIndex(Operation):
                 action=ddl.create_index(index, table, self._tail(keys, include, context), unique=self.unique),
                 undo=(ddl.drop_index(index, table),),
                 naive="create-index-blocks-writes",
+            )
+        ]
+
+    def promises(self, context: Context) -> list[Promise]:
+        table, keys, include, created = context.draft.memo[context.label]
+        if created or not self.unique:
+            return []
+        return [
+            Promise(
+                demand=Demand.UNIQUE,
+                name=self.name,
+                table=table,
+                operation=context.label,
+                definition=self._tail(keys, include, context).as_string(None),
             )
         ]
 

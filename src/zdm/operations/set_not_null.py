@@ -10,6 +10,7 @@ from pydantic import Field
 
 from zdm.errors import Problem
 from zdm.model.names import fit
+from zdm.model.promise import Demand, Promise
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.operations import ddl
@@ -137,6 +138,22 @@ class SetNotNull(Operation):
             return []
         shape, physical = memo
         return prove_not_null(shape, physical, context)
+
+    def promises(self, context: Context) -> list[Promise]:
+        memo = context.draft.memo.get(context.label)
+        if memo is None:
+            return []  # rows get a value from `up`; the verification looks for NULLs itself
+        shape, physical = memo
+        return [
+            Promise(
+                demand=Demand.NOT_NULL,
+                name=self.column,
+                table=shape.name,
+                operation=context.label,
+                keys=(ddl.ident(physical).as_string(None),),
+                reads=(physical,),
+            )
+        ]
 
 
 def prove_not_null(shape: TableShape, physical: str, context: Context) -> list[Step]:

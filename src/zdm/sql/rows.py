@@ -6,6 +6,7 @@ Everything is over the bare columns of the table, or over `alias` where one is g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -43,6 +44,16 @@ class Kind(StrEnum):
     STALE_NEW = "stale_new"  # the old side wrote last, and new is not up(old)
     STALE_OLD = "stale_old"  # the new side wrote last, and old is not down(new)
     NULL_NEW = "null_new"  # NULL where the new version promises NOT NULL
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """What a verification found, for people: by `Kind`, and by constraint for rows that break one."""
+    kinds = set(Kind)
+    return ", ".join(
+        f"{count} {kind.replace('_', ' ')}" if kind in kinds else f"{count} that break {kind}"
+        for kind, count in sorted(counts.items())
+        if count
+    )
 
 
 class Mismatch(NamedTuple):

@@ -22,7 +22,10 @@ from zdm.errors import ZdmError
 def verify(run: Run, migration: str, repair: bool) -> None:
     """Compare both sides of every row, in one snapshot, and store what was found: switchover and cleanup ask for it.
 
-    Exit code 1 if there is a difference.
+    Counted with it are the rows that break a constraint which the new version adds: duplicates, orphans, violated
+    checks, NULLs. Those nobody can derive again; correct them through either version of the application.
+
+    Exit code 1 if there is a difference, or a row that breaks a constraint.
     """
     from zdm.cli.render.moves import verify_text
     from zdm.cli.render.text import plural
@@ -39,7 +42,14 @@ def verify(run: Run, migration: str, repair: bool) -> None:
         return
     run.say(verify_text(result))
     run.partial = values
-    differences = sum(table.differences for table in result.tables)
+    differences = sum(table.disagreements for table in result.tables)
+    broken = sum(table.broken for table in result.tables)
+    if not differences:
+        raise ZdmError(
+            f"{plural(broken, 'row')} of {identifier} break{'s' if broken == 1 else ''} a constraint of the new version",
+            remedy=f"Correct {'it' if broken == 1 else 'them'} through either version of the application, and verify again; "
+            "switchover refuses until then.",
+        )
     unfilled = sum(table.unsettled for table in result.tables)
     if unfilled == differences:
         raise ZdmError(

@@ -183,7 +183,19 @@ def verification_table(tables: Sequence[TableVerification]) -> str:
         )
         for t in tables
     ]
-    return table(rows, headers, right=(1, 2, 3, 4, 5, 6, 7))
+    return joined([table(rows, headers, right=(1, 2, 3, 4, 5, 6, 7)), violation_table(tables)])
+
+
+def violation_table(tables: Sequence[TableVerification]) -> str:
+    """Constraints of the new version that rows break; empty if none."""
+    rows = [
+        (str(t.table), v.constraint, bad(number(v.rows)), "; ".join(v.samples[:3]))
+        for t in tables
+        for v in t.violations
+    ]
+    if not rows:
+        return ""
+    return table(rows, ("table", "breaks", "rows", "for example"), right=(2,))
 
 
 def _count(value: int) -> str:
@@ -203,10 +215,12 @@ def verify_text(result: VerifyResult) -> str:
     end = f"{plural(rows, 'row')} compared in {seconds(result.seconds)}"
     if repaired:
         end += f", {plural(repaired, 'row')} repaired"
-    differences = sum(t.differences for t in result.tables)
-    end += (
-        f": {good('both sides agree')}." if result.clean else f": {bad(plural(differences, 'difference'))}."
-    )
+    differences = sum(t.disagreements for t in result.tables)
+    broken = sum(t.broken for t in result.tables)
+    found = [bad(plural(differences, "difference"))] if differences else [good("both sides agree")]
+    if broken:
+        found.append(bad(f"{plural(broken, 'row')} break{'s' if broken == 1 else ''} a constraint"))
+    end += f": {', '.join(found)}."
     return joined([*blocks, end])
 
 

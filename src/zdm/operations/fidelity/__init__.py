@@ -14,9 +14,10 @@ from zdm.operations.fidelity.constraints import constraint_steps, review_constra
 from zdm.operations.fidelity.dependents import BLOCKING, review_added, review_dependents
 from zdm.operations.fidelity.indexes import index_column_steps, index_steps, review_indexes
 from zdm.operations.fidelity.naming import naming_step
+from zdm.operations.fidelity.promises import carried_in, promises
 from zdm.operations.fidelity.review import Review, carry_key, temporary
 
-__all__ = ["BLOCKING", "carry_key", "plan", "settle", "temporary"]
+__all__ = ["BLOCKING", "carry_key", "plan", "promises", "settle", "temporary"]
 
 
 def settle(draft: Draft) -> list[Problem]:
@@ -50,10 +51,10 @@ def plan(phase: Phase, context: Context) -> list[Step]:
         if phase is Phase.PREPARATION:
             found += attribute_steps(shape)
         requests = [r for r in context.draft.carries if r.table == shape.name]
-        if phase is Phase.MIGRATION:
-            for request in requests:
+        for request in requests:
+            if phase is carried_in(shape, request, context):
                 carry = index_steps if request.kind == "index" else constraint_steps
-                found += carry(shape, request, context.carried[request.key])
+                found += carry(shape, request, context.carried[request.key], phase)
         if phase is Phase.CLEANUP:
             if requests:
                 found.append(naming_step(shape, requests))

@@ -54,14 +54,14 @@ def review_references(review: Review) -> None:
         )
 
 
-def constraint_steps(shape: TableShape, request: CarryRequest, body: str) -> list[Step]:
+def constraint_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phase) -> list[Step]:
     """Add the carried constraint under its temporary name, and prove it if the old one is proven."""
     constraint = find_constraint(shape, request.name)
     assert constraint is not None
     steps = ddl.checked_constraint(
-        step_id=f"migration.{shape.name}.carry.{request.name}",
-        phase=Phase.MIGRATION,
-        stage=Stage.INDEXES,
+        step_id=f"{phase.value}.{shape.name}.carry.{request.name}",
+        phase=phase,
+        stage=Stage.CONSTRAINTS,
         operation=request.where,
         on=shape.name,
         name=temporary(request.name),

@@ -8,6 +8,7 @@ from zdm.model.names import QualifiedName, qualified
 from zdm.model.requests import CarryRequest
 from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.operations import ddl
+from zdm.operations.fidelity.promises import is_unique
 from zdm.operations.fidelity.review import Review, backed_by, drops_only, find_index, goes_too, temporary
 from zdm.operations.shape import TableShape
 
@@ -39,20 +40,20 @@ def review_indexes(review: Review) -> None:
             )
 
 
-def index_steps(shape: TableShape, request: CarryRequest, body: str) -> list[Step]:
+def index_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phase) -> list[Step]:
     """Build the carried index under its temporary name, and make it a unique constraint if the old one is one."""
-    index, backed = find_index(shape, request.name), backed_by(shape, request.name)
+    backed = backed_by(shape, request.name)
     name = qualified(shape.name.schema_, temporary(request.name))
-    unique = backed is not None or (index is not None and index.unique)
-    base = f"migration.{shape.name}.carry.{request.name}"
+    stage = Stage.INDEXES if phase is Phase.MIGRATION else Stage.CONSTRAINTS
+    base = f"{phase.value}.{shape.name}.carry.{request.name}"
     steps = [
         Step(
             id=base,
             title=f"build the index {request.name} of {shape.name} on the new column",
-            phase=Phase.MIGRATION,
-            stage=Stage.INDEXES,
+            phase=phase,
+            stage=stage,
             operation=request.where,
-            action=ddl.create_index(name, shape.name, ddl.raw(body), unique=unique),
+            action=ddl.create_index(name, shape.name, ddl.raw(body), unique=is_unique(shape, request)),
             undo=(ddl.drop_index(name, shape.name),),
             naive="create-index-blocks-writes",
         )
@@ -67,8 +68,8 @@ def index_steps(shape: TableShape, request: CarryRequest, body: str) -> list[Ste
             Step(
                 id=f"{base}.constraint",
                 title=f"make it a unique constraint of {shape.name}",
-                phase=Phase.MIGRATION,
-                stage=Stage.INDEXES,
+                phase=phase,
+                stage=stage,
                 operation=request.where,
                 action=ddl.alter(
                     shape.name,
