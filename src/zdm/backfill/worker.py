@@ -19,6 +19,7 @@ from zdm.backfill.table import Shape, Statements, relfilenode
 from zdm.db.session import OutcomeUnknown, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
+from zdm.sql.rows import SETTLING
 
 MOST_CONFLICTS = 10
 """Deadlocks and serialization errors in a row before a chunk is cut into smaller pieces as if a row were locked."""
@@ -79,7 +80,7 @@ class Job:
     @property
     def settings(self) -> dict[str, str]:
         """Of every writing transaction. What a crash loses of it, the cursor loses with it."""
-        found = {"synchronous_commit": "off"}
+        found = {"synchronous_commit": "off", SETTLING: "on"}
         return {**found, "session_replication_role": "replica"} if self.silent else found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import psycopg
 from psycopg import sql
 
+from zdm.db.dependants.clones import CannotFollowError, rename, retype
 from zdm.db.session import Connection, transaction
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName
@@ -68,17 +69,13 @@ def carry(conn: Connection, requests: Sequence[CarryRequest]) -> tuple[dict[str,
             try:
                 with conn.transaction(force_rollback=True):
                     found[request.key] = _carry(conn, request)
-            except _CannotFollowError as error:
+            except CannotFollowError as error:
                 problems.append(_refusal(request, str(error)))
             except psycopg.Error as error:
                 if error.sqlstate is None or error.sqlstate[:2] in {"08", "57", "58", "XX"}:
                     raise
                 problems.append(_refusal(request, (error.diag.message_primary or str(error)).strip()))
     return found, problems
-
-
-class _CannotFollowError(Exception):
-    """The definition cannot be spelled for the new column."""
 
 
 def _refusal(request: CarryRequest, why: str) -> Problem:
@@ -103,13 +100,13 @@ def _carry(conn: Connection, request: CarryRequest) -> str:
         )
         statement = sql.SQL("CREATE INDEX {} ON {} ").format(sql.Identifier(_OBJECT), clone)
         conn.execute(sql.Composed([statement, sql.SQL(body)]))
-        _rename(conn, clone, request.columns)
+        rename(conn, clone, request.columns)
         return _index_body(conn, "x.relname = %s AND x.relnamespace = pg_my_temp_schema()", (_OBJECT,))
     body = _check_body(conn, request.table, request.name)
     conn.execute(
         sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(clone, sql.Identifier(_OBJECT), sql.SQL(body))
     )
-    _rename(conn, clone, request.columns)
+    rename(conn, clone, request.columns)
     row = conn.execute(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
         " WHERE conname = %s AND conrelid = (SELECT oid FROM pg_class WHERE relname = %s"
@@ -128,27 +125,9 @@ def _clone(conn: Connection, table: QualifiedName, columns: Sequence[CarriedColu
             sql.Identifier(_CLONE), sql.Identifier(table.schema_, table.name)
         )
     )
-    # Types were spelled by the server, or are what the user wrote and the server has accepted before.
     for column in columns:
-        collation = (
-            sql.SQL(" COLLATE {}").format(sql.SQL(column.collation)) if column.collation else sql.SQL("")
-        )
-        conn.execute(
-            sql.SQL("ALTER TABLE {} ALTER COLUMN {} TYPE {}{} USING NULL").format(
-                clone, sql.Identifier(column.old), sql.SQL(column.type), collation
-            )
-        )
+        retype(conn, clone, column)
     return clone
-
-
-def _rename(conn: Connection, clone: sql.Identifier, columns: Sequence[CarriedColumn]) -> None:
-    """Give every replaced column of the copy its successor's physical name."""
-    for column in columns:
-        conn.execute(
-            sql.SQL("ALTER TABLE {} RENAME COLUMN {} TO {}").format(
-                clone, sql.Identifier(column.old), sql.Identifier(column.new)
-            )
-        )
 
 
 def _index_body(conn: Connection, condition: str, parameters: Sequence[str]) -> str:
@@ -156,10 +135,10 @@ def _index_body(conn: Connection, condition: str, parameters: Sequence[str]) -> 
     query = sql.SQL(_INDEX).format(condition=sql.SQL(condition))
     row = conn.execute(query, parameters).fetchone()
     if row is None:
-        raise _CannotFollowError("it is not there any more")
+        raise CannotFollowError("it is not there any more")
     definition, _, prefix = row
     if not definition.startswith(prefix):
-        raise _CannotFollowError(f"its definition is not understood: {definition}")
+        raise CannotFollowError(f"its definition is not understood: {definition}")
     body: str = definition[len(prefix) :]
     return body
 
@@ -172,10 +151,10 @@ def _check_body(conn: Connection, table: QualifiedName, name: str) -> str:
         (table.schema_, table.name, name),
     ).fetchone()
     if row is None:
-        raise _CannotFollowError("it is not there any more")
+        raise CannotFollowError("it is not there any more")
     definition: str = row[0]
     if definition.endswith(" NOT ENFORCED"):
-        raise _CannotFollowError("it is NOT ENFORCED, which cannot be validated")
+        raise CannotFollowError("it is NOT ENFORCED, which cannot be validated")
     return _without_not_valid(definition)
 
 
@@ -188,7 +167,7 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
         _FOREIGN_KEY.encode(), (request.table.schema_, request.table.name, request.name)
     ).fetchone()
     if row is None:
-        raise _CannotFollowError("it is not there any more")
+        raise CannotFollowError("it is not there any more")
     (
         columns,
         schema,
@@ -204,12 +183,12 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
         off,
     ) = row
     if period or off:
-        raise _CannotFollowError("PERIOD and NOT ENFORCED foreign keys are not carried")
+        raise CannotFollowError("PERIOD and NOT ENFORCED foreign keys are not carried")
     names = {column.old: column.new for column in request.columns}
     if QualifiedName(schema_=schema, name=parent) == request.table and any(
         c in names for c in parent_columns
     ):
-        raise _CannotFollowError("it points at a column of its own table that is replaced as well")
+        raise CannotFollowError("it points at a column of its own table that is replaced as well")
     _comparable(conn, request, columns, QualifiedName(schema_=schema, name=parent), parent_columns)
     words = sql.Composed([])
     if match == "f":

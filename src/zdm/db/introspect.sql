@@ -100,7 +100,7 @@ SELECT
 
   -- triggers: the user's, not zdm's own --------------------------------------------------------------------------------
   (SELECT coalesce(jsonb_agg(jsonb_build_object(
-      'name', g.tgname, 'definition', pg_get_triggerdef(g.oid),
+      'name', g.tgname, 'oid', g.oid::int8, 'definition', pg_get_triggerdef(g.oid),
       'timing', CASE WHEN g.tgtype & 64 > 0 THEN 'instead of' WHEN g.tgtype & 2 > 0 THEN 'before' ELSE 'after' END,
       'row', g.tgtype & 1 > 0,
       'columns', (SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
@@ -111,26 +111,27 @@ SELECT
    FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND NOT starts_with(g.tgname::text, '~zdm_')) AS triggers,
 
   -- whatever else hangs on it ------------------------------------------------------------------------------------------
-  (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', z.kind, 'name', z.name, 'columns', (
+  (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', z.kind, 'name', z.name, 'oid', z.oid::int8, 'columns', (
       SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
       WHERE a.attrelid = t.oid AND a.attnum = ANY (z.attnums) AND a.attnum > 0)) ORDER BY z.kind, z.name), '[]')
    FROM (
-     SELECT found.kind, found.name, array_agg(DISTINCT found.attnum) AS attnums FROM (
+     SELECT found.kind, found.name, found.oid, array_agg(DISTINCT found.attnum) AS attnums FROM (
        -- views, materialized views and rules
        SELECT CASE WHEN v.oid = t.oid OR r.rulename <> '_RETURN' THEN 'rule' WHEN v.relkind = 'm' THEN 'materialized view'
                    ELSE 'view' END AS kind,
               CASE WHEN r.rulename = '_RETURN' THEN format('%%I.%%I', n.nspname, v.relname)
-                   ELSE format('%%I on %%I.%%I', r.rulename, n.nspname, v.relname) END AS name, p.refobjsubid AS attnum
+                   ELSE format('%%I on %%I.%%I', r.rulename, n.nspname, v.relname) END AS name, p.refobjsubid AS attnum,
+              CASE WHEN r.rulename = '_RETURN' THEN v.oid ELSE r.oid END AS oid
        FROM pg_depend p JOIN pg_rewrite r ON p.classid = 'pg_rewrite'::regclass AND r.oid = p.objid
        JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace n ON n.oid = v.relnamespace
        WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid AND NOT (v.oid = t.oid AND r.rulename = '_RETURN')
        UNION ALL
-       SELECT 'policy', format('%%I on %%I.%%I', o.polname, n.nspname, v.relname), p.refobjsubid
+       SELECT 'policy', format('%%I on %%I.%%I', o.polname, n.nspname, v.relname), p.refobjsubid, o.oid
        FROM pg_depend p JOIN pg_policy o ON p.classid = 'pg_policy'::regclass AND o.oid = p.objid
        JOIN pg_class v ON v.oid = o.polrelid JOIN pg_namespace n ON n.oid = v.relnamespace
        WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid
        UNION ALL
-       SELECT 'statistics', format('%%I.%%I', n.nspname, s.stxname), k.attnum
+       SELECT 'statistics', format('%%I.%%I', n.nspname, s.stxname), k.attnum, s.oid
        FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
        CROSS JOIN LATERAL (
          SELECT unnest(s.stxkeys)::int UNION ALL
@@ -138,7 +139,8 @@ SELECT
            AND p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid) AS k (attnum)
        WHERE s.stxrelid = t.oid
        UNION ALL
-       SELECT 'generated column', a.attname::text, p.refobjsubid
+       SELECT 'generated column', a.attname::text, p.refobjsubid,
+         (SELECT e.oid FROM pg_attrdef e WHERE e.adrelid = t.oid AND e.adnum = a.attnum)
        FROM pg_depend p
        LEFT JOIN pg_attrdef d ON p.classid = 'pg_attrdef'::regclass AND d.oid = p.objid
        JOIN pg_attribute a ON a.attrelid = t.oid AND a.attgenerated <> ''
@@ -148,24 +150,24 @@ SELECT
          AND a.attnum > 0
        UNION ALL
        -- functions with an SQL-standard body, and those that take or return the row type
-       SELECT 'function', p.objid::regprocedure::text, p.refobjsubid
+       SELECT 'function', p.objid::regprocedure::text, p.refobjsubid, p.objid
        FROM pg_depend p WHERE p.classid = 'pg_proc'::regclass
          AND (p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid
            OR p.refclassid = 'pg_type'::regclass AND p.refobjid IN (t.reltype, nullif((SELECT y.typarray FROM pg_type y WHERE y.oid = t.reltype), 0)))
        UNION ALL
-       SELECT 'column of the row type', format('%%I.%%I.%%I', n.nspname, c.relname, a.attname), 0
+       SELECT 'column of the row type', format('%%I.%%I.%%I', n.nspname, c.relname, a.attname), 0, c.oid
        FROM pg_depend p JOIN pg_class c ON p.classid = 'pg_class'::regclass AND c.oid = p.objid AND p.objsubid > 0
        JOIN pg_namespace n ON n.oid = c.relnamespace
        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = p.objsubid
        WHERE p.refclassid = 'pg_type'::regclass
          AND p.refobjid IN (t.reltype, nullif((SELECT y.typarray FROM pg_type y WHERE y.oid = t.reltype), 0))
        UNION ALL
-       SELECT CASE p.deptype WHEN 'i' THEN 'identity sequence' ELSE 'sequence' END, format('%%I.%%I', n.nspname, c.relname), p.refobjsubid
+       SELECT CASE p.deptype WHEN 'i' THEN 'identity sequence' ELSE 'sequence' END, format('%%I.%%I', n.nspname, c.relname), p.refobjsubid, c.oid
        FROM pg_depend p JOIN pg_class c ON p.classid = 'pg_class'::regclass AND c.oid = p.objid AND c.relkind = 'S'
        JOIN pg_namespace n ON n.oid = c.relnamespace
        WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid AND p.deptype IN ('a', 'i')
        UNION ALL
-       SELECT 'publication', quote_ident(b.pubname), k.attnum::int
+       SELECT 'publication', quote_ident(b.pubname), k.attnum::int, r.oid
        FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
        CROSS JOIN LATERAL (  -- column lists and row filters came with 15
          SELECT 0 UNION ALL SELECT jsonb_array_elements_text(CASE jsonb_typeof(to_jsonb(r) -> 'prattrs')
@@ -174,17 +176,21 @@ SELECT
            AND p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid) AS k (attnum)
        WHERE r.prrelid = t.oid
        UNION ALL
-       SELECT 'publication', quote_ident(b.pubname), 0 FROM pg_publication b
+       SELECT 'publication', quote_ident(b.pubname), 0, NULL FROM pg_publication b
        WHERE t.relkind IN ('r', 'p') AND t.relpersistence = 'p' AND b.puballtables
        UNION ALL
+       SELECT 'subscription', quote_ident(s.subname), 0, s.oid FROM pg_subscription_rel r
+       JOIN pg_subscription s ON s.oid = r.srsubid WHERE r.srrelid = t.oid
+       UNION ALL
        SELECT 'replica identity', CASE t.relreplident WHEN 'f' THEN 'full' WHEN 'n' THEN 'nothing'
-           ELSE (SELECT quote_ident(x.relname) FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-                 WHERE i.indrelid = t.oid AND i.indisreplident) END, k.attnum
+           ELSE (SELECT x.relname::text FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                 WHERE i.indrelid = t.oid AND i.indisreplident) END, k.attnum,
+         (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = t.oid AND i.indisreplident)
        FROM (SELECT 0 UNION ALL SELECT unnest(i.indkey)::int FROM pg_index i
              WHERE i.indrelid = t.oid AND i.indisreplident AND t.relreplident = 'i') AS k (attnum)
        WHERE t.relkind IN ('r', 'p') AND t.relreplident <> 'd'
      ) AS found
      WHERE found.name IS NOT NULL
-     GROUP BY found.kind, found.name
+     GROUP BY found.kind, found.name, found.oid
    ) AS z) AS dependents
 FROM asked t

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zdm.db.carry import carry
+from zdm.db.dependants import follow
 from zdm.db.introspect import read_tables
 from zdm.db.session import Session
 from zdm.engine.mapper import Mapper
@@ -60,10 +61,11 @@ def compile_plan(
     mapper.fail()
     # The session's own prelude makes the migration's types, so none is passed on.
     carried, problems = carry(conn, draft.carries)
-    mapper.problems += problems
+    followed, more = follow(conn, draft.follows)
+    mapper.problems += problems + more
     mapper.fail()
     context = [
-        Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried)
+        Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried, followed)
         for position, operation in enumerate(migration.operations, 1)
     ]
     promises, findings, problems = find_promises(conn, migration, context, mappings, measure=measure)
@@ -97,7 +99,7 @@ def compile_plan(
     for mapping in mapped:
         steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)))
     steps += view_steps(plan, draft)
-    steps += swap_steps(plan, draft, previous_schemas)
+    steps += swap_steps(plan, context[0], previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}
     steps.sort(key=lambda step: (order[step.phase], step.stage))
     return plan.model_copy(update={"steps": tuple(steps)})

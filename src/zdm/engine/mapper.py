@@ -31,6 +31,7 @@ from zdm.operations import fidelity
 from zdm.operations.base import Draft, Operation
 from zdm.operations.migration import Migration
 from zdm.operations.shape import DraftNew, TableShape
+from zdm.operations.succession import plain_defaults
 
 MARKER = "_zdm_state"
 OUR_TRIGGERS = b"~zdm_1"
@@ -243,10 +244,12 @@ class Mapper:
                 continue
             draft, group = mapped.get(column.physical, (None, None))
             label = group.operation if group is not None else str(shape.name)
-            request = Request(label, column.default, column.type, allow_volatile=True)
-            found = self._check(shape.final_name, self._new_columns(shape), {column.name: request}).get(
-                column.name
-            )
+            found = self._plain_default(shape, draft, label) if draft is not None else None
+            if found is None:
+                request = Request(label, column.default, column.type, allow_volatile=True)
+                found = self._check(shape.final_name, self._new_columns(shape), {column.name: request}).get(
+                    column.name
+                )
             if found is None:
                 continue
             if found.columns:
@@ -261,6 +264,20 @@ class Mapper:
             column.default = found.render(sql.Identifier).as_string(None)
             if draft is not None:
                 draft.default = column.default
+
+    def _plain_default(self, shape: TableShape, draft: DraftNew, label: str) -> Expression | None:
+        """The old default without a cast, if the server takes it for the new type; else None."""
+        original = shape.original(draft.replaces) if draft.replaces is not None else None
+        if draft.default_before is None or original is None:
+            return None
+        requests = [
+            Request(label, text, draft.type, draft.collation, allow_volatile=True)
+            for text in plain_defaults(draft.default_before, original.type, draft.type)
+        ]
+        answers = ExpressionChecker(self.conn).check(
+            self._new_columns(shape), requests, shape.final_name, [self.target, "public"]
+        )
+        return next((a for a in answers if isinstance(a, Expression)), None)
 
     def _resolve_new(self, shape: TableShape, operation: str, new: DraftNew) -> None:
         try:

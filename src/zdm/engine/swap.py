@@ -11,12 +11,13 @@ from zdm.model.mapping import TableMapping
 from zdm.model.names import qualified
 from zdm.model.plan import Plan
 from zdm.model.step import Phase, Stage, Step, Sync, Transaction
-from zdm.operations.base import Draft
+from zdm.operations import fidelity
+from zdm.operations.base import Context
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.sql import sync, views
 
 
-def swap_steps(plan: Plan, draft: Draft, previous_schemas: Sequence[str]) -> list[Step]:
+def swap_steps(plan: Plan, context: Context, previous_schemas: Sequence[str]) -> list[Step]:
     """The swap of every table, and the removal of what only the rollout needed.
 
     Parameters
@@ -26,7 +27,7 @@ def swap_steps(plan: Plan, draft: Draft, previous_schemas: Sequence[str]) -> lis
     steps = [
         step
         for mapping in plan.mappings
-        if (step := _swap(plan, mapping, draft.shapes[mapping.table], previous_schemas)) is not None
+        if (step := _swap(plan, mapping, context, previous_schemas)) is not None
     ]
     steps += [
         Step(
@@ -53,11 +54,13 @@ def swap_steps(plan: Plan, draft: Draft, previous_schemas: Sequence[str]) -> lis
 
 
 def _swap(
-    plan: Plan, mapping: TableMapping, shape: TableShape, previous_schemas: Sequence[str]
+    plan: Plan, mapping: TableMapping, context: Context, previous_schemas: Sequence[str]
 ) -> Step | None:
+    shape = context.draft.shapes[mapping.table]
+    following = fidelity.in_swap(shape, context)
     olds = (*((plan.old_schema,) if plan.old_schema else ()), *previous_schemas)
     drops = [statement for schema in olds for statement in views.drop_view(mapping, schema, old=True)]
-    altered = any(column.alter_type for column in shape.columns)
+    altered = following.remake_view or any(column.alter_type for column in shape.columns)
     remake: list[str] = []
     # Statements through a view lock the view and then the table; in the other order they and the swap would deadlock.
     views_first = [views.view_name(mapping, schema, old=True) for schema in olds]
@@ -71,7 +74,7 @@ def _swap(
             remake.append(views.stamp_view(made, plan.new_schema))
     # The triggers' names do not depend on the rollout; the functions, whose names do, go in a step of their own.
     triggers = sync.drop_triggers(mapping)
-    statements = contract_statements(mapping, shape, drop_triggers=triggers, recreate_views=remake)
+    statements = contract_statements(mapping, shape, following, drop_triggers=triggers, recreate_views=remake)
     if not drops and not statements:
         return None
     return Step(
@@ -103,6 +106,7 @@ def after_swap(mapping: TableMapping) -> TableMapping:
 def contract_statements(
     mapping: TableMapping,
     shape: TableShape,
+    following: fidelity.InSwap,
     *,
     drop_triggers: Sequence[str],
     recreate_views: Sequence[str],
@@ -111,14 +115,18 @@ def contract_statements(
 
     Parameters
     ----------
+    following: what dependants need in the same transaction.
     drop_triggers: statements that drop the sync triggers.
     recreate_views: statements that make the new version's view anew, where it showed the marker or a type changes.
     """
     statements = [*drop_triggers]
     if shape.dropped:
         return statements
+    statements += following.before
     t = table(mapping.table)
     gone = list(dict.fromkeys([old.name for group in mapping.groups for old in group.old] + shape.removed))
+    # A generated column goes before the columns that it is generated from.
+    gone.sort(key=lambda name: not _generated(shape, name))
     if mapping.needs_sync:
         gone.append(mapping.marker)
     statements += _alter(t, (sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in gone))
@@ -143,9 +151,15 @@ def contract_statements(
                 changes.append(sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name))
     statements += _alter(t, changes)
     statements += _alter(t, proofs)
+    statements += following.after
     if shape.final_name != mapping.table.name:
         statements.append(text("ALTER TABLE {t} RENAME TO {n}", t=t, n=sql.Identifier(shape.final_name)))
     return [*statements, *recreate_views]
+
+
+def _generated(shape: TableShape, name: str) -> bool:
+    column = shape.original(name)
+    return column is not None and bool(column.generated)
 
 
 def _alter(t: sql.Identifier, actions: Iterable[sql.Composable]) -> list[str]:

@@ -62,3 +62,58 @@ class CarryRequest(Value):
     name: str
     columns: tuple[CarriedColumn, ...]
     where: str = ""
+
+
+class ReplacedTable(Value):
+    """One table with replaced columns, under its present name, and every column of it that has a successor."""
+
+    table: QualifiedName
+    columns: tuple[CarriedColumn, ...]
+
+
+class FollowRequest(Value):
+    """Please say which statements let this dependant follow its replaced columns. The answer is a `Follow`.
+
+    Parameters
+    ----------
+    table: the table whose columns are replaced.
+    kind: as `Dependent.kind` calls it, or ``trigger``.
+    oid: the dependant's own, so that no name has to be resolved again.
+    name: what people call it, for messages.
+    replaced: every table of the migration with replaced columns; a policy's subquery may read several.
+    dropped: columns of `table` that go without a successor.
+    where: the operation that replaces the column, as ``1:change_type``.
+    """
+
+    key: str
+    table: QualifiedName
+    kind: Literal["statistics", "policy", "trigger", "publication", "generated column"]
+    oid: int
+    name: str
+    replaced: tuple[ReplacedTable, ...]
+    dropped: tuple[str, ...] = ()
+    where: str = ""
+
+
+class Follow(Value):
+    """How a dependant follows, as statements by moment. Columns of the table go by their physical names but in `finish`.
+
+    Parameters
+    ----------
+    prepare / unprepare: once the new columns stand, and the way back.
+    build / unbuild: once the data is there, and the way back.
+    tighten: at cleanup before the swap, in a transaction that locks `on`.
+    swap: in the swap's own transaction, before the old columns go.
+    finish: at cleanup after the swap; the table has its final names.
+    strong: whether `prepare` and `unprepare` need the strongest lock, else SHARE ROW EXCLUSIVE.
+    """
+
+    prepare: tuple[str, ...] = ()
+    unprepare: tuple[str, ...] = ()
+    build: tuple[str, ...] = ()
+    unbuild: tuple[str, ...] = ()
+    tighten: tuple[str, ...] = ()
+    swap: tuple[str, ...] = ()
+    finish: tuple[str, ...] = ()
+    on: QualifiedName
+    strong: bool = False

@@ -83,6 +83,7 @@ class Trigger(Value):
     timing: str  # before, after, instead of
     row: bool
     columns: tuple[str, ...] = ()
+    oid: int = 0
 
 
 class Dependent(Value):
@@ -91,6 +92,7 @@ class Dependent(Value):
     kind: str
     name: str
     columns: tuple[str, ...] = ()
+    oid: int | None = None
 
 
 class Table(Value):

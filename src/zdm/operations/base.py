@@ -20,7 +20,7 @@ from zdm.model.mapping import Expose, TableMapping
 from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.plan import Finding
 from zdm.model.promise import Promise
-from zdm.model.requests import CarryRequest, ExpressionRequest
+from zdm.model.requests import CarryRequest, ExpressionRequest, Follow, FollowRequest
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Table
@@ -100,6 +100,8 @@ class Draft:
     """Expressions that the planner must have checked once every operation is applied; see `Context.expressions`."""
     carries: list[CarryRequest] = field(default_factory=list)
     """Definitions that the planner must have rewritten; see `Context.carried`. Filled by `zdm.operations.fidelity`."""
+    follows: list[FollowRequest] = field(default_factory=list)
+    """Dependants that the planner must ask the server about; see `Context.followed`. Filled by `zdm.operations.fidelity`."""
     findings: list[Finding] = field(default_factory=list)
     memo: dict[str, Any] = field(default_factory=dict)
     """What `apply` found out and `plan` needs, by the operation's label; names may change meaning in between."""
@@ -141,7 +143,8 @@ class Draft:
 class Context:
     """What `Operation.plan` sees: the finished draft and the mappings the server has checked, by the table's old name.
 
-    `expressions` and `carried` hold the server's answers to `Draft.requests` and `Draft.carries`, by their keys.
+    `expressions`, `carried` and `followed` hold the server's answers to `Draft.requests`, `Draft.carries` and
+    `Draft.follows`, by their keys.
     """
 
     draft: Draft
@@ -149,6 +152,7 @@ class Context:
     label: str  # "<position>:<kind>", the `operation` of every step
     expressions: dict[str, Expression] = field(default_factory=dict)
     carried: dict[str, str] = field(default_factory=dict)
+    followed: dict[str, Follow] = field(default_factory=dict)
 
 
 class Operation(Value, ABC):

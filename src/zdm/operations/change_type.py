@@ -219,7 +219,7 @@ class ChangeType(Operation):
         if self.default is not None or self.drop_default:
             new.default = self.default
         elif old_default is not None:
-            new.default = cast_text(old_default, to)
+            new.default, new.default_before = cast_text(old_default, to), old_default
         shown = shape.column(new.final)
         if shown is not None:
             shown.default = new.default
@@ -266,8 +266,9 @@ class ChangeType(Operation):
         new.up = cast_text(new.up or ddl.ident(new.replaces).as_string(None), to)
         cast_back(shape, new.replaces, new, original.type)
         if self.default is not None or self.drop_default:
-            new.default = self.default
+            new.default, new.default_before = self.default, None
         elif new.default is not None:
+            new.default_before = new.default_before or new.default
             new.default = cast_text(new.default, to)
         new.type = column.type = to
         column.default = new.default

@@ -21,6 +21,8 @@ class DraftNew:
     `replaces` is the physical name of the one old column this succeeds (`change_type` …), so that what hangs on that
     column can follow; None for added, split and merged columns.
 
+    `default_before` is the old version's default where `default` only casts it: spelled plainly if the server takes it so.
+
     `fill` is the one expression that may be volatile: it gives rows of the old version their value exactly once, when the
     backfill or the old application's INSERT settles them, and is never derived again nor compared. A column has `up` or
     `fill`, not both.
@@ -34,6 +36,7 @@ class DraftNew:
     not_null: bool = False
     collation: str | None = None
     replaces: str | None = None
+    default_before: str | None = None
     fill: str | None = None
 
 

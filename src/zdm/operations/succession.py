@@ -12,6 +12,8 @@ from zdm.operations import ddl
 from zdm.operations.params import check_new_column, replace_column
 from zdm.operations.shape import DraftGroup, DraftNew, ShapeColumn, TableShape
 
+_LITERAL = re.compile(r"(?P<value>E?'(?:[^']|'')*')::[\w\s.()\"]+")
+"""One literal as the server writes it."""
 _TEXT = re.compile(r"(text|varchar|character varying|char|character|bpchar|citext|name)\b", re.IGNORECASE)
 
 
@@ -64,6 +66,17 @@ def cast(column: str, type_: str | None) -> str:
 def cast_text(expression: str, type_: str) -> str:
     """An expression cast to a type, as SQL."""
     return ddl.text("CAST(({e}) AS {t})", e=ddl.raw(expression), t=ddl.raw(type_))
+
+
+def plain_defaults(before: str, old_type: str, new_type: str) -> list[str]:
+    """Spellings of an old default for a new type that say less than a cast: as people would have written it."""
+    literal = _LITERAL.fullmatch(before)
+    if literal is not None and _TEXT.match(old_type) and _TEXT.match(new_type):
+        # The length belongs to the column, not to the literal.
+        return [
+            ddl.text("CAST({v} AS {t})", v=ddl.raw(literal["value"]), t=ddl.raw(new_type.partition("(")[0]))
+        ]
+    return [before]
 
 
 def coalesce(column: str, expression: str) -> str:

@@ -19,6 +19,9 @@ from zdm.sql.identifiers import all_of, any_of, column, comma, differs, trusted,
 REPAIR = 1 << 30
 """The marker's spare bit. It is never stored: a statement that sets it tells the triggers that it settles the row itself."""
 
+SETTLING = "zdm.settling"
+"""A setting that is ``on`` where zdm itself writes rows, so that triggers of the user's which watch new columns let it pass."""
+
 PINNED_SETTINGS: dict[str, str] = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, MDY",

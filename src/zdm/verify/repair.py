@@ -17,7 +17,7 @@ from zdm.db.session import fetch_value, transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority, ColumnGroup, TableMapping
 from zdm.sql.identifiers import any_of, qualified_name
-from zdm.sql.rows import Kind, mismatch_kinds, repair_assignments
+from zdm.sql.rows import SETTLING, Kind, mismatch_kinds, repair_assignments
 from zdm.verify.statements import between
 
 BLOCKS = 512
@@ -117,7 +117,7 @@ def _some(job: _Job, statement: sql.Composed) -> int:
     deadline = time.monotonic() + job.patience.total_seconds()
     while True:
         try:
-            with transaction(job.conn, lock_timeout=job.lock_budget / 2):
+            with transaction(job.conn, lock_timeout=job.lock_budget / 2, settings={SETTLING: "on"}):
                 job.guard(job.conn.cursor())
                 return job.conn.execute(statement).rowcount
         except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:

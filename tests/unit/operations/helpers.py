@@ -9,6 +9,7 @@ from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression
 from zdm.model.mapping import Expose
 from zdm.model.names import QualifiedName, qualified
+from zdm.model.requests import Follow
 from zdm.model.step import Concurrent, Phase, Scan, Step, Transaction
 from zdm.model.table import Column, Constraint, Dependent, Index, Table, TableKind, Trigger
 from zdm.operations import fidelity
@@ -120,14 +121,15 @@ def run(
         problems += fidelity.settle(draft)
     if problems:
         return Outcome(problems, draft)
+    followed = {f.key: Follow(on=f.table, swap=(f"<{f.kind} {f.name}>",)) for f in draft.follows}
     expressions = {r.key: expression(r.text, draft, r.table) for r in draft.requests}
     answers = {c.key: (carried or {}).get(c.name, f"<{c.name}>") for c in draft.carries}
     steps: list[Step] = []
     for phase in Phase:
         found: list[Step] = []
         for label, op in zip(labels, migration.operations, strict=True):
-            found += op.plan(phase, Context(draft, {}, label, expressions, answers))
-        found += fidelity.plan(phase, Context(draft, {}, "", expressions, answers))
+            found += op.plan(phase, Context(draft, {}, label, expressions, answers, followed))
+        found += fidelity.plan(phase, Context(draft, {}, "", expressions, answers, followed))
         steps += sorted(found, key=lambda step: step.stage)
     ids = [step.id for step in steps]
     assert len(ids) == len(set(ids)), ids

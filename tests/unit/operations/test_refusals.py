@@ -148,20 +148,13 @@ def test_the_role_must_own_the_table() -> None:
             "view",
             "materialized view",
             "rule",
-            "policy",
-            "statistics",
             "generated column",
             "function",
-            "publication",
             "replica identity",
         )
     ]
     + [
         ({"dependents": (Dependent(kind="sequence", name="s", columns=("a",)),)}, "a owns the sequence s"),
-        (
-            {"triggers": (Trigger(name="g", definition="", timing="before", row=True, columns=("a",)),)},
-            "the trigger g names a",
-        ),
         (
             {
                 "referenced_by": (
@@ -194,6 +187,31 @@ def test_what_hangs_on_a_replaced_column_is_refused_by_name(hanging: dict[str, A
     assert problem.remedy
     assert problem.where == "1:change_type"
     assert run([subject], op("change_type", column="b", to="bigint")).texts() == []
+
+
+@pytest.mark.parametrize("kind", ["policy", "statistics", "publication", "trigger"])
+def test_what_follows_needs_a_successor(kind: str) -> None:
+    """It follows one column to another; where the column is split nothing could say what it shall look at."""
+    if kind == "trigger":
+        trigger = Trigger(name="g", definition="", timing="after", row=True, columns=("b",), oid=7)
+        subject = table("t", column("a"), column("b", "text"), triggers=(trigger,))
+    else:
+        dependent = Dependent(kind=kind, name="g", columns=("b",), oid=7)
+        subject = table("t", column("a"), column("b", "text"), dependents=(dependent,))
+    followed = run([subject], op("change_type", column="b", to="varchar(9)"))
+    assert [(f.kind, f.oid) for f in followed.draft.follows] == [(kind, 7)]
+    (problem,) = run([subject], op("split_column", column="b", into=[INTO], down="x")).problems
+    assert problem.remedy
+    assert f"the {kind} g" in problem.what
+
+
+def test_a_generated_column_may_go_with_the_column_it_uses() -> None:
+    subject = table(
+        "t", *T.columns, dependents=(Dependent(kind="generated column", name="g", columns=("a",), oid=7),)
+    )
+    both = [op("drop_column", column="g"), op("change_type", column="a", to="bigint")]
+    assert run([subject], *both).texts() == []
+    assert "the generated column g uses a" in run([subject], both[1]).texts()[0]
 
 
 def test_views_of_zdm_itself_do_not_stand_in_the_way() -> None:

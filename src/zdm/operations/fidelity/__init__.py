@@ -11,13 +11,16 @@ from zdm.model.step import Phase, Step
 from zdm.operations.base import Context, Draft
 from zdm.operations.fidelity.columns import attribute_steps, review_columns
 from zdm.operations.fidelity.constraints import constraint_steps, review_constraints, review_references
-from zdm.operations.fidelity.dependents import BLOCKING, review_added, review_dependents
+from zdm.operations.fidelity.dependents import BLOCKING, review_dependents
+from zdm.operations.fidelity.following import InSwap, follow_steps, in_swap
 from zdm.operations.fidelity.indexes import index_column_steps, index_steps, review_indexes
+from zdm.operations.fidelity.logical import review_added, review_subscriptions
 from zdm.operations.fidelity.naming import naming_step
 from zdm.operations.fidelity.promises import carried_in, promises
 from zdm.operations.fidelity.review import Review, carry_key, temporary
+from zdm.operations.fidelity.triggers import review_triggers
 
-__all__ = ["BLOCKING", "carry_key", "plan", "promises", "settle", "temporary"]
+__all__ = ["BLOCKING", "InSwap", "carry_key", "in_swap", "plan", "promises", "settle", "temporary"]
 
 
 def settle(draft: Draft) -> list[Problem]:
@@ -26,6 +29,7 @@ def settle(draft: Draft) -> list[Problem]:
     Call it once, after every operation is applied without a problem. `where` of a problem is the operation's label.
     """
     draft.carries.clear()
+    draft.follows.clear()
     problems: list[Problem] = []
     for shape in draft.shapes.values():
         if shape.dropped:
@@ -37,6 +41,8 @@ def settle(draft: Draft) -> list[Problem]:
             review_references(review)
             review_indexes(review)
             review_dependents(review)
+            review_triggers(review)
+            review_subscriptions(review)
         review_added(review)
         problems += review.problems
     return problems
@@ -50,6 +56,7 @@ def plan(phase: Phase, context: Context) -> list[Step]:
             continue
         if phase is Phase.PREPARATION:
             found += attribute_steps(shape)
+        found += follow_steps(phase, shape, context)
         requests = [r for r in context.draft.carries if r.table == shape.name]
         for request in requests:
             if phase is carried_in(shape, request, context):

@@ -52,7 +52,7 @@ def attribute_steps(shape: TableShape) -> list[Step]:
     found = []
     for new in shape.all_new():
         old = shape.original(new.replaces) if new.replaces is not None else None
-        statements = _attribute_statements(shape.name, old, new) if old is not None else []
+        statements = attribute_statements(shape.name, old, new.physical, new.type) if old is not None else []
         if not statements:
             continue
         strong = any(" SET STORAGE " in one or " SET COMPRESSION " in one for one in statements)
@@ -75,8 +75,9 @@ def _operation(shape: TableShape, new: DraftNew) -> str:
     return group.operation if group is not None else ""
 
 
-def _attribute_statements(table: QualifiedName, old: Column, new: DraftNew) -> list[str]:
-    t, c = ddl.table(table), ddl.ident(new.physical)
+def attribute_statements(table: QualifiedName, old: Column, name: str, type_: str) -> list[str]:
+    """What gives the column `name` the attributes of another, as far as its type has them."""
+    t, c = ddl.table(table), ddl.ident(name)
     found: list[str] = []
     if old.comment is not None:
         found.append(ddl.text("COMMENT ON COLUMN {t}.{c} IS {text}", t=t, c=c, text=sql.Literal(old.comment)))
@@ -92,7 +93,7 @@ def _attribute_statements(table: QualifiedName, old: Column, new: DraftNew) -> l
             sql.SQL("{} = {}").format(sql.Identifier(name), sql.Literal(value)) for name, _, value in pairs
         )
         found.append(ddl.text("ALTER TABLE {t} ALTER COLUMN {c} SET ({s})", t=t, c=c, s=settings))
-    if _VARLENA.match(new.type):
+    if _VARLENA.match(type_):
         if old.storage:
             found.append(
                 ddl.text(
@@ -112,7 +113,7 @@ def _attribute_statements(table: QualifiedName, old: Column, new: DraftNew) -> l
                 )
             )
     for item in old.acl:
-        found += _grants(table, new.physical, item)
+        found += _grants(table, name, item)
     return found
 
 

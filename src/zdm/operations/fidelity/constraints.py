@@ -25,7 +25,15 @@ def review_constraints(review: Review) -> None:
             )
         elif drops_only(review, constraint.columns):
             goes_too(review, f"the {constraint.kind} {constraint.name}", hit[0])
-        elif constraint.kind == "exclusion" or not set(hit) <= set(review.successors):
+        elif constraint.kind == "exclusion":
+            review.refuse(
+                hit[0],
+                what,
+                f"Add drop_constraint {constraint.name} to this migration if it may go; it can only be made again under lock, or on "
+                "a new table.",
+                "exclusion-constraint",
+            )
+        elif not set(hit) <= set(review.successors):
             review.refuse(
                 hit[0],
                 what,

@@ -1,9 +1,10 @@
-"""Whatever else hangs on a replaced column."""
+"""Statistics, policies, publications, generated columns, rules and functions that use a replaced column."""
 
 from __future__ import annotations
 
 from zdm.model.plan import Finding, Severity
-from zdm.operations.fidelity.review import Review
+from zdm.model.table import Dependent
+from zdm.operations.fidelity.review import Review, drops_only, goes_too
 
 BLOCKING = frozenset(
     {
@@ -18,75 +19,134 @@ BLOCKING = frozenset(
         "replica identity",
     }
 )
-"""Kinds of `Dependent` that cannot follow a replaced column."""
+"""Kinds of `Dependent` that stand in the way of ALTER COLUMN TYPE."""
 
 
 _REMEDIES = {
     "view": "Drop the view, or let it not mention the column, before the rollout; create it again after cleanup.",
-    "materialized view": "Drop it before the rollout; create it again after cleanup.",
+    "materialized view": "Drop the view, or let it not mention the column, before the rollout; create it again after cleanup.",
     "rule": "Drop the rule, and use a trigger instead.",
-    "policy": "Write the policy without the column, or change it by hand around the rollout.",
-    "statistics": "DROP STATISTICS before the rollout; create them again on the new column after cleanup.",
-    "generated column": "Drop the generated column in an earlier migration; add it again after cleanup.",
-    "function": "Let the function not mention the column in an SQL-standard body.",
-    "publication": "Take the column out of the publication's column list or row filter.",
-    "replica identity": "Choose a replica identity that does not use the column.",
+    "policy": "Let the policy not mention the column before the rollout (ALTER POLICY), since nothing takes its place.",
+    "statistics": "DROP STATISTICS before the rollout, and create the ones you want on the new columns after cleanup.",
+    "function": "Let the function not mention the column in an SQL-standard body (BEGIN ATOMIC); a body in quotes is parsed when "
+    "it runs.",
+    "publication": "Set the publication's column list or row filter for the new columns yourself: subscribers must not lose "
+    "values silently.",
+    "replica identity": "Choose a replica identity that does not use the column (ALTER TABLE … REPLICA IDENTITY).",
+    "generated column": "Add drop_column for the generated column to this migration, or drop it in an earlier one; add it again "
+    "afterwards.",
 }
+_STORED = (
+    "A stored generated column gets another expression only by rewriting the table under lock. Drop it in an earlier "
+    "migration and add it again after this one, or make it a plain column that a trigger fills."
+)
 
 
 def review_dependents(review: Review) -> None:
-    """Refuse by name whatever cannot follow a replaced column."""
-    shape = review.shape
-    for dependent in shape.table.dependents:
+    """Request what follows a replaced column, and refuse the rest by name."""
+    for dependent in review.shape.table.dependents:
         hit = review.hit(dependent.columns)
         if not hit or dependent.name in review.draft.own_views:
             continue
-        if dependent.kind in BLOCKING:
-            review.refuse(
-                hit[0],
-                f"the {dependent.kind} {dependent.name} uses {', '.join(hit)}",
-                _REMEDIES[dependent.kind],
-                "dependent-object",
-            )
-        elif "sequence" in dependent.kind and any(c in review.successors for c in hit):
-            review.refuse(
-                hit[0],
-                f"{hit[0]} owns the {dependent.kind} {dependent.name}, which would go with the old column",
-                f"ALTER SEQUENCE {dependent.name} OWNED BY NONE first.",
-                "owned-sequence",
-            )
-    for trigger in shape.table.triggers:
-        hit = review.hit(trigger.columns)
-        if hit:
-            review.refuse(
-                hit[0],
-                f"the trigger {trigger.name} names {', '.join(hit)} in UPDATE OF or WHEN",
-                "Create the trigger again without naming the column, and let its function decide.",
-                "trigger-names-column",
-            )
-    if shape.table.triggers:
-        names = ", ".join(t.name for t in shape.table.triggers)
-        review.draft.findings.append(
-            Finding(
-                severity=Severity.WARNING,
-                text=f"the functions of the triggers {names} on {shape.name} must not need {', '.join(review.replaced)}"
-                " after cleanup; no catalog tells which columns a function body names",
-                where=next(iter(review.replaced.values())),
-            )
-        )
+        match dependent.kind:
+            case "statistics" if drops_only(review, dependent.columns):
+                goes_too(review, f"the statistics {dependent.name}", hit[0])
+            case "statistics" | "policy":
+                review.follows_or_refuse(
+                    dependent.kind,
+                    dependent.name,
+                    dependent.oid,
+                    dependent.columns,
+                    _REMEDIES[dependent.kind],
+                )
+            case "publication":
+                _publication(review, dependent, hit)
+            case "generated column":
+                _generated(review, dependent, hit)
+            case "replica identity":
+                _replica_identity(review, dependent, hit)
+            case "sequence" | "identity sequence" if any(c in review.successors for c in hit):
+                review.refuse(
+                    hit[0],
+                    f"{hit[0]} owns the {dependent.kind} {dependent.name}, which would go with the old column",
+                    f"ALTER SEQUENCE {dependent.name} OWNED BY NONE first.",
+                    "owned-sequence",
+                )
+            case kind if kind in BLOCKING:
+                _refuse(review, dependent, hit)
+            case _:
+                pass
 
 
-def review_added(review: Review) -> None:
-    """A published table sends every column: subscribers must have it first."""
-    shape = review.shape
-    published = [d.name for d in shape.table.dependents if d.kind == "publication" and not d.columns]
-    new = [n.physical for n in shape.all_new()]
-    if published and new:
-        review.draft.findings.append(
-            Finding(
-                severity=Severity.WARNING,
-                text=f"{shape.name} is published by {', '.join(published)}: subscribers need the columns {', '.join(new)}"
-                " before preparation, or their apply workers stop",
-                where=next((g.operation for g in shape.groups), ""),
-            )
-        )
+def _refuse(review: Review, dependent: Dependent, hit: list[str]) -> None:
+    review.refuse(
+        hit[0],
+        f"the {dependent.kind} {dependent.name} uses {', '.join(hit)}",
+        _REMEDIES[dependent.kind],
+        "dependent-object",
+    )
+
+
+def _publication(review: Review, dependent: Dependent, hit: list[str]) -> None:
+    """A column that is dropped leaves the list; one that several succeed would leave subscribers without a value."""
+    dropped = [c for c in hit if drops_only(review, [c])]
+    if not set(hit) <= {*review.successors, *dropped}:
+        _refuse(review, dependent, hit)
+        return
+    review.follow("publication", dependent.name, dependent.oid, hit[0], dropped)
+    names = [review.successors[c].final for c in hit if c in review.successors]
+    text = f"the publication {dependent.name} of {review.shape.name} sends {', '.join(hit)} as before until cleanup"
+    text += f", then {', '.join(names)} of the new type" if names else ", then no more"
+    if names:
+        text += ": subscribers need such a column before cleanup, or their apply workers stop"
+    review.draft.findings.append(
+        Finding(severity=Severity.WARNING, text=text, where=review.replaced[hit[0]], rule="published-column")
+    )
+
+
+def _generated(review: Review, dependent: Dependent, hit: list[str]) -> None:
+    """A virtual one is made anew in the swap, if nothing hangs on it in turn; one that goes as well needs nothing."""
+    table, name = review.shape.table, dependent.name
+    if name in review.replaced:
+        return
+    column = table.column(name)
+    what = f"the generated column {name} uses {', '.join(hit)}"
+    if column is None or column.generated != "virtual":
+        review.refuse(hit[0], what, _STORED, "stored-generated-column")
+        return
+    hanging = [f"the {c.kind} {c.name}" for c in table.constraints if name in c.columns]
+    hanging += [f"the trigger {t.name}" for t in table.triggers if name in t.columns]
+    hanging += [
+        f"the {d.kind} {d.name}"
+        for d in table.dependents
+        if name in d.columns and d.name not in review.draft.own_views
+    ]
+    if hanging or not set(hit) <= set(review.successors):
+        because = f", and {', '.join(hanging)} would go with it" if hanging else ""
+        review.refuse(hit[0], what + because, _REMEDIES["generated column"], "dependent-object")
+        return
+    review.follow("generated column", name, dependent.oid, hit[0])
+
+
+def _replica_identity(review: Review, dependent: Dependent, hit: list[str]) -> None:
+    """The carried index becomes the identity in the swap; it must be one that may."""
+    successors = review.successors
+    gone = dependent.name in review.shape.gone_indexes or any(
+        c.index == dependent.name and c.name in review.shape.gone_constraints
+        for c in review.shape.table.constraints
+    )
+    nullable = [successors[c].final for c in hit if c in successors and not successors[c].not_null]
+    if gone or not set(hit) <= set(successors) or nullable:
+        _refuse(review, dependent, hit)
+
+
+def replica_identity_index(review_table_dependents: tuple[Dependent, ...], replaced: set[str]) -> str | None:
+    """The index that is the replica identity and stands on a replaced column, or None."""
+    return next(
+        (
+            d.name
+            for d in review_table_dependents
+            if d.kind == "replica identity" and replaced.intersection(d.columns)
+        ),
+        None,
+    )

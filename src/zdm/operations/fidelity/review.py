@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, fit
 from zdm.model.plan import Finding, Severity
-from zdm.model.requests import CarriedColumn, CarryRequest
+from zdm.model.requests import CarriedColumn, CarryRequest, FollowRequest, ReplacedTable
 from zdm.model.table import Constraint, Index
 from zdm.operations.base import Draft
 from zdm.operations.shape import DraftNew, TableShape
@@ -50,14 +50,60 @@ class Review:
                     "table": self.shape.name,
                     "kind": kind,
                     "name": name,
-                    "columns": tuple(
-                        CarriedColumn(old=old, new=new.physical, type=new.type, collation=new.collation)
-                        for old, new in self.successors.items()
-                    ),
+                    "columns": carried_columns(self.shape),
                     "where": self.replaced[column],
                 }
             )
         )
+
+    def follow(self, kind: str, name: str, oid: int | None, column: str, dropped: Sequence[str] = ()) -> None:
+        """Have the server asked how a dependant follows; one that hangs on two tables is asked about once."""
+        key = f"{kind}/{oid}"
+        if any(request.key == key for request in self.draft.follows):
+            return
+        self.draft.follows.append(
+            FollowRequest.model_validate(
+                {
+                    "key": key,
+                    "table": self.shape.name,
+                    "kind": kind,
+                    "oid": oid,
+                    "name": name,
+                    "replaced": replaced_tables(self.draft),
+                    "dropped": tuple(dropped),
+                    "where": self.replaced[column],
+                }
+            )
+        )
+
+    def follows_or_refuse(
+        self, kind: str, name: str, oid: int | None, columns: Sequence[str], remedy: str
+    ) -> None:
+        """What every column of has a successor follows; what stands on a column that just goes is refused by name."""
+        hit = self.hit(columns)
+        if set(hit) <= set(self.successors):
+            self.follow(kind, name, oid, hit[0])
+        else:
+            self.refuse(hit[0], f"the {kind} {name} uses {', '.join(hit)}", remedy, "dependent-object")
+
+
+def carried_columns(shape: TableShape) -> tuple[CarriedColumn, ...]:
+    """Every column of the table that has a successor."""
+    return tuple(
+        CarriedColumn(old=new.replaces, new=new.physical, type=new.type, collation=new.collation)
+        for new in shape.all_new()
+        if new.replaces is not None
+    )
+
+
+def replaced_tables(draft: Draft) -> tuple[ReplacedTable, ...]:
+    """Every table of the migration with columns that have successors."""
+    found = [
+        ReplacedTable(table=shape.name, columns=carried_columns(shape))
+        for shape in draft.shapes.values()
+        if not shape.dropped
+    ]
+    return tuple(table for table in found if table.columns)
 
 
 def carry_key(table: QualifiedName, kind: str, name: str) -> str:

@@ -1,0 +1,62 @@
+"""How what hangs on a replaced column follows it, one file per kind: complete statements, spelled by the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import psycopg
+
+from zdm.db.dependants.clones import CannotFollowError
+from zdm.db.dependants.generated import follow_generated
+from zdm.db.dependants.policy import follow_policy
+from zdm.db.dependants.publication import follow_publication
+from zdm.db.dependants.statistics import follow_statistics
+from zdm.db.dependants.trigger import follow_trigger
+from zdm.db.session import Connection, transaction
+from zdm.errors import Problem
+from zdm.model.requests import Follow, FollowRequest
+
+_KINDS: Final[Mapping[str, Callable[[Connection, FollowRequest], Follow]]] = {
+    "statistics": follow_statistics,
+    "policy": follow_policy,
+    "trigger": follow_trigger,
+    "publication": follow_publication,
+    "generated column": follow_generated,
+}
+_REMEDIES: Final[Mapping[str, str]] = {
+    "statistics": "DROP STATISTICS {name} first, and create the ones you want on the new column after cleanup.",
+    "policy": "Write the policy so that it suits both types, or without the column, before the rollout.",
+    "trigger": "Create the trigger again without naming the column, and let its function decide.",
+    "publication": "Take the column out of the publication's column list or row filter.",
+    "generated column": "Drop the generated column in an earlier migration; add it again after cleanup.",
+}
+
+
+def follow(conn: Connection, requests: Sequence[FollowRequest]) -> tuple[dict[str, Follow], list[Problem]]:
+    """Let the server say how each dependant follows, and name those that cannot. Nothing is left in the database."""
+    found: dict[str, Follow] = {}
+    problems: list[Problem] = []
+    if not requests:
+        return found, problems
+    with transaction(conn, rollback=True):
+        for request in requests:
+            try:
+                with conn.transaction(force_rollback=True):
+                    found[request.key] = _KINDS[request.kind](conn, request)
+            except CannotFollowError as error:
+                problems.append(_refusal(request, str(error)))
+            except psycopg.Error as error:
+                if error.sqlstate is None or error.sqlstate[:2] in {"08", "57", "58", "XX"}:
+                    raise
+                problems.append(_refusal(request, (error.diag.message_primary or str(error)).strip()))
+    return found, problems
+
+
+def _refusal(request: FollowRequest, why: str) -> Problem:
+    return Problem(
+        f"the {request.kind} {request.name} of {request.table} cannot follow the replaced column: {why}",
+        where=request.where,
+        remedy=_REMEDIES[request.kind].format(name=request.name),
+        rule="cannot-be-carried",
+    )

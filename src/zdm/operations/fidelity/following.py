@@ -1,0 +1,128 @@
+"""The steps of what follows by statements of its own: before, around and after the swap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from zdm.model.names import qualified
+from zdm.model.requests import Follow, FollowRequest
+from zdm.model.step import Lock, Phase, Stage, Step, Transaction
+from zdm.operations import ddl
+from zdm.operations.base import Context
+from zdm.operations.fidelity.columns import attribute_statements
+from zdm.operations.fidelity.dependents import replica_identity_index
+from zdm.operations.fidelity.review import temporary
+from zdm.operations.shape import TableShape
+
+
+@dataclass(slots=True)
+class InSwap:
+    """What belongs into the swap of one table.
+
+    Parameters
+    ----------
+    before: statements that let dependants read the successors, before the old columns go.
+    after: statements that need the final names, and NOT NULL proven.
+    remake_view: whether the new version's view stands in the way and must be made anew.
+    """
+
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    remake_view: bool = False
+
+
+def follow_steps(phase: Phase, shape: TableShape, context: Context) -> list[Step]:
+    """The steps of every dependant of the table in `phase`, outside the swap."""
+    found: list[Step] = []
+    for request in context.draft.follows:
+        if request.table != shape.name:
+            continue
+        answer = context.followed[request.key]
+        if phase is Phase.PREPARATION and answer.prepare:
+            found.append(_prepare(request, answer))
+        if phase is Phase.MIGRATION and answer.build:
+            found.append(
+                _step(
+                    request,
+                    phase,
+                    Stage.INDEXES,
+                    f"make the {request.kind} {request.name} for the new column",
+                    answer.build,
+                    Lock.SHARE_UPDATE_EXCLUSIVE,
+                    undo=answer.unbuild,
+                )
+            )
+        if phase is Phase.CLEANUP and answer.tighten:
+            title = f"let the {request.kind} {request.name} read the new column"
+            step = _step(request, phase, Stage.TIGHTEN, title, answer.tighten, Lock.ACCESS_EXCLUSIVE)
+            action = Transaction(
+                statements=answer.tighten, locks=(ddl.lock(answer.on, Lock.ACCESS_EXCLUSIVE),)
+            )
+            found.append(step.model_copy(update={"action": action}))
+        if phase is Phase.CLEANUP and answer.finish:
+            title = f"give the {request.kind} {request.name} its name again"
+            action = Transaction(statements=answer.finish)
+            step = _step(request, phase, Stage.FINISH, title, answer.finish, Lock.NONE)
+            found.append(step.model_copy(update={"id": f"{step.id}.name", "action": action}))
+    return found
+
+
+def _prepare(request: FollowRequest, answer: Follow) -> Step:
+    return _step(
+        request,
+        Phase.PREPARATION,
+        Stage.SYNC,
+        f"let the {request.kind} {request.name} of {request.table} fire for either version's column",
+        answer.prepare,
+        Lock.ACCESS_EXCLUSIVE if answer.strong else Lock.SHARE_ROW_EXCLUSIVE,
+        undo=answer.unprepare,
+    )
+
+
+def _step(
+    request: FollowRequest,
+    phase: Phase,
+    stage: Stage,
+    title: str,
+    statements: Sequence[str],
+    mode: Lock,
+    *,
+    undo: Sequence[str] = (),
+) -> Step:
+    locks = (ddl.lock(request.table, mode),)
+    return Step(
+        id=f"{phase.value}.{request.table}.carry.{request.kind.replace(' ', '_')}.{request.name}",
+        title=title,
+        phase=phase,
+        stage=stage,
+        operation=request.where,
+        action=Transaction(statements=tuple(statements), locks=locks),
+        undo=(Transaction(statements=tuple(undo), locks=locks),) if undo else (),
+    )
+
+
+def in_swap(shape: TableShape, context: Context) -> InSwap:
+    """What the table's dependants need in the transaction of its swap."""
+    found = InSwap()
+    for request in context.draft.follows:
+        answer = context.followed.get(request.key)
+        if request.table != shape.name or answer is None:
+            continue
+        found.before += answer.swap
+        if request.kind == "generated column":
+            column = shape.original(request.name)
+            assert column is not None
+            found.remake_view = True
+            found.before += attribute_statements(shape.name, column, request.name, column.type)
+    replaced = {new.replaces for new in shape.all_new() if new.replaces is not None}
+    index = replica_identity_index(shape.table.dependents, replaced)
+    if index is not None:
+        found.after.append(
+            ddl.text(
+                "ALTER TABLE {t} REPLICA IDENTITY USING INDEX {i}",
+                t=ddl.table(qualified(shape.name.schema_, shape.name.name)),
+                i=ddl.ident(temporary(index)),
+            )
+        )
+    return found

@@ -1,0 +1,140 @@
+"""A schema after a rollout is the schema that would have been written with the new types in the first place; and after a
+rollback it is what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.support.dumps import dump
+from tests.support.servers import Database, Server
+from tests.support.versions import on_all_versions
+from zdm.engine.rollout import Engine
+from zdm.model.phases import State
+from zdm.operations.migration import Migration
+
+OPEN = {"soak": "0s", "old_version_unused": False, "replication_lag": False, "approvals": 0}
+
+#: Everything that can hang on a column; {amount} and {owner} are the types of two columns.
+DENSE = """
+CREATE FUNCTION public.fee(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT $1 / 100';
+CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN INSERT INTO public.log (what) VALUES (TG_NAME); RETURN NULL; END $$;
+CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN NEW.touched := NEW.touched + 1; RETURN NEW; END $$;
+CREATE TABLE public.log (id serial PRIMARY KEY, what text);
+CREATE TABLE public.owners (id {owner} PRIMARY KEY, name text);
+CREATE TABLE public."Accounts" (
+  id serial PRIMARY KEY, amount {amount} NOT NULL DEFAULT 0, owner_id {owner} NOT NULL, label text, touched int NOT NULL DEFAULT 0,
+  during tstzrange,
+  CONSTRAINT positive CHECK (amount > -1000 AND label <> ''),
+  CONSTRAINT one_amount UNIQUE (owner_id, amount) DEFERRABLE,
+  CONSTRAINT "to owner" FOREIGN KEY (owner_id) REFERENCES public.owners ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED
+);
+CREATE UNIQUE INDEX identity_idx ON public."Accounts" (amount, id);
+CREATE INDEX expression_idx ON public."Accounts" ((amount * 2) DESC NULLS LAST, label text_pattern_ops) INCLUDE (touched)
+  WITH (fillfactor = 70) WHERE amount > 5;
+CREATE INDEX hash_idx ON public."Accounts" USING hash (amount);
+CREATE INDEX brin_idx ON public."Accounts" USING brin (amount) WITH (pages_per_range = 32);
+ALTER TABLE public."Accounts" REPLICA IDENTITY USING INDEX identity_idx;
+ALTER TABLE public."Accounts" ALTER amount SET STATISTICS 500, ALTER amount SET (n_distinct = -0.5);
+ALTER TABLE public."Accounts" CLUSTER ON identity_idx;
+COMMENT ON COLUMN public."Accounts".amount IS 'in cents';
+COMMENT ON INDEX public.expression_idx IS 'for the report';
+COMMENT ON CONSTRAINT positive ON public."Accounts" IS 'nearly';
+GRANT SELECT (amount), UPDATE (amount) ON public."Accounts" TO PUBLIC;
+CREATE STATISTICS public.pairs (ndistinct, dependencies) ON amount, owner_id FROM public."Accounts";
+CREATE STATISTICS public.doubled ON (amount * 2) FROM public."Accounts";
+CREATE STATISTICS public.mixed (mcv) ON (amount * 3), label, owner_id FROM public."Accounts";
+ALTER STATISTICS public.pairs SET STATISTICS 300;
+COMMENT ON STATISTICS public.pairs IS 'they go together';
+CREATE POLICY mine ON public."Accounts" AS RESTRICTIVE FOR UPDATE TO PUBLIC USING (amount >= 0) WITH CHECK (amount < 1000000);
+CREATE POLICY listed ON public."Accounts" FOR SELECT
+  USING (owner_id IN (SELECT o.id FROM public.owners o WHERE o.name = CURRENT_USER) OR public.fee(amount) > 1);
+CREATE POLICY adds ON public."Accounts" FOR INSERT WITH CHECK (amount IS NOT NULL);
+CREATE POLICY seen ON public.owners USING (EXISTS (SELECT FROM public."Accounts" a WHERE a.owner_id = owners.id AND a.amount > 0));
+COMMENT ON POLICY mine ON public."Accounts" IS 'no debts';
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF amount, label ON public."Accounts" FOR EACH ROW
+  WHEN (NEW.amount > 3) EXECUTE FUNCTION public.note('a', 'b c');
+CREATE TRIGGER changed AFTER UPDATE ON public."Accounts" FOR EACH ROW
+  WHEN (OLD.amount IS DISTINCT FROM NEW.amount) EXECUTE FUNCTION public.note();
+CREATE TRIGGER touched BEFORE UPDATE OF amount ON public."Accounts" FOR EACH ROW EXECUTE FUNCTION public.touch();
+CREATE TRIGGER each_statement AFTER UPDATE OF amount ON public."Accounts" FOR EACH STATEMENT EXECUTE FUNCTION public.note();
+CREATE TRIGGER asleep AFTER UPDATE OF amount ON public."Accounts" FOR EACH ROW EXECUTE FUNCTION public.note();
+CREATE TRIGGER always AFTER UPDATE OF amount ON public."Accounts" FOR EACH ROW EXECUTE FUNCTION public.note();
+CREATE CONSTRAINT TRIGGER deferred AFTER UPDATE OF amount ON public."Accounts" DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+  WHEN (NEW.amount <> OLD.amount) EXECUTE FUNCTION public.note();
+ALTER TABLE public."Accounts" DISABLE TRIGGER asleep;
+ALTER TABLE public."Accounts" ENABLE ALWAYS TRIGGER always;
+COMMENT ON TRIGGER noted ON public."Accounts" IS 'for the auditors';
+COMMENT ON TRIGGER deferred ON public."Accounts" IS 'at the end';
+"""
+LATER = """
+CREATE PUBLICATION listing FOR TABLE public."Accounts" (id, amount, owner_id) WHERE (amount > 0), TABLE public.owners;
+"""
+VIRTUAL = """
+ALTER TABLE public."Accounts" ADD COLUMN doubled bigint GENERATED ALWAYS AS (amount * 2) VIRTUAL;
+COMMENT ON COLUMN public."Accounts".doubled IS 'twice';
+GRANT SELECT (doubled) ON public."Accounts" TO PUBLIC;
+"""
+ROWS = """
+INSERT INTO public.owners SELECT g, 'o' || g FROM generate_series(1, 5) g;
+INSERT INTO public."Accounts" (amount, owner_id, label) SELECT g, g % 5 + 1, 'l' FROM generate_series(1, 50) g;
+TRUNCATE public.log;
+"""
+MIGRATION: dict[str, Any] = {
+    "id": "widen",
+    "operations": [{"change_type": {"table": '"Accounts"', "column": "amount", "to": "bigint"}}],
+    "gates": OPEN,
+}
+
+
+def dense(database: Database, amount: str, owner: str) -> str:
+    found = DENSE
+    if database.server.major >= 15:
+        found += LATER
+    if database.server.major >= 18:
+        found += VIRTUAL
+    return found.format(amount=amount, owner=owner)
+
+
+@contextmanager
+def another(server: Server) -> Iterator[Database]:
+    """A database beside the one under test: what it should become."""
+    found = Database(server)
+    try:
+        yield found
+    finally:
+        found.drop()
+
+
+def advance(engine: Engine, migration: Migration, state: State) -> None:
+    """Advance, beginning anew if it was rolled back, until the rollout is in `state`."""
+    restart = True
+    while True:
+        result = engine.advance(migration, restart=restart)
+        refused = [v for v in result.verdicts if not v.lets_through]
+        assert not refused, refused
+        if result.state is state:
+            return
+        restart = False
+
+
+@on_all_versions
+def test_what_hangs_on_a_column_is_on_its_successor_afterwards(server: Server, database: Database) -> None:
+    with another(server) as wanted:
+        wanted.execute(dense(wanted, "bigint", "int"))
+        expected = dump(wanted)
+    database.execute(dense(database, "int", "int"))
+    database.execute(ROWS)
+    before = dump(database)
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = Migration.model_validate(MIGRATION)
+    for state in (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER):
+        advance(engine, migration, state)
+        engine.rollback("widen")
+        assert dump(database) == before, state
+    advance(engine, migration, State.COMPLETED)
+    assert dump(database) == expected

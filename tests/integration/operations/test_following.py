@@ -1,0 +1,192 @@
+"""What hangs on a replaced column works for both versions while both exist, and as before afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.conftest import ServerFactory
+from tests.support.interleave import eventually
+from tests.support.servers import Database, Server
+from tests.support.versions import on_all_versions
+from zdm.engine.rollout import Engine
+from zdm.errors import BadInput
+from zdm.model.phases import State
+from zdm.operations.migration import Migration
+
+OPEN = {"soak": "0s", "old_version_unused": False, "replication_lag": False, "approvals": 0}
+
+
+def widen(**more: Any) -> Migration:
+    change = {"table": "items", "column": "amount", "to": "bigint", **more}
+    return Migration.model_validate({"id": "widen", "operations": [{"change_type": change}], "gates": OPEN})
+
+
+def advance(engine: Engine, migration: Migration, state: State) -> None:
+    while engine.advance(migration).state is not state:
+        pass
+
+
+TRIGGERS = """
+CREATE TABLE log (what text, amount text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN INSERT INTO public.log VALUES (TG_NAME, CASE WHEN TG_LEVEL = 'ROW' THEN NEW.amount END); RETURN NEW; END $$;
+CREATE TABLE items (id serial PRIMARY KEY, amount int NOT NULL, label text);
+INSERT INTO items (amount) SELECT g FROM generate_series(1, 100) g;
+CREATE TRIGGER a_of AFTER UPDATE OF amount ON items FOR EACH ROW WHEN (NEW.amount > 0) EXECUTE FUNCTION note();
+CREATE TRIGGER b_when AFTER UPDATE ON items FOR EACH ROW WHEN (OLD.amount IS DISTINCT FROM NEW.amount) EXECUTE FUNCTION note();
+CREATE TRIGGER c_before BEFORE UPDATE OF amount ON items FOR EACH ROW EXECUTE FUNCTION note();
+CREATE TRIGGER d_statement AFTER UPDATE OF amount ON items FOR EACH STATEMENT EXECUTE FUNCTION note();
+CREATE CONSTRAINT TRIGGER e_late AFTER UPDATE OF amount ON items DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note();
+CREATE TRIGGER f_asleep AFTER UPDATE OF amount ON items FOR EACH ROW EXECUTE FUNCTION note();
+CREATE TRIGGER g_always AFTER UPDATE OF amount ON items FOR EACH ROW EXECUTE FUNCTION note();
+ALTER TABLE items DISABLE TRIGGER f_asleep;
+ALTER TABLE items ENABLE ALWAYS TRIGGER g_always;
+"""
+ALL = ["a_of", "b_when", "c_before", "d_statement", "e_late", "g_always"]
+
+
+@on_all_versions
+@pytest.mark.parametrize("silent", [True, False], ids=["triggers off in the backfill", "triggers on"])
+def test_a_trigger_on_the_column_fires_once_for_either_version_and_never_for_zdm(
+    server: Server, database: Database, silent: bool
+) -> None:
+    """`UPDATE OF amount` does not see the new version's writes; a second trigger would see a write of both columns twice."""
+    dsn = database.dsn
+    if not silent:  # a role that may not set session_replication_role
+        owner = database.create_role("owner")
+        database.execute(
+            f'GRANT CREATE ON DATABASE "{database.name}" TO "{owner}"; ALTER SCHEMA public OWNER TO "{owner}"'
+        )
+        dsn = database.dsn_for(owner)
+    with psycopg.connect(dsn) as conn:
+        conn.execute(TRIGGERS.encode())
+    engine, migration = Engine(dsn), widen()
+    engine.init()
+
+    def fired(statement: str) -> list[str]:
+        database.execute("TRUNCATE log")
+        with psycopg.connect(dsn) as conn:
+            conn.execute(statement.encode())
+        return sorted(name for (name,) in database.execute("SELECT what FROM log"))
+
+    advance(engine, migration, State.PREPARED)
+    new = "UPDATE public_widen.items SET amount = amount + 1000 WHERE id = 1"
+    assert fired("UPDATE items SET amount = 50 WHERE id = 1") == ALL  # settles the row
+    for state in (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER):
+        if state is not State.PREPARED:
+            database.execute("TRUNCATE log")
+            advance(engine, migration, state)
+            assert database.execute("SELECT * FROM log") == [], state
+        assert fired("UPDATE items SET amount = amount + 1 WHERE id = 1") == ALL, state
+        assert fired(new) == ALL, state
+        assert fired("UPDATE items SET amount = 5, _zdm_amount = 5 WHERE id = 1") == ALL, state
+        assert fired("UPDATE items SET label = 'x' WHERE id = 1") == [], state
+        # The old column says what the new version wrote: an AFTER trigger sees both sides settled.
+        fired(new)
+        assert set(database.execute("SELECT amount FROM log WHERE what IN ('a_of', 'b_when', 'e_late')")) == {
+            ("1005",)
+        }
+    database.execute("UPDATE items SET _zdm_amount = _zdm_amount WHERE id = 2")
+    advance(engine, migration, State.COMPLETED)
+    assert fired("UPDATE items SET amount = amount + 1 WHERE id = 1") == ALL
+    assert fired("UPDATE items SET label = 'y' WHERE id = 1") == []
+
+
+def test_a_before_trigger_that_asks_about_the_column_is_refused(database: Database) -> None:
+    """It is asked before the old column follows the new version's write, so it would not fire: nobody can keep that."""
+    database.execute(TRIGGERS)
+    database.execute(
+        "CREATE TRIGGER h_before BEFORE UPDATE OF amount ON items FOR EACH ROW WHEN (NEW.amount > 5) EXECUTE FUNCTION note()"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    with pytest.raises(BadInput) as refused:
+        engine.plan(widen())
+    (problem,) = refused.value.problems
+    assert "the trigger h_before of public.items cannot follow" in problem.what
+    assert problem.remedy
+
+
+@on_all_versions
+def test_a_policy_protects_both_versions_all_the_time(server: Server, database: Database) -> None:
+    reader = database.create_role("reader")
+    database.execute(
+        "CREATE TABLE limits (amount int); INSERT INTO limits VALUES (10);"
+        "CREATE TABLE items (id serial PRIMARY KEY, amount int NOT NULL);"
+        "INSERT INTO items (amount) SELECT g FROM generate_series(1, 20) g;"
+        "ALTER TABLE items ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY low ON items USING (amount <= (SELECT max(l.amount) FROM limits l));"
+        f'GRANT ALL ON ALL TABLES IN SCHEMA public TO "{reader}"; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO "{reader}"'
+    )
+    engine, migration = Engine(database.dsn), widen()
+    engine.init()
+
+    def protected(*relations: str) -> None:
+        for relation in relations:
+            with psycopg.connect(database.dsn_for(reader)) as conn:
+                assert conn.execute(f"SELECT max(amount) FROM {relation}".encode()).fetchone() == (10,), (
+                    relation
+                )
+                for statement in (
+                    "INSERT INTO {} (amount) VALUES (11)",
+                    "UPDATE {} SET amount = 11 WHERE id = 1",
+                ):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
+                        conn.execute(sql.SQL(statement).format(sql.SQL(relation)))
+                assert (
+                    conn.execute(f"UPDATE {relation} SET amount = 3 WHERE id IN (3, 15)".encode()).rowcount
+                    == 1
+                )
+
+    for state in (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER):
+        advance(engine, migration, state)
+        protected("items", *(() if state is State.PREPARED else ("public_widen.items",)))
+    advance(engine, migration, State.COMPLETED)
+    protected("items", "public_widen.items")
+
+
+def test_a_subscriber_gets_one_stream_without_a_break(make_server: ServerFactory) -> None:
+    """The list changes in the swap, from the old column to its successor under the same name."""
+    dev = make_server(settings={"wal_level": "logical"})
+    server = Server(dev.dsn(), dev)
+    publisher, subscriber = Database(server), Database(server)
+    try:
+        publisher.execute(
+            "CREATE TABLE items (id int PRIMARY KEY, amount int NOT NULL, secret text);"
+            "CREATE PUBLICATION p FOR TABLE items (id, amount) WHERE (amount > 0);"
+            "CREATE UNIQUE INDEX pair ON items (id, amount); ALTER TABLE items REPLICA IDENTITY USING INDEX pair"
+        )
+        publisher.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+        # Ready for the wider type before cleanup: that is all a subscriber needs.
+        subscriber.execute("CREATE TABLE items (id int PRIMARY KEY, amount bigint NOT NULL)")
+        text = sql.SQL(
+            "CREATE SUBSCRIPTION s CONNECTION {} PUBLICATION p WITH (create_slot = false, copy_data = false)"
+        ).format(sql.Literal(publisher.dsn))
+        subscriber.execute(text.as_string(None))
+        engine, migration = Engine(publisher.dsn), widen()
+        engine.init()
+        expected: dict[int, int] = {}
+        states = (None, State.PREPARED, State.MIGRATED, State.SWITCHED_OVER, State.COMPLETED)
+        for number, state in enumerate(states):
+            if state is not None:
+                advance(engine, migration, state)
+            publisher.execute(
+                f"INSERT INTO items (id, amount, secret) VALUES ({number}, {number + 1}, 's'), ({number + 50}, -1, 's')"
+            )
+            publisher.execute(f"UPDATE items SET amount = amount + 100 WHERE id = {number}")
+            expected[number] = number + 101
+            if state in {State.MIGRATED, State.SWITCHED_OVER, State.COMPLETED}:
+                publisher.execute(f"INSERT INTO public_widen.items (id, amount) VALUES ({number + 100}, 7)")
+                expected[number + 100] = 7
+            publisher.execute("UPDATE items SET secret = 't' WHERE id = 0")
+            eventually(
+                lambda: dict(subscriber.execute("SELECT id, amount FROM items")) == expected,
+                what=f"what was published when {state} has arrived",
+            )
+    finally:
+        subscriber.drop()
+        publisher.drop()
