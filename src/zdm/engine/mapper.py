@@ -285,7 +285,7 @@ class Mapper:
         except BadInput as error:
             self.problems.append(Problem(error.message, operation, error.remedy))
             return
-        new.type = found.name
+        new.type, new.domain = found.name, found.kind == "domain"
         if not adds_instantly(self.conn, found.name, None, self.target):
             self.problems.append(
                 Problem(
@@ -392,6 +392,7 @@ class Mapper:
             up=ups.get(new.physical),
             fill=fills.get(new.physical),
             collation=new.collation,
+            domain=new.domain,
         )
 
     def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:

@@ -49,8 +49,9 @@ def _column_definition(new: NewColumn) -> sql.Composed:
         if new.collation
         else sql.SQL("")
     )
-    # DEFAULT NULL, because a domain may bring a default of its own.
-    return sql.SQL("{} {}{} DEFAULT NULL").format(sql.Identifier(new.name), sql.SQL(new.type), collation)
+    # A domain may bring a default of its own. Elsewhere DEFAULT NULL would stay: with a length or precision the server stores it.
+    default = sql.SQL(" DEFAULT NULL") if new.domain else sql.SQL("")
+    return sql.SQL("{} {}{}{}").format(sql.Identifier(new.name), sql.SQL(new.type), collation, default)
 
 
 def _split_collation(name: str) -> list[str]:

@@ -90,6 +90,7 @@ class NewColumn(Value):
     fill: reads no column and may be volatile, such as ``gen_random_uuid()``; gives a row of the old version its value once,
         when the backfill or the old application's INSERT settles it. Never derived again, never compared. Excludes `up`.
     collation: qualified collation name if it differs from the type's, else None.
+    domain: whether the type is a domain, which may bring a default of its own.
     """
 
     name: str
@@ -101,6 +102,7 @@ class NewColumn(Value):
     up: Expression | None = None
     fill: Expression | None = None
     collation: str | None = None
+    domain: bool = False
 
 
 class ColumnGroup(Value):

@@ -25,7 +25,7 @@ class DraftNew:
 
     `fill` is the one expression that may be volatile: it gives rows of the old version their value exactly once, when the
     backfill or the old application's INSERT settles them, and is never derived again nor compared. A column has `up` or
-    `fill`, not both.
+    `fill`, not both. `domain` tells whether its type is one; found when the type is resolved.
     """
 
     physical: str
@@ -38,6 +38,7 @@ class DraftNew:
     replaces: str | None = None
     default_before: str | None = None
     fill: str | None = None
+    domain: bool = False
 
 
 @dataclass(slots=True)

@@ -52,3 +52,23 @@ def test_a_column_that_is_called_like_the_marker_is_no_leftover(database: Databa
     )
     engine.advance(migration)
     assert engine.rollback("plain").leftovers == ()
+
+
+def test_a_type_with_a_precision_leaves_no_default_behind(database: Database) -> None:
+    """The server keeps DEFAULT NULL where the type has a precision or a length, and shows it ever after."""
+    database.execute(
+        "CREATE TABLE jobs (id serial PRIMARY KEY, runs int); INSERT INTO jobs (runs) VALUES (1)"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    gates = {"replication_lag": False, "soak": "0s", "old_version_unused": False}
+    for number, type_ in enumerate(("numeric(9,2)", "varchar(12)", "bigint")):
+        change: dict[str, object] = {"table": "jobs", "column": "runs", "to": type_}
+        if type_ == "bigint":
+            # Refused without a default of its own, had there been one.
+            change |= {"up": "runs::numeric::bigint", "down": "runs::varchar", "lossy": True}
+        migration = Migration.model_validate(
+            {"id": f"m{number}", "operations": [{"change_type": change}], "gates": gates}
+        )
+        engine.advance(migration, until=Phase.CLEANUP)
+        assert database.execute("SELECT count(*) FROM pg_attrdef WHERE adrelid = 'jobs'::regclass") == [(1,)]
