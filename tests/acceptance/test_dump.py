@@ -70,6 +70,34 @@ ALTER TABLE public."Accounts" ENABLE ALWAYS TRIGGER always;
 COMMENT ON TRIGGER noted ON public."Accounts" IS 'for the auditors';
 COMMENT ON TRIGGER deferred ON public."Accounts" IS 'at the end';
 """
+VIEWS = """
+CREATE SCHEMA report;
+CREATE VIEW public.rich WITH (security_barrier = true) AS SELECT id, amount, label FROM public."Accounts" WHERE amount > 10
+  WITH CASCADED CHECK OPTION;
+ALTER VIEW public.rich ALTER amount SET DEFAULT 11;
+CREATE VIEW report.totals AS SELECT o.name, sum(r.amount) AS total, public.fee(max(a.amount)) AS fee
+  FROM public.rich r JOIN public."Accounts" a USING (id) JOIN public.owners o ON o.id = a.owner_id GROUP BY o.name;
+CREATE VIEW report.by_key AS SELECT id, amount, label, count(*) AS n FROM public."Accounts" GROUP BY id;
+CREATE MATERIALIZED VIEW report.frozen WITH (fillfactor = 80) AS SELECT t.name, t.total, a.amount AS "Amount"
+  FROM report.totals t CROSS JOIN public."Accounts" a;
+CREATE UNIQUE INDEX frozen_key ON report.frozen (name, "Amount");
+CREATE INDEX frozen_total ON report.frozen ((total * 2) DESC) WHERE "Amount" > 5;
+ALTER MATERIALIZED VIEW report.frozen CLUSTER ON frozen_key;
+ALTER MATERIALIZED VIEW report.frozen ALTER total SET STATISTICS 400;
+CREATE MATERIALIZED VIEW report.empty AS SELECT amount FROM report.by_key WITH NO DATA;
+CREATE VIEW public.written AS SELECT id, amount FROM public."Accounts";
+CREATE RULE deleted AS ON DELETE TO public.written DO INSTEAD UPDATE public."Accounts" SET amount = 0 WHERE id = OLD.id;
+CREATE FUNCTION public.instead() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TRIGGER written INSTEAD OF UPDATE ON public.written FOR EACH ROW EXECUTE FUNCTION public.instead();
+CREATE VIEW public.other AS SELECT id, label FROM public."Accounts";
+COMMENT ON VIEW public.rich IS 'the rich';
+COMMENT ON COLUMN public.rich.amount IS 'a lot';
+COMMENT ON RULE deleted ON public.written IS 'never really';
+COMMENT ON INDEX report.frozen_total IS 'sorted';
+COMMENT ON MATERIALIZED VIEW report.frozen IS 'of last night';
+GRANT SELECT ON public.rich TO PUBLIC;
+GRANT UPDATE (amount) ON public.written TO PUBLIC;
+"""
 LATER = """
 CREATE PUBLICATION listing FOR TABLE public."Accounts" (id, amount, owner_id) WHERE (amount > 0), TABLE public.owners;
 """
@@ -87,11 +115,12 @@ MIGRATION: dict[str, Any] = {
     "id": "widen",
     "operations": [{"change_type": {"table": '"Accounts"', "column": "amount", "to": "bigint"}}],
     "gates": OPEN,
+    "dependents": "recreate",
 }
 
 
 def dense(database: Database, amount: str, owner: str) -> str:
-    found = DENSE
+    found = DENSE + VIEWS
     if database.server.major >= 15:
         found += LATER
     if database.server.major >= 18:
@@ -126,6 +155,10 @@ def test_what_hangs_on_a_column_is_on_its_successor_afterwards(server: Server, d
     with another(server) as wanted:
         wanted.execute(dense(wanted, "bigint", "int"))
         expected = dump(wanted)
+    assert (
+        len([line for line in expected if line.startswith(("CREATE VIEW report.", "CREATE MATERIALIZED"))])
+        == 4
+    )
     database.execute(dense(database, "int", "int"))
     database.execute(ROWS)
     before = dump(database)

@@ -117,7 +117,8 @@ SELECT
    FROM (
      SELECT found.kind, found.name, found.oid, array_agg(DISTINCT found.attnum) AS attnums FROM (
        -- views, materialized views and rules
-       SELECT CASE WHEN v.oid = t.oid OR r.rulename <> '_RETURN' THEN 'rule' WHEN v.relkind = 'm' THEN 'materialized view'
+       SELECT CASE WHEN r.rulename <> '_RETURN' AND v.relkind = 'v' THEN 'view rule'
+                   WHEN v.oid = t.oid OR r.rulename <> '_RETURN' THEN 'rule' WHEN v.relkind = 'm' THEN 'materialized view'
                    ELSE 'view' END AS kind,
               CASE WHEN r.rulename = '_RETURN' THEN format('%%I.%%I', n.nspname, v.relname)
                    ELSE format('%%I on %%I.%%I', r.rulename, n.nspname, v.relname) END AS name, p.refobjsubid AS attnum,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from zdm.db.carry import carry
 from zdm.db.dependants import follow
+from zdm.db.dependants.views import recreate
 from zdm.db.introspect import read_tables
 from zdm.db.session import Session
 from zdm.engine.mapper import Mapper
@@ -45,7 +46,13 @@ def compile_plan(
     BadInput: with every problem found; nothing was changed.
     """
     server = conn.info.server_version
-    draft = Draft(target=target, migration=migration.id, server_version=server, expose=migration.expose)
+    draft = Draft(
+        target=target,
+        migration=migration.id,
+        server_version=server,
+        expose=migration.expose,
+        dependents=migration.dependents,
+    )
     named = {name for operation in migration.operations for name in operation.tables()}
     tables = read_tables(conn, [draft.name(name) for name in named])
     draft.tables = dict(tables)
@@ -62,10 +69,12 @@ def compile_plan(
     # The session's own prelude makes the migration's types, so none is passed on.
     carried, problems = carry(conn, draft.carries)
     followed, more = follow(conn, draft.follows)
-    mapper.problems += problems + more
+    recreation, last = recreate(conn, draft.recreate)
+    mapper.problems += problems + more + last
+    mapper.findings += fidelity.told(draft, recreation)
     mapper.fail()
     context = [
-        Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried, followed)
+        Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried, followed, recreation)
         for position, operation in enumerate(migration.operations, 1)
     ]
     promises, findings, problems = find_promises(conn, migration, context, mappings, measure=measure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 from zdm.model.names import QualifiedName, Value
@@ -117,3 +118,56 @@ class Follow(Value):
     finish: tuple[str, ...] = ()
     on: QualifiedName
     strong: bool = False
+
+
+class Dependents(StrEnum):
+    """What becomes of the user's views over replaced columns: the migration is refused, or cleanup makes them anew."""
+
+    REFUSE = "refuse"
+    RECREATE = "recreate"
+
+
+class RecreateRequest(Value):
+    """Please say how the views over replaced columns are made anew, with all that stands on them.
+
+    Parameters
+    ----------
+    own: views of zdm's own, as introspection names them; they are not the user's.
+    where: the operation that replaces the first column, as ``1:change_type``.
+    """
+
+    replaced: tuple[ReplacedTable, ...]
+    own: tuple[str, ...] = ()
+    where: str = ""
+
+
+class RecreatedView(Value):
+    """One view or materialized view, made beside the old one under the name `beside`.
+
+    Parameters
+    ----------
+    make: statements that make it, dressed as the old one but for the rights.
+    fill: a statement that computes a materialized view, and a query that tells whether that is done; None if there is
+        nothing to fill.
+    indexes: the same for each of its indexes.
+    """
+
+    name: QualifiedName
+    beside: QualifiedName
+    materialized: bool
+    make: tuple[str, ...]
+    fill: tuple[str, str] | None = None
+    indexes: tuple[tuple[str, str], ...] = ()
+
+
+class Recreation(Value):
+    """How the user's views follow.
+
+    Parameters
+    ----------
+    views: in the order in which they are made: those that others stand on come first.
+    change: statements, in one transaction, that give the new ones the rights and the names of the old ones.
+    """
+
+    views: tuple[RecreatedView, ...] = ()
+    change: tuple[str, ...] = ()

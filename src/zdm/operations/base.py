@@ -20,7 +20,15 @@ from zdm.model.mapping import Expose, TableMapping
 from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.plan import Finding
 from zdm.model.promise import Promise
-from zdm.model.requests import CarryRequest, ExpressionRequest, Follow, FollowRequest
+from zdm.model.requests import (
+    CarryRequest,
+    Dependents,
+    ExpressionRequest,
+    Follow,
+    FollowRequest,
+    RecreateRequest,
+    Recreation,
+)
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Table
@@ -102,6 +110,10 @@ class Draft:
     """Definitions that the planner must have rewritten; see `Context.carried`. Filled by `zdm.operations.fidelity`."""
     follows: list[FollowRequest] = field(default_factory=list)
     """Dependants that the planner must ask the server about; see `Context.followed`. Filled by `zdm.operations.fidelity`."""
+    dependents: Dependents = Dependents.REFUSE
+    """What becomes of the user's views over replaced columns."""
+    recreate: RecreateRequest | None = None
+    """The views that the planner must ask the server about; see `Context.recreation`. Filled by `zdm.operations.fidelity`."""
     findings: list[Finding] = field(default_factory=list)
     memo: dict[str, Any] = field(default_factory=dict)
     """What `apply` found out and `plan` needs, by the operation's label; names may change meaning in between."""
@@ -144,7 +156,7 @@ class Context:
     """What `Operation.plan` sees: the finished draft and the mappings the server has checked, by the table's old name.
 
     `expressions`, `carried` and `followed` hold the server's answers to `Draft.requests`, `Draft.carries` and
-    `Draft.follows`, by their keys.
+    `Draft.follows`, by their keys; `recreation` the one to `Draft.recreate`.
     """
 
     draft: Draft
@@ -153,6 +165,7 @@ class Context:
     expressions: dict[str, Expression] = field(default_factory=dict)
     carried: dict[str, str] = field(default_factory=dict)
     followed: dict[str, Follow] = field(default_factory=dict)
+    recreation: Recreation = field(default_factory=Recreation)
 
 
 class Operation(Value, ABC):

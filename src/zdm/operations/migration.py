@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny, field_serializer, field_validator, m
 from zdm.model.duration import Duration
 from zdm.model.mapping import Expose
 from zdm.model.names import MAX_IDENTIFIER_BYTES, Value
+from zdm.model.requests import Dependents
 from zdm.operations.base import Operation
 from zdm.operations.registry import operations
 
@@ -54,6 +55,10 @@ class Migration(Value):
     expose: Expose = Field(
         default=Expose.VIEWS,
         description="views: version schemas; columns: the new columns by their own names",
+    )
+    dependents: Dependents = Field(
+        default=Dependents.REFUSE,
+        description="the user's views over replaced columns: refuse the migration, or recreate them at cleanup",
     )
     operations: tuple[SerializeAsAny[Operation], ...] = Field(
         min_length=1, description="the changes, in order"

@@ -19,8 +19,9 @@ from zdm.operations.fidelity.naming import naming_step
 from zdm.operations.fidelity.promises import carried_in, promises
 from zdm.operations.fidelity.review import Review, carry_key, temporary
 from zdm.operations.fidelity.triggers import review_triggers
+from zdm.operations.fidelity.views import told, view_steps
 
-__all__ = ["BLOCKING", "InSwap", "carry_key", "in_swap", "plan", "promises", "settle", "temporary"]
+__all__ = ["BLOCKING", "InSwap", "carry_key", "in_swap", "plan", "promises", "settle", "temporary", "told"]
 
 
 def settle(draft: Draft) -> list[Problem]:
@@ -30,6 +31,7 @@ def settle(draft: Draft) -> list[Problem]:
     """
     draft.carries.clear()
     draft.follows.clear()
+    draft.recreate = None
     problems: list[Problem] = []
     for shape in draft.shapes.values():
         if shape.dropped:
@@ -50,7 +52,7 @@ def settle(draft: Draft) -> list[Problem]:
 
 def plan(phase: Phase, context: Context) -> list[Step]:
     """The steps that carry things over, for every table. In one stage they come after the operations' own steps."""
-    found: list[Step] = []
+    found: list[Step] = view_steps(phase, context)
     for shape in context.draft.shapes.values():
         if shape.dropped:
             continue

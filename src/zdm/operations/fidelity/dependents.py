@@ -5,11 +5,13 @@ from __future__ import annotations
 from zdm.model.plan import Finding, Severity
 from zdm.model.table import Dependent
 from zdm.operations.fidelity.review import Review, drops_only, goes_too
+from zdm.operations.fidelity.views import recreates
 
 BLOCKING = frozenset(
     {
         "view",
         "materialized view",
+        "view rule",
         "rule",
         "policy",
         "statistics",
@@ -22,9 +24,14 @@ BLOCKING = frozenset(
 """Kinds of `Dependent` that stand in the way of ALTER COLUMN TYPE."""
 
 
+_VIEW = (
+    "Declare `dependents: recreate` in the migration, and cleanup makes it anew over the new column; or let it not mention the "
+    "column before the rollout."
+)
 _REMEDIES = {
-    "view": "Drop the view, or let it not mention the column, before the rollout; create it again after cleanup.",
-    "materialized view": "Drop the view, or let it not mention the column, before the rollout; create it again after cleanup.",
+    "view": _VIEW,
+    "materialized view": _VIEW,
+    "view rule": _VIEW,
     "rule": "Drop the rule, and use a trigger instead.",
     "policy": "Let the policy not mention the column before the rollout (ALTER POLICY), since nothing takes its place.",
     "statistics": "DROP STATISTICS before the rollout, and create the ones you want on the new columns after cleanup.",
@@ -46,7 +53,7 @@ def review_dependents(review: Review) -> None:
     """Request what follows a replaced column, and refuse the rest by name."""
     for dependent in review.shape.table.dependents:
         hit = review.hit(dependent.columns)
-        if not hit or dependent.name in review.draft.own_views:
+        if not hit or dependent.name in review.draft.own_views or recreates(review, dependent, hit):
             continue
         match dependent.kind:
             case "statistics" if drops_only(review, dependent.columns):
