@@ -37,7 +37,7 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY u.n) FROM unnest(k.conkey) WIT
        pn.nspname, p.relname,
        (SELECT array_agg(a.attname::text ORDER BY u.n) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, n)
         JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum),
-       k.confmatchtype::text, k.confupdtype::text, k.confdeltype::text, k.condeferrable, k.condeferred,
+       k.confmatchtype::text, k.confupdtype::text, k.confdeltype::text, k.condeferrable,
        (SELECT coalesce(array_agg(a.attname::text ORDER BY u.n), '{}')
         FROM jsonb_array_elements_text(CASE jsonb_typeof(to_jsonb(k) -> 'confdelsetcols') WHEN 'array'
           THEN to_jsonb(k) -> 'confdelsetcols' ELSE '[]' END) WITH ORDINALITY AS u (attnum, n)
@@ -117,12 +117,27 @@ def _carry(conn: Connection, request: CarryRequest) -> str:
     return _without_not_valid(row[0])
 
 
-def _clone(conn: Connection, table: QualifiedName, columns: Sequence[CarriedColumn]) -> sql.Identifier:
+def _refuse_set_default(conn: Connection, request: CarryRequest, columns: Sequence[str]) -> None:
+    """Both keys set the columns to their default, in the order of their triggers' names, and only the old column has one."""
+    replaced = [column.old for column in request.columns if column.old in columns]
+    row = conn.execute(
+        "SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid"
+        " JOIN pg_namespace n ON n.oid = t.relnamespace"
+        " WHERE n.nspname = %s AND t.relname = %s AND a.attname = ANY (%s) AND a.atthasdef",
+        (request.table.schema_, request.table.name, replaced),
+    ).fetchone()
+    if row is not None and row[0] is not None:
+        raise CannotFollowError(f"it sets {row[0]} to a default, which the successor has only after cleanup")
+
+
+def _clone(
+    conn: Connection, table: QualifiedName, columns: Sequence[CarriedColumn], name: str = _CLONE
+) -> sql.Identifier:
     """An empty temporary copy whose replaced columns have their successors' types, still under the old names."""
-    clone = sql.Identifier("pg_temp", _CLONE)
+    clone = sql.Identifier("pg_temp", name)
     conn.execute(
         sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DROP").format(
-            sql.Identifier(_CLONE), sql.Identifier(table.schema_, table.name)
+            sql.Identifier(name), sql.Identifier(table.schema_, table.name)
         )
     )
     for column in columns:
@@ -177,7 +192,6 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
         on_update,
         on_delete,
         deferrable,
-        deferred,
         some,
         period,
         off,
@@ -185,11 +199,10 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
     if period or off:
         raise CannotFollowError("PERIOD and NOT ENFORCED foreign keys are not carried")
     names = {column.old: column.new for column in request.columns}
-    if QualifiedName(schema_=schema, name=parent) == request.table and any(
-        c in names for c in parent_columns
-    ):
-        raise CannotFollowError("it points at a column of its own table that is replaced as well")
+    parent_names = {column.old: column.new for column in request.referenced}
     _comparable(conn, request, columns, QualifiedName(schema_=schema, name=parent), parent_columns)
+    if on_delete == "d" or on_update == "d":
+        _refuse_set_default(conn, request, some or columns)
     words = sql.Composed([])
     if match == "f":
         words += sql.SQL(" MATCH FULL")
@@ -200,13 +213,14 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
         if some:
             words += sql.SQL(" ({})").format(_identifiers(names.get(c, c) for c in some))
     if deferrable:
-        words += sql.SQL(" DEFERRABLE INITIALLY {}").format(sql.SQL("DEFERRED" if deferred else "IMMEDIATE"))
+        # Until cleanup the old key says when it is checked, and SET CONSTRAINTS names that one; this one waits for the end.
+        words += sql.SQL(" DEFERRABLE INITIALLY DEFERRED")
     return (
         sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}){}")
         .format(
             _identifiers(names.get(c, c) for c in columns),
             sql.Identifier(schema, parent),
-            _identifiers(parent_columns),
+            _identifiers(parent_names.get(c, c) for c in parent_columns),
             words,
         )
         .as_string(conn)
@@ -222,12 +236,7 @@ def _comparable(
 ) -> None:
     """Let the server try the key between two empty temporary copies, so that types without a common ``=`` are refused."""
     clone = _clone(conn, request.table, request.columns)
-    other = sql.Identifier("_zdm_carry_parent")
-    conn.execute(
-        sql.SQL("CREATE TEMPORARY TABLE {} (LIKE {}) ON COMMIT DROP").format(
-            other, sql.Identifier(parent.schema_, parent.name)
-        )
-    )
+    other = _clone(conn, parent, request.referenced, "_zdm_carry_parent")
     conn.execute(sql.SQL("ALTER TABLE {} ADD UNIQUE ({})").format(other, _identifiers(parent_columns)))
     conn.execute(
         sql.SQL("ALTER TABLE {} ADD FOREIGN KEY ({}) REFERENCES {} ({})").format(

@@ -168,6 +168,12 @@ SELECT
        JOIN pg_namespace n ON n.oid = c.relnamespace
        WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid AND p.deptype IN ('a', 'i')
        UNION ALL
+       -- what takes numbers of an identity's sequence by its own right, and would be lost or stand in the way when that goes
+       SELECT 'user of the identity sequence', pg_describe_object(u.classid, u.objid, u.objsubid), p.refobjsubid, u.objid
+       FROM pg_depend p JOIN pg_class c ON p.classid = 'pg_class'::regclass AND c.oid = p.objid AND c.relkind = 'S'
+       JOIN pg_depend u ON u.refclassid = 'pg_class'::regclass AND u.refobjid = c.oid AND u.deptype = 'n'
+       WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid AND p.deptype = 'i'
+       UNION ALL
        SELECT 'publication', quote_ident(b.pubname), k.attnum::int, r.oid
        FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
        CROSS JOIN LATERAL (  -- column lists and row filters came with 15

@@ -56,6 +56,10 @@ def compile_plan(
     named = {name for operation in migration.operations for name in operation.tables()}
     tables = read_tables(conn, [draft.name(name) for name in named])
     draft.tables = dict(tables)
+    pointing = {
+        k.references for table in tables.values() for k in table.referenced_by if k.references is not None
+    }
+    draft.neighbours = read_tables(conn, sorted(pointing - tables.keys(), key=str))
     draft.own_views = _views_in(conn, previous_schemas)
     mapper = Mapper(conn, migration, target, draft)
     mapper.apply()

@@ -30,7 +30,7 @@ from zdm.model.table import Table
 from zdm.operations import fidelity
 from zdm.operations.base import Draft, Operation
 from zdm.operations.migration import Migration
-from zdm.operations.shape import DraftNew, TableShape
+from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 from zdm.operations.succession import plain_defaults
 
 MARKER = "_zdm_state"
@@ -119,7 +119,7 @@ class Mapper:
                 ViewColumn(
                     physical=c.physical,
                     name=c.name,
-                    default=(c.default or "NULL") if c.default_changed or (c.fresh and c.default) else None,
+                    default=_view_default(shape, c),
                 )
                 for c in shape.columns
             ),
@@ -161,7 +161,7 @@ class Mapper:
                     name=group.name,
                     number=number,
                     old=tuple(self._old(shape, name, downs) for name in group.old),
-                    new=tuple(self._new(new, ups, fills) for new in group.new),
+                    new=tuple(self._new(new, ups, fills, numbered=shape.numbered(new)) for new in group.new),
                     lossy=group.lossy,
                     conflict=group.conflict,
                 )
@@ -381,7 +381,9 @@ class Mapper:
             down=downs.get(name),
         )
 
-    def _new(self, new: DraftNew, ups: dict[str, Expression], fills: dict[str, Expression]) -> NewColumn:
+    def _new(
+        self, new: DraftNew, ups: dict[str, Expression], fills: dict[str, Expression], *, numbered: bool
+    ) -> NewColumn:
         return NewColumn(
             name=new.physical,
             final=new.final,
@@ -393,6 +395,7 @@ class Mapper:
             fill=fills.get(new.physical),
             collation=new.collation,
             domain=new.domain,
+            numbered=numbered,
         )
 
     def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:
@@ -495,6 +498,16 @@ class Mapper:
 
     def _label(self, mapping: TableMapping, group: ColumnGroup) -> str:
         return self.draft.shapes[mapping.table].groups[group.number].operation
+
+
+def _view_default(shape: TableShape, column: ShapeColumn) -> str | None:
+    """The default that the new version's view carries: None where the table's own is the right one."""
+    new = shape.draft(column.physical)
+    if new is not None and shape.numbered(new):
+        return None
+    if column.default_changed or (column.fresh and column.default):
+        return column.default or "NULL"
+    return None
 
 
 def _column(table: Table, name: str):  # type: ignore[no-untyped-def]

@@ -77,7 +77,8 @@ def find_promises(
         if parent is not None and not created:
             unfilled |= _unfilled(promise.referenced, mappings.get(parent))
         if unfilled or created or not measure:
-            kept.append(promise)
+            if promise.table in draft.shapes:
+                kept.append(promise)
             continue
         found = measure_promise(
             conn,
@@ -86,6 +87,10 @@ def find_promises(
             _planned(parent, mappings.get(parent), draft) if parent is not None else None,
             key_operators(conn, promise),
         )
+        if promise.table not in draft.shapes:
+            # Nothing is mapped there, so no verification looks at it: both sides agree now or the key cannot follow.
+            problems += _apart(promise, found)
+            continue
         if not found.impossible:
             kept.append(promise)
         findings += _finding(promise, found)
@@ -98,22 +103,29 @@ def _added(draft: Draft, table: QualifiedName) -> list[Added]:
 
 
 def _read(conn: Session, draft: Draft, promise: Promise) -> Promise:
-    shape = draft.shapes[promise.table]
     if promise.demand is Demand.FOREIGN_KEY and not promise.keys:
         found = carried_key(conn, promise.table, promise.name)
         assert found is not None, promise.name
         columns, referenced, full = found
-        successors = {n.replaces: n.physical for n in shape.all_new() if n.replaces is not None}
+        assert promise.references is not None
+        successors = _successors(draft, promise.table)
+        there = _successors(draft, promise.references)
         reads = tuple(successors.get(column, column) for column in columns)
         return promise.model_copy(
             update={
                 "keys": tuple(sql.Identifier(column).as_string(None) for column in reads),
                 "reads": reads,
-                "referenced": tuple(referenced),
+                "referenced": tuple(there.get(column, column) for column in referenced),
                 "match_full": full,
             }
         )
     return read_promise(conn, promise, _added(draft, promise.table))
+
+
+def _successors(draft: Draft, table: QualifiedName) -> dict[str, str]:
+    shape = draft.shapes.get(table)
+    new = shape.all_new() if shape is not None else []
+    return {n.replaces: n.physical for n in new if n.replaces is not None}
 
 
 def _unfilled(columns: Sequence[str], mapping: TableMapping | None) -> bool:
@@ -161,6 +173,22 @@ def _finding(promise: Promise, found: Measured) -> list[Finding]:
             text=f"{rows} of {promise.table} {verb} {promise.label} as things are (for example "
             f"{'; '.join(found.samples)}); correct them before switchover, whose gate refuses until then",
             where=promise.operation,
+            rule="rows-break-constraint",
+        )
+    ]
+
+
+def _apart(promise: Promise, found: Measured) -> list[Problem]:
+    """A foreign key of a table that the migration leaves alone, whose values are not found on the new side."""
+    if not found.count:
+        return []
+    rows = "1 row" if found.count == 1 else f"{found.count} rows"
+    return [
+        Problem(
+            f"{rows} of {promise.table} would break {promise.label}, since `up` makes another value of the key that they"
+            f" refer to (for example {'; '.join(found.samples)})",
+            where=promise.operation,
+            remedy=f"Change the columns of {promise.table} in the same migration with the same `up`.",
             rule="rows-break-constraint",
         )
     ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from psycopg import sql
 
+from zdm.engine.key_swap import after_columns_stand, before_columns_go
 from zdm.engine.table_steps import brief, fresh_columns, not_null_proof, table, text
 from zdm.model.mapping import TableMapping
 from zdm.model.names import qualified
@@ -124,6 +125,7 @@ def contract_statements(
         return statements
     statements += following.before
     t = table(mapping.table)
+    statements += before_columns_go(shape)
     gone = list(dict.fromkeys([old.name for group in mapping.groups for old in group.old] + shape.removed))
     # A generated column goes before the columns that it is generated from.
     gone.sort(key=lambda name: not _generated(shape, name))
@@ -151,7 +153,9 @@ def contract_statements(
                 changes.append(sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name))
     statements += _alter(t, changes)
     statements += _alter(t, proofs)
+    # The replica identity is given to an index that still has its temporary name; the key gives it the final one.
     statements += following.after
+    statements += after_columns_stand(shape)
     if shape.final_name != mapping.table.name:
         statements.append(text("ALTER TABLE {t} RENAME TO {n}", t=t, n=sql.Identifier(shape.final_name)))
     return [*statements, *recreate_views]

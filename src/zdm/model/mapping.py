@@ -91,6 +91,8 @@ class NewColumn(Value):
         when the backfill or the old application's INSERT settles it. Never derived again, never compared. Excludes `up`.
     collation: qualified collation name if it differs from the type's, else None.
     domain: whether the type is a domain, which may bring a default of its own.
+    numbered: the old column's sequence gives rows of both versions their number until cleanup. The new version's view has
+        no default for it then: a row that it inserts without the column gets the old column's number, through `up`.
     """
 
     name: str
@@ -103,6 +105,7 @@ class NewColumn(Value):
     fill: Expression | None = None
     collation: str | None = None
     domain: bool = False
+    numbered: bool = False
 
 
 class ColumnGroup(Value):

@@ -54,6 +54,7 @@ class CarryRequest(Value):
     ----------
     name: the existing index or constraint.
     columns: every column of the table that has a successor.
+    references: the table that a foreign key points at; `referenced` are its columns that have a successor.
     where: the operation that replaces the column, as ``1:change_type``.
     """
 
@@ -62,6 +63,8 @@ class CarryRequest(Value):
     kind: Literal["index", "check", "foreign key"]
     name: str
     columns: tuple[CarriedColumn, ...]
+    references: QualifiedName | None = None
+    referenced: tuple[CarriedColumn, ...] = ()
     where: str = ""
 
 

@@ -39,6 +39,7 @@ class Stage(IntEnum):
     CONSTRAINTS = 90  # switchover: what the new version promises is enforced
     AUTHORITY = 100  # switchover: the new side wins from here
     TIGHTEN = 110  # cleanup: proofs that need the old side silent, without a scan under lock
+    RELEASE = 115  # cleanup: foreign keys let go of the old columns, each in a transaction of its own
     CONTRACT = 120  # cleanup: the swap; the old structure goes
     FINISH = 130  # cleanup: what is left of zdm's own
 

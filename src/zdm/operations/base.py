@@ -89,6 +89,8 @@ class Draft:
     expose: Expose = Expose.VIEWS
     tables: dict[QualifiedName, Table] = field(default_factory=dict)
     shapes: dict[QualifiedName, TableShape] = field(default_factory=dict)
+    neighbours: dict[QualifiedName, Table] = field(default_factory=dict)
+    """Tables that no operation names, but whose foreign keys point at one that is named."""
     created: dict[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
     types: set[QualifiedName] = field(default_factory=set)
     """Types that earlier operations of the same migration create."""
@@ -135,6 +137,10 @@ class Draft:
             self.shapes[name] = TableShape.of(self.tables[name], self.expose)
         found = self.shapes.get(name)
         return found if found is not None and found.final_name == name.name else None
+
+    def existing(self, name: QualifiedName) -> Table | None:
+        """An existing table that an operation names, or that refers to one."""
+        return self.tables.get(name) or self.neighbours.get(name)
 
     def type(self, text: str) -> str:
         """A type as written in the file, as SQL that means the same under every search_path, as far as it is known."""

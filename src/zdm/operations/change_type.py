@@ -14,8 +14,11 @@ from zdm.operations import ddl
 from zdm.operations.base import Draft, Operation
 from zdm.operations.fidelity import BLOCKING
 from zdm.operations.params import Dotted, Name, Sql, TableName, find_column, find_original, find_shape
-from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
+from zdm.operations.shape import DraftNew, ShapeColumn, TableShape, is_sequence_default
 from zdm.operations.succession import cast, cast_back, cast_text, succeed
+
+INTEGERS = ("smallint", "integer", "bigint")
+"""The types, as the server calls them, that an identity column or a sequence's own numbers can have."""
 
 
 class ChangeType(Operation):
@@ -131,6 +134,34 @@ class ChangeType(Operation):
             " table_name = 'notes' AND (character_maximum_length = 40 OR data_type = 'timestamp with time zone')",
             replans=True,
         ),
+        Scenario(
+            setup="CREATE TABLE events (id serial, parent_id int, title text, PRIMARY KEY (id) INCLUDE (title),"
+            " FOREIGN KEY (parent_id) REFERENCES events (id) ON UPDATE CASCADE ON DELETE SET NULL);"
+            " CREATE TABLE payloads (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, event_id int, CONSTRAINT of_event"
+            " FOREIGN KEY (event_id) REFERENCES events ON DELETE CASCADE ON UPDATE CASCADE DEFERRABLE);"
+            " INSERT INTO events (parent_id, title) SELECT nullif(g / 10, 0), 't' || g FROM generate_series(1, 300) g;"
+            " INSERT INTO payloads (event_id) SELECT g FROM generate_series(1, 300) g;",
+            operations=({"change_type": {"table": "events", "column": "id", "to": "bigint"}},),
+            old_writes=(
+                "WITH e AS (INSERT INTO events (title) VALUES ('old {n}') RETURNING id) INSERT INTO payloads (event_id) TABLE e",
+                "INSERT INTO events (id, parent_id) VALUES ({n} * 10, {n} % 5 + 1) ON CONFLICT (id) DO UPDATE SET title = 'x'",
+                "UPDATE events SET id = id + 10000000 WHERE id = {n} % 140 + 11",
+                "DELETE FROM events WHERE id = {n} % 140 + 151",
+            ),
+            new_writes=(
+                "WITH e AS (INSERT INTO events (title) VALUES ('new {n}') RETURNING id) INSERT INTO payloads (event_id) TABLE e",
+                "INSERT INTO events (id, parent_id) VALUES ({n} * 10 + 1, {n} % 5 + 1)",
+                "UPDATE events SET id = id + 20000000 WHERE id = {n} % 140 + 12",
+                "DELETE FROM events WHERE id = {n} % 140 + 152",
+            ),
+            old_reads=("SELECT e.id, p.event_id FROM events e JOIN payloads p ON p.event_id = e.id LIMIT 5",),
+            new_reads=("SELECT e.id, p.event_id FROM events e JOIN payloads p ON p.event_id = e.id LIMIT 5",),
+            agree="SELECT bool_and(id IS NOT NULL) AND NOT EXISTS (SELECT FROM payloads p"
+            " WHERE NOT EXISTS (SELECT FROM events e WHERE e.id = p.event_id)) FROM events",
+            after="SELECT bool_and(k.convalidated) AND count(*) = 2 AND pg_get_serial_sequence('events', 'id') = 'public.events_id_seq'"
+            " AND bool_or(pg_get_constraintdef(k.oid) = 'FOREIGN KEY (event_id) REFERENCES events(id)"
+            " ON UPDATE CASCADE ON DELETE CASCADE DEFERRABLE') FROM pg_constraint k WHERE k.confrelid = 'events'::regclass",
+        ),
     )
 
     def tables(self) -> Sequence[str]:
@@ -197,8 +228,18 @@ class ChangeType(Operation):
     ) -> list[Problem]:
         problems: list[Problem] = []
         old_type, old_default = column.type, column.default
-        unconverted = old_default is not None and self.default is None and not self.drop_default
-        if unconverted and self.up is not None:
+        inherits = self.default is None and not self.drop_default
+        if inherits and original.identity and to not in INTEGERS:
+            return [
+                Problem(
+                    f"{self.column} is an identity column, and {to} is no type that PostgreSQL numbers",
+                    remedy="Give `default` for the new version, or `drop_default: true`.",
+                    rule="identity-column",
+                )
+            ]
+        # A number of the sequence is a number, whatever the width.
+        as_it_is = is_sequence_default(old_default) and to in INTEGERS
+        if inherits and old_default is not None and self.up is not None and not as_it_is:
             return [
                 Problem(
                     f"column {self.column} has the default {old_default}, which `up` does not say how to convert",
@@ -216,9 +257,9 @@ class ChangeType(Operation):
             collation=self.collation,
         )
         new.up = self.up if self.up is not None else cast(original.name, to)
-        if self.default is not None or self.drop_default:
-            new.default = self.default
-        elif old_default is not None:
+        if not inherits:
+            new.default, new.inherits = self.default, False
+        elif old_default is not None and not as_it_is:
             new.default, new.default_before = cast_text(old_default, to), old_default
         shown = shape.column(new.final)
         if shown is not None:
@@ -266,7 +307,7 @@ class ChangeType(Operation):
         new.up = cast_text(new.up or ddl.ident(new.replaces).as_string(None), to)
         cast_back(shape, new.replaces, new, original.type)
         if self.default is not None or self.drop_default:
-            new.default, new.default_before = self.default, None
+            new.default, new.default_before, new.inherits = self.default, None, False
         elif new.default is not None:
             new.default_before = new.default_before or new.default
             new.default = cast_text(new.default, to)

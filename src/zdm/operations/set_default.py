@@ -60,7 +60,7 @@ class SetDefault(Operation):
                         remedy="Give `default` in the operation that adds it.",
                     )
                 ]
-            new.default = self.default
+            new.default, new.inherits = self.default, False
         else:
             column.default_changed = True
         column.default = self.default

@@ -14,6 +14,11 @@ from zdm.model.names import QualifiedName, fit
 from zdm.model.table import Column, Table
 
 
+def is_sequence_default(default: str | None) -> bool:
+    """Whether a default, as the server spells it, takes the next number of a sequence."""
+    return default is not None and default.startswith("nextval(")
+
+
 @dataclass(slots=True)
 class DraftNew:
     """A column that preparation adds. `up` is over the *old* version's columns, None if nothing fills it.
@@ -22,6 +27,7 @@ class DraftNew:
     column can follow; None for added, split and merged columns.
 
     `default_before` is the old version's default where `default` only casts it: spelled plainly if the server takes it so.
+    `inherits`: its default is the old column's (or, of an identity column, its numbering), not one that an operation gave.
 
     `fill` is the one expression that may be volatile: it gives rows of the old version their value exactly once, when the
     backfill or the old application's INSERT settles them, and is never derived again nor compared. A column has `up` or
@@ -39,6 +45,7 @@ class DraftNew:
     default_before: str | None = None
     fill: str | None = None
     domain: bool = False
+    inherits: bool = False
 
 
 @dataclass(slots=True)
@@ -135,6 +142,18 @@ class TableShape:
     def successor(self, physical: str) -> DraftNew | None:
         """The column that succeeds the old physical column one to one, or None."""
         return next((n for g in self.groups for n in g.new if n.replaces == physical), None)
+
+    def identity(self, new: DraftNew) -> str:
+        """The identity that a successor takes over at cleanup: ``always``, ``by default``, or nothing."""
+        original = self.original(new.replaces) if new.replaces is not None else None
+        return original.identity if original is not None and new.inherits else ""
+
+    def numbered(self, new: DraftNew) -> bool:
+        """Whether the old column's sequence numbers the rows of both versions until cleanup; see `NewColumn`."""
+        original = self.original(new.replaces) if new.replaces is not None else None
+        if original is None or not new.inherits or not new.not_null:
+            return False
+        return bool(original.identity) or is_sequence_default(original.default)
 
     def replaced(self) -> dict[str, str]:
         """Every old physical column that cleanup drops, and the operation that is the reason."""

@@ -42,6 +42,7 @@ def succeed(
         not_null=column.not_null,
         collation=collation,
         replaces=column.physical,
+        inherits=True,
     )
     shape.groups.append(DraftGroup(name=final, operation=label, old={column.physical: None}, new=[new]))
     replace_column(shape, column, new)

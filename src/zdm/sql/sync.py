@@ -508,6 +508,10 @@ class _Generator:
                 if o.not_null and self.mapping.expose is Expose.COLUMNS
             ),
             "failed": all_of([_was(FAILED), sql.SQL("NOT {}").format(_was(group.bit))]),
+            # A row that the new version inserts without its number has the one that the old column was given.
+            "view": all_of([sql.SQL("zdm_view"), given])
+            if any(n.numbered for n in group.new)
+            else sql.SQL("zdm_view"),
         }
         if group.new and group.old:
             text = _INSERT_BOTH
@@ -830,7 +834,7 @@ _SETTLE_NEW = """  IF {d} OPERATOR(pg_catalog.=) 2 THEN
   END IF;"""
 
 _INSERT_BOTH = """  {name}
-  IF zdm_view THEN
+  IF {view} THEN
     {d} := 2; {own}
   ELSIF {failed} OR NOT {given} THEN
     {d} := 1;

@@ -10,18 +10,30 @@ from zdm.errors import Problem
 from zdm.model.step import Phase, Step
 from zdm.operations.base import Context, Draft
 from zdm.operations.fidelity.columns import attribute_steps, review_columns
-from zdm.operations.fidelity.constraints import constraint_steps, review_constraints, review_references
+from zdm.operations.fidelity.constraints import constraint_steps, review_constraints
 from zdm.operations.fidelity.dependents import BLOCKING, review_dependents
 from zdm.operations.fidelity.following import InSwap, follow_steps, in_swap
 from zdm.operations.fidelity.indexes import index_column_steps, index_steps, review_indexes
 from zdm.operations.fidelity.logical import review_added, review_subscriptions
 from zdm.operations.fidelity.naming import naming_step
 from zdm.operations.fidelity.promises import carried_in, promises
-from zdm.operations.fidelity.review import Review, carry_key, temporary
+from zdm.operations.fidelity.references import reference_steps, review_references
+from zdm.operations.fidelity.review import Review, carry_key, primary_key, temporary
 from zdm.operations.fidelity.triggers import review_triggers
 from zdm.operations.fidelity.views import told, view_steps
 
-__all__ = ["BLOCKING", "InSwap", "carry_key", "in_swap", "plan", "promises", "settle", "temporary", "told"]
+__all__ = [
+    "BLOCKING",
+    "InSwap",
+    "carry_key",
+    "in_swap",
+    "plan",
+    "primary_key",
+    "promises",
+    "settle",
+    "temporary",
+    "told",
+]
 
 
 def settle(draft: Draft) -> list[Problem]:
@@ -59,14 +71,16 @@ def plan(phase: Phase, context: Context) -> list[Step]:
         if phase is Phase.PREPARATION:
             found += attribute_steps(shape)
         found += follow_steps(phase, shape, context)
-        requests = [r for r in context.draft.carries if r.table == shape.name]
+        carries = context.draft.carries
+        requests = [r for r in carries if r.table == shape.name and r.kind != "foreign key"]
         for request in requests:
             if phase is carried_in(shape, request, context):
                 carry = index_steps if request.kind == "index" else constraint_steps
                 found += carry(shape, request, context.carried[request.key], phase)
         if phase is Phase.CLEANUP:
-            if requests:
-                found.append(naming_step(shape, requests))
+            naming = naming_step(shape, requests)
+            if naming is not None:
+                found.append(naming)
             if requests or shape.uses:
                 found += index_column_steps(shape)
-    return found
+    return found + reference_steps(phase, context)

@@ -7,6 +7,7 @@ import re
 from psycopg import sql
 
 from zdm.model.names import QualifiedName
+from zdm.model.plan import Finding, Severity
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.model.table import Column
 from zdm.operations import ddl
@@ -28,12 +29,21 @@ def review_columns(review: Review) -> None:
         mapped = name not in shape.removed
         if column is None:
             continue
-        if column.identity and mapped:
+        successor = review.successors.get(name)
+        if successor is not None and shape.identity(successor) and not successor.not_null:
             review.refuse(
                 name,
-                f"{name} is an identity column, whose sequence cannot move to another column",
-                "Turn it into a plain column with a default from a sequence of its own first.",
+                f"{name} is an identity column, which cannot be NULL",
+                "Leave out drop_not_null, or give the column another default.",
                 "identity-column",
+            )
+        elif column.identity and (successor is None or not shape.identity(successor)):
+            review.draft.findings.append(
+                Finding(
+                    severity=Severity.NOTE,
+                    text=f"cleanup drops the identity sequence of {name} of {shape.name}; nothing numbers the rows then",
+                    where=review.replaced[name],
+                )
             )
         if column.generated and mapped:
             review.refuse(

@@ -1,11 +1,20 @@
-"""Checks, unique constraints and foreign keys of the replaced column follow; what cannot is refused by name."""
+"""Checks, primary keys and unique constraints of the replaced column follow; what cannot is refused by name."""
 
 from __future__ import annotations
 
 from zdm.model.requests import CarryRequest
 from zdm.model.step import Phase, Stage, Step
+from zdm.model.table import Constraint
 from zdm.operations import ddl
-from zdm.operations.fidelity.review import Review, drops_only, find_constraint, goes_too, temporary
+from zdm.operations.fidelity.references import request_reference
+from zdm.operations.fidelity.review import (
+    Review,
+    drops_only,
+    find_constraint,
+    find_index,
+    goes_too,
+    temporary,
+)
 from zdm.operations.shape import TableShape
 
 
@@ -17,12 +26,7 @@ def review_constraints(review: Review) -> None:
             continue
         what = f"the {constraint.kind} {constraint.name} stands on {', '.join(constraint.columns)}"
         if constraint.kind == "primary key":
-            review.refuse(
-                hit[0],
-                what,
-                "This version of zdm does not replace primary key columns.",
-                "primary-key-column",
-            )
+            _review_primary_key(review, constraint, hit)
         elif drops_only(review, constraint.columns):
             goes_too(review, f"the {constraint.kind} {constraint.name}", hit[0])
         elif constraint.kind == "exclusion":
@@ -40,26 +44,50 @@ def review_constraints(review: Review) -> None:
                 f"Add drop_constraint {constraint.name} to this migration, and add the new one you want.",
             )
         elif constraint.kind == "unique":
-            if not any(set(k.columns) == set(constraint.columns) for k in review.shape.table.referenced_by):
-                review.request("index", constraint.index or constraint.name, hit[0])
+            review.request("index", constraint.index or constraint.name, hit[0])
+        elif constraint.kind == "foreign key":
+            request_reference(review.draft, review.shape.table, constraint, review.replaced[hit[0]])
         else:
             review.request(constraint.kind, constraint.name, hit[0])
 
 
-def review_references(review: Review) -> None:
-    """Refuse the foreign keys of other tables, and of the table itself, that point at a replaced column."""
-    for key in review.shape.table.referenced_by:
-        hit = review.hit(key.columns)
-        child = key.references
-        other = review.draft.shapes.get(child) if child is not None else None
-        if not hit or (other is not None and (key.name in other.gone_constraints or other.dropped)):
-            continue
+def _review_primary_key(review: Review, key: Constraint, hit: list[str]) -> None:
+    """Request the index of the successor's primary key, or say what keeps the key from following."""
+    what = f"the primary key {key.name} stands on {', '.join(key.columns)}"
+    index = find_index(review.shape, key.index or key.name)
+    lost = [c for c in hit if c not in review.successors]
+    optional = [c for c in hit if c in review.successors and not review.successors[c].not_null]
+    if lost:
+        review.refuse(
+            lost[0],
+            what,
+            f"Keep {lost[0]}, or add drop_constraint {key.name} to this migration.",
+            "primary-key-column",
+        )
+    elif optional:
+        review.refuse(
+            optional[0],
+            f"{what}, which cannot be NULL",
+            "Leave out drop_not_null.",
+            "primary-key-column",
+        )
+    elif " DEFERRABLE" in key.definition:
         review.refuse(
             hit[0],
-            f"the foreign key {key.name} of {child} points at {', '.join(key.columns)}",
-            f"Drop {key.name} in an earlier migration, and add it again after this one.",
-            "referenced-by-foreign-key",
+            f"{what}, and is deferrable",
+            "An index that is built without blocking cannot be deferrable until cleanup. Add drop_constraint "
+            f"{key.name} to this migration, or make the key immediate in an earlier one.",
+            "primary-key-column",
         )
+    elif index is None or index.method != "btree":
+        review.refuse(
+            hit[0],
+            f"{what}, and is no btree",
+            "A key WITHOUT OVERLAPS cannot be built without blocking; change it by hand.",
+            "primary-key-column",
+        )
+    else:
+        review.request("index", index.name, hit[0])
 
 
 def constraint_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phase) -> list[Step]:
@@ -74,7 +102,6 @@ def constraint_steps(shape: TableShape, request: CarryRequest, body: str, phase:
         on=shape.name,
         name=temporary(request.name),
         body=ddl.raw(body),
-        references=constraint.references,
-        naive="add-foreign-key-scan" if constraint.references else "add-check-scan",
+        naive="add-check-scan",
     )
     return steps if constraint.validated else steps[:1]

@@ -19,6 +19,7 @@ BLOCKING = frozenset(
         "function",
         "publication",
         "replica identity",
+        "user of the identity sequence",
     }
 )
 """Kinds of `Dependent` that stand in the way of ALTER COLUMN TYPE."""
@@ -42,6 +43,7 @@ _REMEDIES = {
     "replica identity": "Choose a replica identity that does not use the column (ALTER TABLE … REPLICA IDENTITY).",
     "generated column": "Add drop_column for the generated column to this migration, or drop it in an earlier one; add it again "
     "afterwards.",
+    "user of the identity sequence": "The sequence cannot move, so let it take its numbers from another one.",
 }
 _STORED = (
     "A stored generated column gets another expression only by rewriting the table under lock. Drop it in an earlier "
@@ -72,13 +74,8 @@ def review_dependents(review: Review) -> None:
                 _generated(review, dependent, hit)
             case "replica identity":
                 _replica_identity(review, dependent, hit)
-            case "sequence" | "identity sequence" if any(c in review.successors for c in hit):
-                review.refuse(
-                    hit[0],
-                    f"{hit[0]} owns the {dependent.kind} {dependent.name}, which would go with the old column",
-                    f"ALTER SEQUENCE {dependent.name} OWNED BY NONE first.",
-                    "owned-sequence",
-                )
+            case "sequence" if not any(c in review.successors for c in hit):
+                goes_too(review, f"the sequence {dependent.name}", hit[0])
             case kind if kind in BLOCKING:
                 _refuse(review, dependent, hit)
             case _:

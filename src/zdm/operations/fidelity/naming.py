@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psycopg import sql
-
 from zdm.model.names import qualified
 from zdm.model.requests import CarryRequest
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.operations import ddl
 from zdm.operations.fidelity.indexes import index_attributes
-from zdm.operations.fidelity.review import backed_by, find_constraint, temporary
+from zdm.operations.fidelity.review import (
+    backed_by,
+    constraint_comment,
+    find_constraint,
+    primary_key,
+    temporary,
+)
 from zdm.operations.shape import TableShape
 
 
-def naming_step(shape: TableShape, requests: Sequence[CarryRequest]) -> Step:
-    """The old ones went with their columns, so what was carried takes their names."""
+def naming_step(shape: TableShape, requests: Sequence[CarryRequest]) -> Step | None:
+    """The old ones went with their columns, so what was carried takes their names. None if nothing is to be said."""
     final = qualified(shape.name.schema_, shape.final_name)
     statements: list[str] = []
     for request in requests:
@@ -25,6 +29,11 @@ def naming_step(shape: TableShape, requests: Sequence[CarryRequest]) -> Step:
             if request.kind == "index"
             else find_constraint(shape, request.name)
         )
+        key = primary_key(shape)
+        if request.kind == "index" and key is not None and request.name == (key.index or key.name):
+            # The swap has given the key its name already, since it cannot do without one.
+            statements += constraint_comment(key, final) + index_attributes(shape, request, final)
+            continue
         if constraint is None:
             statements.append(
                 ddl.text(
@@ -43,17 +52,11 @@ def naming_step(shape: TableShape, requests: Sequence[CarryRequest]) -> Step:
                 new=ddl.ident(constraint.name),
             )
         )
-        if constraint.comment is not None:
-            statements.append(
-                ddl.text(
-                    "COMMENT ON CONSTRAINT {c} ON {t} IS {text}",
-                    c=ddl.ident(constraint.name),
-                    t=ddl.table(final),
-                    text=sql.Literal(constraint.comment),
-                )
-            )
+        statements += constraint_comment(constraint, final)
         if request.kind == "index":
             statements += index_attributes(shape, request, final)
+    if not statements:
+        return None
     locked = any(" RENAME CONSTRAINT " in statement for statement in statements)
     return Step(
         id=f"cleanup.{shape.name}.carry.names",

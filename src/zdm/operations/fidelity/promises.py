@@ -9,7 +9,8 @@ from zdm.model.promise import Demand, Promise
 from zdm.model.requests import CarriedColumn, CarryRequest
 from zdm.model.step import Phase
 from zdm.operations.base import Context
-from zdm.operations.fidelity.review import backed_by, find_constraint, find_index
+from zdm.operations.fidelity.references import promised_references
+from zdm.operations.fidelity.review import backed_by, find_constraint, find_index, primary_key
 from zdm.operations.shape import TableShape
 
 _CAST = re.compile(r"\(*\?\)*(::[a-z ]+(\(\d+(,\d+)?\))?\)*)?")
@@ -24,7 +25,7 @@ def promises(context: Context) -> list[Promise]:
     found: list[Promise] = []
     for shape in context.draft.shapes.values():
         for request in context.draft.carries:
-            if shape.dropped or request.table != shape.name:
+            if shape.dropped or request.table != shape.name or request.kind == "foreign key":
                 continue
             constraint = find_constraint(shape, request.name)
             if request.kind == "index":
@@ -33,10 +34,8 @@ def promises(context: Context) -> list[Promise]:
                 demand, definition = Demand.UNIQUE, context.carried[request.key]
             elif constraint is None or not constraint.validated:
                 continue  # what was not proved for the old rows need not hold for the new ones
-            elif request.kind == "check":
-                demand, definition = Demand.CHECK, context.carried[request.key]
             else:
-                demand, definition = Demand.FOREIGN_KEY, ""
+                demand, definition = Demand.CHECK, context.carried[request.key]
             found.append(
                 Promise(
                     demand=demand,
@@ -44,10 +43,9 @@ def promises(context: Context) -> list[Promise]:
                     table=shape.name,
                     operation=request.where,
                     definition=definition,
-                    references=constraint.references if constraint is not None else None,
                 )
             )
-    return found
+    return found + promised_references(context)
 
 
 def is_unique(shape: TableShape, request: CarryRequest) -> bool:
@@ -67,6 +65,8 @@ def carried_in(shape: TableShape, request: CarryRequest, context: Context) -> Ph
     if not is_unique(shape, request):
         return Phase.MIGRATION
     backed, index = backed_by(shape, request.name), find_index(shape, request.name)
+    if index is not None and index.primary:
+        backed = primary_key(shape)
     mapping = context.mappings.get(shape.name)
     on = backed.columns if backed is not None else index.columns if index is not None else ()
     plain = backed is not None or (

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from psycopg import sql
+
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, fit
 from zdm.model.plan import Finding, Severity
 from zdm.model.requests import CarriedColumn, CarryRequest, FollowRequest, ReplacedTable
 from zdm.model.table import Constraint, Index
+from zdm.operations import ddl
 from zdm.operations.base import Draft
 from zdm.operations.shape import DraftNew, TableShape
 
@@ -151,3 +154,22 @@ def backed_by(shape: TableShape, index: str) -> Constraint | None:
     return next(
         (c for c in shape.table.constraints if c.kind == "unique" and (c.index or c.name) == index), None
     )
+
+
+def primary_key(shape: TableShape) -> Constraint | None:
+    """The table's primary key, or None."""
+    return next((c for c in shape.table.constraints if c.kind == "primary key"), None)
+
+
+def constraint_comment(constraint: Constraint, table: QualifiedName) -> list[str]:
+    """The comment of a constraint, for the one of its name that now stands on `table`."""
+    if constraint.comment is None:
+        return []
+    return [
+        ddl.text(
+            "COMMENT ON CONSTRAINT {c} ON {t} IS {text}",
+            c=ddl.ident(constraint.name),
+            t=ddl.table(table),
+            text=sql.Literal(constraint.comment),
+        )
+    ]

@@ -1,0 +1,161 @@
+"""Foreign keys of which one side is replaced: built again beside the old one, proven, and given its name at cleanup.
+
+Whichever side gets a successor, the new key stands beside the old one from switchover to cleanup, so both versions are
+held to it. The old one goes before the swap, in a transaction of its own, since dropping a foreign key locks both tables.
+"""
+
+from __future__ import annotations
+
+from zdm.model.names import QualifiedName
+from zdm.model.promise import Demand, Promise
+from zdm.model.requests import CarriedColumn, CarryRequest
+from zdm.model.step import Lock, Phase, Stage, Step, Transaction
+from zdm.model.table import Constraint, Table, TableKind
+from zdm.operations import ddl
+from zdm.operations.base import Context, Draft
+from zdm.operations.fidelity.review import Review, carried_columns, carry_key, constraint_comment, temporary
+
+_FOREIGN_KEY = "foreign key"
+_UNCHANGEABLE = (TableKind.PARTITIONED, TableKind.PARTITION, TableKind.FOREIGN)
+
+
+def review_references(review: Review) -> None:
+    """Request the foreign keys of other tables, and of the table itself, that point at a replaced column."""
+    draft, shape = review.draft, review.shape
+    for pointing in shape.table.referenced_by:
+        hit = review.hit(pointing.columns)
+        child = draft.existing(pointing.references) if pointing.references is not None else None
+        other = draft.shapes.get(pointing.references) if pointing.references is not None else None
+        if not hit or (other is not None and (pointing.name in other.gone_constraints or other.dropped)):
+            continue
+        what = f"the foreign key {pointing.name} of {pointing.references} points at {', '.join(pointing.columns)}"
+        key = _constraint(child, pointing.name)
+        if not set(hit) <= set(review.successors):
+            review.refuse(
+                hit[0],
+                what,
+                f"Add drop_constraint {pointing.name} to this migration, or drop it in an earlier one.",
+                "referenced-by-foreign-key",
+            )
+        elif child is None or key is None or child.kind in _UNCHANGEABLE:
+            kind = child.kind.value if child is not None else "table that cannot be read"
+            review.refuse(
+                hit[0],
+                f"{what}, and {pointing.references} is a {kind}",
+                f"Drop {pointing.name} in an earlier migration, and add it again after this one.",
+                "referenced-by-foreign-key",
+            )
+        elif not child.may_alter:
+            review.refuse(
+                hit[0],
+                f"{what}, and {child.name} belongs to {child.owner}",
+                f"Connect as a member of {child.owner} as well, or have its owner drop {pointing.name} first.",
+                "not-owner",
+            )
+        else:
+            request_reference(draft, child, key, review.replaced[hit[0]])
+
+
+def request_reference(draft: Draft, child: Table, key: Constraint, where: str) -> None:
+    """Have the server spell the foreign key for the successors of its columns, on either side; once."""
+    assert key.references is not None
+    wanted = carry_key(child.name, _FOREIGN_KEY, key.name)
+    if any(request.key == wanted for request in draft.carries):
+        return
+    draft.carries.append(
+        CarryRequest(
+            key=wanted,
+            table=child.name,
+            kind="foreign key",
+            name=key.name,
+            columns=_successors(draft, child.name),
+            references=key.references,
+            referenced=_successors(draft, key.references),
+            where=where,
+        )
+    )
+
+
+def reference_steps(phase: Phase, context: Context) -> list[Step]:
+    """Build the keys anew once both sides are filled, verified and indexed; let the old ones go before the swap."""
+    found: list[Step] = []
+    for request in context.draft.carries:
+        if request.kind != _FOREIGN_KEY:
+            continue
+        assert request.references is not None
+        key = _constraint(context.draft.existing(request.table), request.name)
+        assert key is not None
+        if phase is Phase.SWITCHOVER:
+            steps = ddl.checked_constraint(
+                step_id=f"switchover.{request.table}.carry.{request.name}",
+                phase=phase,
+                stage=Stage.CONSTRAINTS,
+                operation=request.where,
+                on=request.table,
+                name=temporary(request.name),
+                body=ddl.raw(context.carried[request.key]),
+                references=request.references,
+                naive="add-foreign-key-scan",
+            )
+            found += steps if key.validated else steps[:1]
+        elif phase is Phase.CLEANUP:
+            found.append(_release(request, key, request.references))
+    return found
+
+
+def promised_references(context: Context) -> list[Promise]:
+    """The keys that what `up` makes of the rows could break, on either side; not those that nobody has proved yet."""
+    found: list[Promise] = []
+    for request in context.draft.carries:
+        key = _constraint(context.draft.existing(request.table), request.name)
+        if request.kind == _FOREIGN_KEY and key is not None and key.validated:
+            found.append(
+                Promise(
+                    demand=Demand.FOREIGN_KEY,
+                    name=request.name,
+                    table=request.table,
+                    operation=request.where,
+                    references=request.references,
+                )
+            )
+    return found
+
+
+def _release(request: CarryRequest, key: Constraint, parent: QualifiedName) -> Step:
+    """The old key goes and the new one takes its name, and its timing, which was the most patient one until here."""
+    table, name = ddl.table(request.table), ddl.ident(key.name)
+    statements = [
+        ddl.text("ALTER TABLE {t} DROP CONSTRAINT {c}", t=table, c=name),
+        ddl.text(
+            "ALTER TABLE {t} RENAME CONSTRAINT {old} TO {c}",
+            t=table,
+            old=ddl.ident(temporary(key.name)),
+            c=name,
+        ),
+    ]
+    if key.definition.removesuffix(" NOT VALID").endswith(" DEFERRABLE"):
+        statements.append(
+            ddl.text("ALTER TABLE {t} ALTER CONSTRAINT {c} DEFERRABLE INITIALLY IMMEDIATE", t=table, c=name)
+        )
+    statements += constraint_comment(key, request.table)
+    return Step(
+        id=f"cleanup.{request.table}.carry.{key.name}",
+        title=f"let the foreign key {key.name} of {request.table} stand on the new columns alone",
+        phase=Phase.CLEANUP,
+        stage=Stage.RELEASE,
+        operation=request.where,
+        action=Transaction(
+            statements=tuple(statements), locks=ddl.locks((request.table, parent), Lock.ACCESS_EXCLUSIVE)
+        ),
+        naive="drop-foreign-key-locks-both",
+    )
+
+
+def _successors(draft: Draft, table: QualifiedName) -> tuple[CarriedColumn, ...]:
+    shape = draft.shapes.get(table)
+    return carried_columns(shape) if shape is not None and not shape.dropped else ()
+
+
+def _constraint(table: Table | None, name: str) -> Constraint | None:
+    constraints = table.constraints if table is not None else ()
+    return next((c for c in constraints if c.kind == _FOREIGN_KEY and c.name == name), None)
