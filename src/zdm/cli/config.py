@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -25,10 +25,23 @@ KEYS: dict[str, str] = {
     "lock_timeout_total": "how long one step keeps trying to get its locks",
     "workers": "parallel workers of a backfill",
     "lease": "how long a rollout stays held by a process that died",
+    "throttle": "when a backfill slows down: a table of its own, see below",
 }
 """Every key of zdm.toml, in the order of the documentation. Those that are not url, target or migrations are the engine's."""
 
-ENGINE_KEYS = ("replicas", "lock_budget", "lock_timeout_total", "workers", "lease")
+ENGINE_KEYS = ("replicas", "lock_budget", "lock_timeout_total", "workers", "lease", "throttle")
+
+THROTTLE_KEYS: dict[str, tuple[str, str]] = {
+    "max_lag": ("the most that any replica may be behind", "5s"),
+    "replicas": ("connection URLs of replicas that are asked themselves, if not those of the key above", ""),
+    "max_archive_backlog": ("the most WAL segments that may wait to be archived", "42"),
+    "max_active": ("the most statements of others that may be running at a time", "off"),
+    "nice": ("rest this many times as long as the last chunk took", "0"),
+}
+"""The keys of ``[throttle]``, their meaning and their default."""
+
+SIGNALS = ("max_lag", "max_archive_backlog", "max_active")
+"""Those that ``"off"`` switches off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,13 @@ class Config:
 
     path: Path | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+    text: str = field(default="", repr=False)
+
+    def place(self, trail: Sequence[object]) -> str:
+        """``file:line`` of a key, such as ``("throttle", "max_lag")``; empty if it is not in the file."""
+        if self.path is None or not trail or trail[0] not in self.values:
+            return ""
+        return f"{self.path}:{_line(self.text, *(str(part) for part in trail[:2]))}"
 
     @property
     def directory(self) -> Path:
@@ -50,8 +70,14 @@ class Config:
 
     @property
     def engine(self) -> dict[str, Any]:
-        """The engine's settings among the keys."""
-        return {key: self.values[key] for key in ENGINE_KEYS if key in self.values}
+        """The engine's settings among the keys; ``"off"`` of a signal as None."""
+        found = {key: self.values[key] for key in ENGINE_KEYS if key in self.values}
+        if "throttle" in found:
+            found["throttle"] = {
+                key: None if key in SIGNALS and (value == "off" or value is False) else value
+                for key, value in found["throttle"].items()
+            }
+        return found
 
 
 def find(start: Path | None = None) -> Path | None:
@@ -76,9 +102,15 @@ def read(path: Path) -> Config:
     for key, value in values.items():
         where = f"{path}:{_line(text, key)}"
         if key not in KEYS:
-            close = get_close_matches(key, KEYS, n=1)
-            remedy = f"Did you mean {close[0]!r}?" if close else f"Keys are {', '.join(KEYS)}."
-            problems.append(Problem(f"unknown key {key!r}", where, remedy))
+            problems.append(_unknown(key, KEYS, where))
+        elif key == "throttle" and not isinstance(value, dict):
+            problems.append(Problem("throttle must be a table: write its keys below [throttle]", where))
+        elif key == "throttle":
+            problems += [
+                _unknown(inner, THROTTLE_KEYS, f"{path}:{_line(text, key, inner)}", " of [throttle]")
+                for inner in value
+                if inner not in THROTTLE_KEYS
+            ]
         elif key == "replicas" and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
             problems.append(Problem("replicas must be a list of connection URLs", where))
         elif key in ("url", "target", "migrations") and not (isinstance(value, str) and value):
@@ -87,7 +119,13 @@ def read(path: Path) -> Config:
             problems.append(Problem("workers must be a whole number of 1 or more", where))
     if problems:
         raise BadInput(f"{path} is not valid", problems=problems)
-    return Config(path.resolve(), values)
+    return Config(path.resolve(), values, text)
+
+
+def _unknown(key: str, known: Mapping[str, object], where: str, of: str = "") -> Problem:
+    close = get_close_matches(key, known, n=1)
+    remedy = f"Did you mean {close[0]!r}?" if close else f"Keys are {', '.join(known)}."
+    return Problem(f"unknown key {key!r}{of}", where, remedy)
 
 
 def load(explicit: str | None) -> Config:
@@ -101,6 +139,12 @@ def url_of_environment() -> str | None:
     return os.environ.get(URL_VARIABLE) or None
 
 
-def _line(text: str, key: str) -> int:
+def _line(text: str, key: str, inner: str = "") -> int:
+    """The line of a key, or of a key in the table called `key`: below its header, or in the line that assigns it."""
     found = re.search(rf"^\s*\[?\s*[\"']?{re.escape(key)}\b", text, re.MULTILINE)
-    return text.count("\n", 0, found.end()) + 1 if found else 1
+    if found is None:
+        return 1
+    if inner:
+        below = re.compile(rf"(^\s*|[{{,.]\s*)[\"']?{re.escape(inner)}[\"']?\s*=", re.MULTILINE)
+        found = below.search(text, found.end()) or found
+    return text.count("\n", 0, found.end()) + 1

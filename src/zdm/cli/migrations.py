@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from zdm.cli.run import as_path
+from zdm.cli.run import Run, as_path
 from zdm.errors import BadInput, Problem
 from zdm.operations import loader
 from zdm.operations.loader import GateCheck, Loaded
@@ -48,6 +48,21 @@ def find_file(argument: str, directory: Path) -> Loaded:
     else:
         remedy = f"Name the file, or put it into {loader.display(directory)}."
     raise BadInput(f"there is no migration file with the id {argument!r}", remedy=remedy)
+
+
+def find_registered(run: Run, identifier: str) -> Loaded:
+    """A migration that has no file here, as the database has it. Raises `BadInput` if it does not know it either."""
+    if not run.has_url:
+        return find_file(identifier, run.config.migrations)
+    stored = run.engine().registered(identifier)
+    if stored is None:
+        try:
+            return find_file(identifier, run.config.migrations)
+        except BadInput as error:
+            error.message += ", and the database knows none"
+            raise
+    text, file = stored
+    return loader.read_text(text, f"{file or identifier} (as registered)")
 
 
 def find_id(argument: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from zdm.cli.app import COMMANDS, group
-from zdm.cli.config import KEYS
+from zdm.cli.config import KEYS, THROTTLE_KEYS
 from zdm.operations.loader import models_in
 
 _WIDTH = 100
@@ -59,16 +59,39 @@ ISO 8601 in UTC, durations are seconds. A failure adds `error` to what there is 
 ## zdm.toml
 
 Searched for in the working directory and above it, or named with `--config`. An option wins over the environment, the
-environment over the file. Unknown keys are refused.
+environment over the file. Unknown keys are refused, with file and line.
 
 | Key | Meaning |
 |---|---|
+"""
+
+_THROTTLE = """
+### [throttle]
+
+While a signal is above its limit the backfill waits, and looks again twice a second; what cannot be read counts as above it. `"off"`
+switches a signal off. The [signals](index.md#throttle-signals) say what they look at.
+
+```toml
+[throttle]
+max_lag = "2s"
+max_active = 30
+max_archive_backlog = "off"
+nice = 0.5
+```
+
+| Key | Meaning | Default |
+|---|---|---|
 """
 
 
 def reference() -> str:
     """The whole page."""
     parts = [_HEAD + "".join(f"| `{key}` | {meaning} |\n" for key, meaning in KEYS.items())]
+    rows = (
+        f"| `{key}` | {meaning} | {f'`{default}`' if default else ''} |\n"
+        for key, (meaning, default) in THROTTLE_KEYS.items()
+    )
+    parts[0] += _THROTTLE + "".join(rows)
     with click.Context(group, info_name="zdm", terminal_width=_WIDTH, **group.context_settings) as root:
         parts.append(f"## zdm\n\n```text\n{group.get_help(root)}\n```\n")
         for names in COMMANDS.values():

@@ -14,7 +14,7 @@ import click
 
 from zdm.cli import config
 from zdm.cli.secrets import checked_url, mask, secrets_of
-from zdm.errors import BadInput, ZdmError
+from zdm.errors import BadInput, Problem, ZdmError
 
 if TYPE_CHECKING:
     from zdm.cli.progress import ConsoleReporter
@@ -89,7 +89,8 @@ class Run:
         try:
             for url, _ in self._urls():
                 found |= secrets_of(url)
-            for replica in self.config.values.get("replicas", ()):
+            values = self.config.values
+            for replica in (*values.get("replicas", ()), *values.get("throttle", {}).get("replicas", ())):
                 found |= secrets_of(str(replica))
         except ZdmError:
             pass  # an unreadable zdm.toml is reported by whoever needs it
@@ -224,13 +225,23 @@ def engine_settings(run: Run, settings: Mapping[str, Any]) -> EngineSettings:
     values = {**run.config.engine, **settings}
     if "replicas" in values:
         values["replicas"] = tuple(checked_url(url, "a URL of 'replicas'") for url in values["replicas"])
+    throttle = values.get("throttle", {})
+    if isinstance(throttle.get("replicas"), list):
+        urls = tuple(
+            checked_url(str(url), "a URL of 'replicas' in [throttle]") for url in throttle["replicas"]
+        )
+        values["throttle"] = {**throttle, "replicas": urls}
     try:
         return EngineSettings.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = f"{run.config.path}: " if run.config.path else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadInput(f"{where}{'.'.join(map(str, first['loc']))}: {message}") from None
+        problems = [
+            Problem(
+                f"{'.'.join(map(str, found['loc']))}: {found['msg'].removeprefix('Value error, ')}",
+                run.config.place(found["loc"]),
+            )
+            for found in error.errors(include_url=False, include_input=False)
+        ]
+        raise BadInput("the settings are not valid", problems=problems) from None
 
 
 def as_path(argument: str) -> Path | None:

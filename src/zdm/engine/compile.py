@@ -9,6 +9,7 @@ from zdm.db.dependants import follow
 from zdm.db.dependants.views import recreate
 from zdm.db.introspect import read_tables
 from zdm.db.session import Session
+from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
 from zdm.engine.promises import find_promises
 from zdm.engine.swap import swap_steps
@@ -33,13 +34,15 @@ def compile_plan(
     *,
     previous_schemas: Sequence[str] = (),
     measure: bool = True,
+    workers: int = 1,
 ) -> Plan:
     """Compile `migration` for the schema `target`. Reads only: whatever it creates to ask the server is rolled back.
 
     Parameters
     ----------
     previous_schemas: version schemas that completed rollouts of this target have left; they are this rollout's old version.
-    measure: run the round-trip measurement on real rows.
+    measure: try mappings and constraints on real rows, and estimate what it all will cost.
+    workers: of the backfill, for the estimate.
 
     Raises
     ------
@@ -115,7 +118,8 @@ def compile_plan(
     steps += swap_steps(plan, context[0], previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}
     steps.sort(key=lambda step: (order[step.phase], step.stage))
-    return plan.model_copy(update={"steps": tuple(steps)})
+    plan = plan.model_copy(update={"steps": tuple(steps)})
+    return plan.model_copy(update={"estimates": estimate_plan(conn, plan, workers)}) if measure else plan
 
 
 def version_schemas(migration: Migration, target: str) -> tuple[str, str]:

@@ -16,11 +16,6 @@ from zdm.model.step import Action, Backfill, Concurrent, Phase, Scan, Step, Sync
 from zdm.sql import rows, sync
 from zdm.sql.identifiers import qualified_name
 
-#: Throughputs that estimates are made from where nothing was measured yet, in bytes (scan) and rows (fill) a second. They are
-#: those of a small machine with data in memory; docs/benchmarks.md says how to measure one's own. Estimates say "about".
-SCAN_BYTES_PER_SECOND = 500e6
-FILL_ROWS_PER_SECOND = 50e3
-
 
 def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
     """The exact SQL of an action; for a backfill the statement of one chunk, for a verification its predicate's count."""
@@ -80,7 +75,7 @@ def preview_steps(session: Session, plan: Plan, phase: Phase, *, rollout: int) -
 
 
 def _preview(step: Step, plan: Plan, rollout: int, done: bool) -> PreviewStep:
-    seconds, count, size = estimate(step, plan)
+    found = plan.estimates.of(step.id) if plan.estimates is not None else None
     return PreviewStep(
         id=step.id,
         title=step.title,
@@ -88,28 +83,12 @@ def _preview(step: Step, plan: Plan, rollout: int, done: bool) -> PreviewStep:
         kind=step.action.kind,
         statements=statements_of(step.action, plan, rollout),
         locks=step.locks,
-        seconds=seconds,
-        rows=count,
-        bytes=size,
+        seconds=found.seconds if found is not None else None,
+        rows=found.rows if found is not None else None,
+        bytes=found.read_bytes if found is not None else None,
         done=done,
         undo=tuple(text for action in step.undo for text in statements_of(action, plan, rollout)),
     )
-
-
-def estimate(step: Step, plan: Plan) -> tuple[float | None, float | None, int | None]:
-    """Seconds, rows and bytes that a step goes through; None where there are no statistics to estimate from."""
-    tables = {lock.table for lock in step.locks}
-    facts = [fact for fact in plan.facts if fact.table in tables]
-    size = sum(fact.bytes for fact in facts)
-    known = all(fact.rows >= 0 for fact in facts)
-    count = sum(fact.rows for fact in facts) if known else None
-    match step.action:
-        case Transaction() | Sync():
-            return 0.0, None, None
-        case Backfill():
-            return (None if count is None else count / FILL_ROWS_PER_SECOND), count, size
-        case Verify() | Scan() | Concurrent():
-            return size / SCAN_BYTES_PER_SECOND, count, size
 
 
 def rendered_sql(plan: Plan, rollout: int) -> tuple[str, str]:

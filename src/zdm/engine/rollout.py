@@ -117,12 +117,22 @@ class Engine:
             phase = machine().next(stored.state).phase
             return preview_steps(session, rollouts.plan(session, stored.id), phase, rollout=stored.id)
 
+    def registered(self, migration: str) -> tuple[str, str] | None:
+        """Text and file name of a registered migration; None if the catalog does not know it, or there is none."""
+        with open_session(self.url, catalog=False) as session:
+            if install.status(session).revision is None:
+                return None
+            found = registry.get(session, migration)
+            return None if found is None else (found.source, found.file)
+
     def _compile(self, session: Session, migration: Migration, *, catalog: bool = True) -> Plan:
         if catalog:
             self._refuse_held_tables(session, migration)
         previous = self._previous_schemas(session, migration.id) if catalog else []
         try:
-            return compile_plan(session, migration, self.target, previous_schemas=previous)
+            return compile_plan(
+                session, migration, self.target, previous_schemas=previous, workers=self.settings.workers
+            )
         finally:
             session.prelude = ()
 

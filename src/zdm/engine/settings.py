@@ -8,6 +8,7 @@ from pydantic import Field
 
 from zdm.model.duration import Duration
 from zdm.model.names import Value
+from zdm.throttle.settings import ThrottleSettings
 
 
 class EngineSettings(Value):
@@ -25,6 +26,10 @@ class EngineSettings(Value):
     replicas: tuple[str, ...] = Field(
         default=(),
         description="connection URLs of replicas whose lag is read directly, beside pg_stat_replication",
+    )
+    throttle: ThrottleSettings = Field(
+        default_factory=ThrottleSettings,
+        description="when a backfill slows down; without replicas of its own it looks at those above",
     )
     lease: Duration = Field(
         default=timedelta(seconds=15),

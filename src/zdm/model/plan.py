@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from zdm.model.estimate import Estimates
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, Value
 from zdm.model.promise import Promise
@@ -54,6 +55,7 @@ class Plan(Value):
     old_schema / new_schema: the version schemas' names; empty where the migration exposes columns only.
     previous_schemas: version schemas that earlier, completed rollouts left for their applications; cleanup drops them.
     promises: constraints that rows may break; the verification counts who does.
+    estimates: what it is expected to cost; None if nothing was measured.
     """
 
     migration: str
@@ -68,6 +70,7 @@ class Plan(Value):
     facts: tuple[TableFacts, ...] = ()
     roundtrips: tuple[Roundtrip, ...] = ()
     promises: tuple[Promise, ...] = ()
+    estimates: Estimates | None = None
 
     def promised(self, table: QualifiedName) -> tuple[Promise, ...]:
         """What the new version will demand of the rows of `table` (by its old name)."""

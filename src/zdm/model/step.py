@@ -174,6 +174,8 @@ class Step(Value):
         if isinstance(action, Transaction | Concurrent | Scan):
             return action.locks
         if isinstance(action, Sync):
+            if action.authority is Authority.NEW or (action.remove and self.phase is Phase.CLEANUP):
+                return ()  # only functions are replaced, or dropped: the swap has taken the triggers
             # CREATE TRIGGER takes SHARE ROW EXCLUSIVE, DROP TRIGGER takes ACCESS EXCLUSIVE.
             mode = Lock.ACCESS_EXCLUSIVE if action.remove else Lock.SHARE_ROW_EXCLUSIVE
             return (TableLock(table=action.table, mode=mode),)

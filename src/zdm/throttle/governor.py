@@ -20,9 +20,12 @@ READ_EVERY = 1.0
 WAIT = 0.5
 
 
-class _Replicas(Protocol):
+class _Settings(Protocol):
     @property
     def replicas(self) -> tuple[str, ...]: ...
+
+    @property
+    def throttle(self) -> ThrottleSettings: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +41,14 @@ class Governor:
 
     Parameters
     ----------
-    settings: anything that names replicas; its attribute `throttle`, if it has one, holds the limits.
+    settings: the limits; or the engine's settings, whose replicas are looked at unless the limits name some.
     """
 
     def __init__(
-        self, connect: Callable[[], psycopg.Connection[Any]], settings: _Replicas | ThrottleSettings
+        self, connect: Callable[[], psycopg.Connection[Any]], settings: _Settings | ThrottleSettings
     ) -> None:
-        limits = settings if isinstance(settings, ThrottleSettings) else getattr(settings, "throttle", None)
-        if not isinstance(limits, ThrottleSettings):
-            limits = ThrottleSettings(replicas=settings.replicas)
-        elif not limits.replicas:
+        limits = settings if isinstance(settings, ThrottleSettings) else settings.throttle
+        if not limits.replicas:
             limits = limits.model_copy(update={"replicas": settings.replicas})
         self._connect = connect
         self._nice = limits.nice

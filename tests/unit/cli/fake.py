@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from zdm.engine.estimates import estimate_plan
 from zdm.engine.results import (
     AdvanceResult,
     Approval,
@@ -29,6 +30,7 @@ from zdm.engine.results import (
     TableVerification,
     VerifyResult,
 )
+from zdm.model.estimate import TableRates
 from zdm.model.expression import ColumnRef, Expression
 from zdm.model.mapping import ColumnGroup, Comparison, NewColumn, OldColumn, TableMapping, ViewColumn
 from zdm.model.names import qualified
@@ -102,7 +104,7 @@ def plan() -> Plan:
         new_columns=(ViewColumn(physical=new, name=old),),
     )
     lock = TableLock(table=ACCOUNTS, mode=Lock.ACCESS_EXCLUSIVE)
-    return Plan(
+    made = Plan(
         migration="widen_balance",
         target="public",
         server_version=180006,
@@ -124,6 +126,7 @@ def plan() -> Plan:
                         statements=("ALTER TABLE public.accounts DROP COLUMN IF EXISTS _zdm_balance",)
                     ),
                 ),
+                naive="add-column-with-default",
             ),
             Step(
                 id="preparation.accounts.sync",
@@ -164,6 +167,17 @@ def plan() -> Plan:
         facts=(TableFacts(table=ACCOUNTS, rows=1_200_000, bytes=98_765_432),),
         roundtrips=(Roundtrip(table=ACCOUNTS, group="balance", rows=10_000, lost=0, failed=0),),
     )
+    rates = TableRates(
+        table=ACCOUNTS,
+        rows=1_200_000,
+        bytes=98_765_432,
+        index_bytes=26_000_000,
+        indexes=1,
+        scan_bytes_per_second=400e6,
+        fill_rows_per_second=200e3,
+        sample=10_000,
+    )
+    return made.model_copy(update={"estimates": estimate_plan(None, made, measured=[rates])})
 
 
 def verification(**values: Any) -> TableVerification:
@@ -266,6 +280,7 @@ def rollout(**values: Any) -> RolloutStatus:
 
 
 ANSWERS: Mapping[str, Any] = {
+    "registered": None,
     "init": InitResult(database="shop", role="migrator", server_version=180006, version="0001"),
     "plan": plan(),
     "advance": advanced(),

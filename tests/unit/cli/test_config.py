@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from zdm.cli import config
 from zdm.cli.run import Run, engine_settings
 from zdm.engine.settings import EngineSettings
 from zdm.errors import BadInput
+from zdm.throttle.settings import ThrottleSettings
 
 
 def toml(directory: Path, text: str) -> Path:
@@ -52,7 +54,21 @@ def test_a_file_by_name(place: Path, zdm: Zdm) -> None:
         ("\nworkers = 0\n", "zdm.toml:2: workers must be a whole number"),
         ("target = 1\n", "zdm.toml:1: target must be text"),
         ("target = \n", "not valid TOML"),
-        ('lock_budget = "soon"\n', "lock_budget: 'soon' is not a duration"),
+        ('lock_budget = "soon"\n', "zdm.toml:1: lock_budget: 'soon' is not a duration"),
+        ('url = "x"\n[throttle]\nmax_lagg = "1s"\n', "zdm.toml:3: unknown key 'max_lagg' of [throttle]"),
+        (
+            "workers = 2\n[throttle]\nmax_lag = 'soon'\n",
+            "zdm.toml:3: throttle.max_lag: 'soon' is not a duration",
+        ),
+        (
+            "\nthrottle = {nice = 0, max_active = 0}\n",
+            "zdm.toml:2: throttle.max_active: Input should be greater",
+        ),
+        ("throttle = 3\n", "zdm.toml:1: throttle must be a table"),
+        (
+            "[throttle]\nreplicas = ['postgresql://u:s3cret@h/d', 'no url']\n",
+            "a URL of 'replicas' in [throttle]",
+        ),
     ],
 )
 def test_what_is_wrong_with_it_is_told(place: Path, text: str, expected: str) -> None:
@@ -73,6 +89,15 @@ def test_the_engines_settings_are_keys_of_the_file(place: Path) -> None:
     assert settings.workers == 3
     assert settings.lock_budget.total_seconds() == 0.05
     assert settings.replicas == ("postgresql://r@h/d",)
+
+
+def test_the_throttle_is_set_below_a_heading_of_its_own(place: Path) -> None:
+    assert set(config.THROTTLE_KEYS) == set(ThrottleSettings.model_fields)
+    assert engine_settings(Run(), {}).throttle == ThrottleSettings()
+    toml(place, '[throttle]\nmax_lag = "2s"\nmax_active = 30\nmax_archive_backlog = "off"\nnice = 0.5\n')
+    throttle = engine_settings(Run(), {}).throttle
+    assert throttle.max_lag == timedelta(seconds=2)
+    assert (throttle.max_active, throttle.max_archive_backlog, throttle.nice) == (30, None, 0.5)
 
 
 def test_a_password_in_the_file_stays_there(place: Path, zdm: Zdm) -> None:

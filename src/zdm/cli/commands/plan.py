@@ -20,17 +20,20 @@ from zdm.cli.run import Run
 def plan(run: Run, migration: str, sql: bool, markdown: bool) -> None:
     """Show what a migration would do, as a document for review.
 
-    MIGRATION is a file, or the id of a file in the migrations directory. The document tells what changes; for each
-    phase its steps with the locks they take and how long, its gates, the way back, and what applications may or must
-    do; and whether the mapping loses anything, measured on the rows as they are. Nothing is changed.
+    MIGRATION is a file, the id of a file in the migrations directory, or an id that the database knows. The document tells
+    what changes; for each phase its steps, with each lock, whom it makes wait and for how long, whether rows are read or
+    written, and which rule the obvious statement would break; gates, the way back, and what applications may or must do;
+    time, WAL and disk of the whole, estimated from what was measured on the tables and from the server's statistics; and
+    what the mapping loses and which rows break its constraints, measured on the rows as they are. Nothing is changed.
     """
     from zdm.cli.gates import gate_words
-    from zdm.cli.migrations import find_file
+    from zdm.cli.migrations import find_registered
     from zdm.cli.render.document import as_markdown, as_text
     from zdm.cli.render.plan import plan_document
     from zdm.model.phases import machine
 
-    loaded = find_file(migration, run.config.migrations)
+    found = run.find(migration)
+    loaded = found if not isinstance(found, str) else find_registered(run, found)
     with run.locating(loaded):
         made = run.engine().plan(loaded.migration)
     gates = gate_words(loaded.migration, machine())

@@ -12,7 +12,17 @@ from zdm.cli.run import Run, as_path, located
 from zdm.errors import BadInput, Problem
 
 if TYPE_CHECKING:
+    from zdm.model.estimate import Estimates
     from zdm.operations.loader import Loaded
+
+NEEDS_A_SERVER = (
+    "whether tables, columns, types and roles exist, and names are free",
+    "whether expressions parse, fit their columns and are not volatile",
+    "what hangs on replaced columns, and whether it can follow them",
+    "whether the mapping loses values, and rows break constraints, on the rows as they are",
+    "locks, time, WAL and disk",
+)
+"""What a file alone does not tell."""
 
 
 @declare(
@@ -28,7 +38,8 @@ def validate(run: Run, files: tuple[str, ...], offline: bool) -> None:
 
     MIGRATION is a file, a directory, or the id of a file in the migrations directory; without any, the whole migrations
     directory. Where a database is known (--url, ZDM_DATABASE_URL, zdm.toml) the server checks tables, columns, types and
-    expressions as well. Nothing is changed.
+    expressions as well, and each migration's longest lock, time, WAL and risk are told as `zdm plan` estimates them (with
+    --json all of it, step by step). Without one the answer says what was not checked. Nothing is changed.
     """
     from zdm.cli.migrations import find_file, gate_check
     from zdm.cli.render.plan import place_of
@@ -51,11 +62,14 @@ def validate(run: Run, files: tuple[str, ...], offline: bool) -> None:
     problems += _duplicates(loaded)
     ask = run.has_url and not offline
     findings: list[dict[str, str]] = []
+    costs: dict[str, Estimates] = {}
     if ask and loaded:
         engine = run.engine()
         for one in loaded:
             try:
                 plan = engine.plan(one.migration)
+                if plan.estimates is not None:
+                    costs[one.migration.id] = plan.estimates
                 findings += [
                     {
                         "migration": one.migration.id,
@@ -69,11 +83,17 @@ def validate(run: Run, files: tuple[str, ...], offline: bool) -> None:
                 problems += located(error, one.source) or (
                     Problem(error.message, one.source.name, error.remedy),
                 )
-    run.partial = {"valid": [one.migration.id for one in loaded], "server": ask, "findings": findings}
+    run.partial = {
+        "valid": [one.migration.id for one in loaded],
+        "server": ask,
+        "findings": findings,
+        "estimates": {name: found.model_dump(mode="json") for name, found in costs.items()},
+        "not_checked": [] if ask else list(NEEDS_A_SERVER),
+    }
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise BadInput(f"{count} found; nothing was changed", problems=problems)
-    run.answer(run.partial, lambda: _text(loaded, findings, ask))
+    run.answer(run.partial, lambda: _text(loaded, findings, costs, ask))
 
 
 def _duplicates(loaded: list[Loaded]) -> list[Problem]:
@@ -88,18 +108,28 @@ def _duplicates(loaded: list[Loaded]) -> list[Problem]:
     return problems
 
 
-def _text(loaded: list[Loaded], findings: list[dict[str, str]], asked: bool) -> str:
-    from zdm.cli.render.text import careful, good, plural
+def _text(
+    loaded: list[Loaded], findings: list[dict[str, str]], costs: dict[str, Estimates], asked: bool
+) -> str:
+    from zdm.cli.render.plan import cost_line
+    from zdm.cli.render.text import careful, good, plural, wrapped
 
     if not loaded:
         return "There are no migration files."
-    lines = [f"{good('ok')}  {one.source.name}: {one.migration.id}" for one in loaded]
+    lines: list[str] = []
+    for one in loaded:
+        lines.append(f"{good('ok')}  {one.source.name}: {one.migration.id}")
+        if one.migration.id in costs:
+            lines.append(wrapped(cost_line(costs[one.migration.id]), indent=4))
     lines += [
         f"{careful(f['severity'])}  {f['migration']}: {f['where'] + ': ' if f['where'] else ''}{f['text']}"
         for f in findings
     ]
-    how = "checked, by the server as well" if asked else "checked without a server"
-    return "\n".join([*lines, f"{plural(len(loaded), 'migration')} {how}."])
+    if asked:
+        return "\n".join([*lines, f"{plural(len(loaded), 'migration')} checked, by the server as well."])
+    missing = "; ".join(NEEDS_A_SERVER)
+    told = f"{plural(len(loaded), 'migration')} checked without a server. Not checked, because it takes one: {missing}."
+    return "\n".join([*lines, wrapped(told, indent=0)])
 
 
 command = validate

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from zdm.cli.render.document import Block, Code, Grid, Heading, Items, Numbered, Paragraph
 from zdm.cli.render.moves import applications, lock_words
 from zdm.cli.render.status import version_words
-from zdm.cli.render.text import careful, number, plural, size
+from zdm.cli.render.text import careful, number, plural, seconds, size
 from zdm.errors import Problem
+from zdm.model.estimate import Effort
 
 if TYPE_CHECKING:
+    from zdm.model.estimate import Estimates, HeldLock, ServerRates
     from zdm.model.mapping import NewColumn, TableMapping
     from zdm.model.phases import PhaseMachine
     from zdm.model.plan import Finding, Plan
@@ -35,6 +37,7 @@ def plan_document(
     blocks += _changes(migration, plan)
     blocks += _findings(plan, loaded.source)
     blocks += _roundtrips(plan)
+    blocks += _cost(plan)
     for definition in machine.definitions:
         phase = definition.phase
         blocks.append(Heading(f"Phase {phase.number}: {definition.title}"))
@@ -62,7 +65,7 @@ def _facts(migration: Migration, plan: Plan) -> Iterator[str]:
         yield f"version schemas: old {plan.old_schema}, new {plan.new_schema}"
     else:
         yield "no version schemas: applications see the new columns by their own names"
-    yield f"risk: {migration.risk.value}"
+    yield _risk(migration, plan)
     if migration.estimated_time is not None:
         yield f"the authors' estimate: {migration.model_dump(mode='json')['estimated_time']}"
     if migration.depends_on:
@@ -171,16 +174,128 @@ def _steps(plan: Plan, phase: Phase, *, with_sql: bool) -> Iterator[Block]:
 
 
 def _details(plan: Plan, step: Step) -> list[str]:
-    """The locks of a step, and the rows it has to go through."""
-    details = [lock_words(lock) for lock in step.locks] or ["no table lock"]
-    action: Any = step.action
-    if action.kind in ("backfill", "verify"):
-        tables = [action.table]
-    else:
-        tables = [lock.table for lock in step.locks if lock.hold != "brief"]
-    return details + [
-        f"reads {plural(f.rows, 'row')}, {size(f.bytes)}" for f in plan.facts if f.table in tables
+    """The locks of a step and how long they are held, what it does to rows, and why it is not done in the obvious way."""
+    found = plan.estimates.of(step.id) if plan.estimates is not None else None
+    if found is None:
+        return [lock_words(lock) for lock in step.locks] or ["no table lock"]
+    details = [_held(lock) for lock in found.locks] or ["no table lock"]
+    work = found.effort.value
+    if found.effort is not Effort.CATALOG:
+        work += (
+            f": {plural(found.rows, 'row') if found.rows is not None and found.rows >= 0 else 'rows unknown'}"
+        )
+        work += f", {size(found.read_bytes)} read" if found.read_bytes else ""
+        work += f", {size(found.wal_bytes)} of WAL" if found.wal_bytes else ""
+        work += f"; takes about {seconds(found.seconds)}" if found.seconds is not None else "; time unknown"
+    details.append(work)
+    if found.naive:
+        why = f": {found.naive_reason}" if found.naive_reason else ""
+        details.append(f"the obvious statement breaks {found.naive}{why} (docs/refusals/{found.naive}.md)")
+    return details
+
+
+def _held(lock: HeldLock) -> str:
+    """``AccessExclusive on public.t, held about 3 ms; makes reads and writes wait``."""
+    held = (
+        f"held about {seconds(max(lock.seconds, 0.001))}"
+        if lock.seconds is not None
+        else "held for an unknown time"
+    )
+    return f"{lock.mode.value} on {lock.table}, {held}; makes {lock.stops} wait"
+
+
+def _risk(migration: Migration, plan: Plan) -> str:
+    declared = f"risk: {migration.risk.value}"
+    if plan.estimates is None:
+        return declared
+    assessed = plan.estimates.risk
+    if not assessed.reasons:
+        return f"{declared}; nothing speaks against it"
+    return f"{declared} as declared, {assessed.level} by the look of it: {'; '.join(assessed.reasons)}"
+
+
+def _cost(plan: Plan) -> Iterator[Block]:
+    """What it costs all in all, and what that was estimated from."""
+    found = plan.estimates
+    if found is None:
+        return
+    yield Heading("What it costs, about")
+    rows = []
+    for phase, took in found.phase_seconds.items():
+        steps = [step for step in found.steps if step.phase.value == phase]
+        longest = max(
+            (lock for step in steps for lock in step.locks if lock.mode.value in _STRONG),
+            key=lambda lock: lock.seconds or 0.0,
+            default=None,
+        )
+        strongest = f"{lock_name(longest)}, {seconds(longest.seconds)}" if longest is not None else "none"
+        rows.append((phase, seconds(took), size(sum(step.wal_bytes or 0 for step in steps)), strongest))
+    rows.append(("all", seconds(found.seconds), size(found.wal_bytes), ""))
+    yield Grid(("phase", "time", "WAL", "longest lock that makes writes wait"), rows, right=(1, 2))
+    disk = f"disk: {size(found.disk_bytes)} more until the old structure is gone and its space is used again"
+    if found.temporary_bytes:
+        disk += f", and up to {size(found.temporary_bytes)} of temporary files"
+    notes = [disk]
+    server = found.server
+    if found.wal_bytes and server.max_wal_size:
+        notes.append(f"WAL: {_wal_words(found, server)}")
+    for table in found.tables:
+        if table.scan_bytes_per_second is None:
+            continue
+        text = f"{table.table} is read at {size(table.scan_bytes_per_second)}/s, measured on its first pages"
+        if table.fill_rows_per_second is not None:
+            text += (
+                f"; {number(table.sample)} of its rows were filled on a temporary copy at "
+                f"{number(table.fill_rows_per_second)} rows/s"
+            )
+        notes.append(text)
+    notes.append("no lock is asked for longer than the lock budget (100 ms unless set) at a time")
+    if found.workers > 1:
+        notes.append(f"the backfill is counted with {plural(found.workers, 'worker')}")
+    notes.append("not counted: waiting for gates, for people, and for replicas that fall behind")
+    yield Items(notes)
+
+
+def cost_line(found: Estimates) -> str:
+    """The whole in one line."""
+    strong = [lock for step in found.steps for lock in step.locks if lock.mode.value in _STRONG]
+    longest = max(strong, key=lambda lock: lock.seconds or 0.0, default=None)
+    parts = [
+        plural(len(found.steps), "step"),
+        f"about {seconds(found.seconds)}",
+        f"{size(found.wal_bytes)} of WAL",
     ]
+    if longest is not None:
+        parts.append(
+            f"longest lock that makes writes wait: {lock_name(longest)}, about {seconds(longest.seconds)}"
+        )
+    risk = found.risk
+    parts.append(f"risk {risk.level}" + (f" ({'; '.join(risk.reasons)})" if risk.reasons else ""))
+    return ", ".join(parts)
+
+
+def _wal_words(found: Estimates, server: ServerRates) -> str:
+    assert found.wal_bytes is not None
+    assert server.max_wal_size
+    times = found.wal_bytes / server.max_wal_size
+    words = (
+        f"{size(found.wal_bytes)}, {times:.1f} times max_wal_size" if times >= 0.1 else size(found.wal_bytes)
+    )
+    if server.wal_bytes_per_second is not None:
+        words += (
+            f"; the server has written {size(server.wal_bytes_per_second)}/s since its statistics were reset"
+        )
+    if server.archives:
+        words += "; all of it is archived"
+    return f"{words}; replicas and slots must keep up with it"
+
+
+def lock_name(lock: HeldLock) -> str:
+    """``AccessExclusive on public.t``."""
+    return f"{lock.mode.value} on {lock.table}"
+
+
+_STRONG = frozenset({"AccessExclusive", "Exclusive", "ShareRowExclusive", "Share"})
 
 
 def _sql(action: Any) -> str:
