@@ -38,6 +38,14 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT name, is_public FROM images WHERE name LIKE 'only new%' ORDER BY name",
         [("only new 1", True), ("only new 2", False)],
     ),
+    "mastodon_account_stats": (
+        (
+            "WITH a AS (INSERT INTO accounts (username) VALUES ('only new') RETURNING id)"
+            " INSERT INTO account_stats (account_id, statuses_count) SELECT id, 7 FROM a"
+        ),
+        "SELECT statuses_count, following_count FROM accounts WHERE username = 'only new'",
+        [(7, 0)],
+    ),
     "naive_timestamps": (
         "INSERT INTO audit_entries (at, what) VALUES ('2024-10-27 02:30+02', 'only new')",
         "SELECT at::text FROM audit_entries WHERE what = 'only new'",
@@ -52,6 +60,14 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "INSERT INTO pgbench_accounts (aid, bid, abalance, currency, note) VALUES (900, 1, 7.5, 'GBP', 'only new')",
         "SELECT abalance, rtrim(filler) FROM pgbench_accounts WHERE aid = 900",
         [(8, "GBP only new")],
+    ),
+    "saleor_checkout_metadata": (
+        (
+            "WITH c AS (INSERT INTO checkout_checkout (email) VALUES ('only new') RETURNING token)"
+            " INSERT INTO checkout_metadata (checkout_id, private_metadata) SELECT token, '{\"new\": 1}' FROM c"
+        ),
+        "SELECT metadata, private_metadata FROM checkout_checkout WHERE email = 'only new'",
+        [({}, {"new": 1})],
     ),
     "unique_email": (
         "INSERT INTO subscribers (email) VALUES ('only-new@example.org')",

@@ -205,6 +205,6 @@ class Rollout:
                UNION ALL SELECT 'index ' || relname FROM pg_class WHERE relname ~ '_zdm' AND relkind = 'i' AND relnamespace <> 'zdm'::regnamespace
                UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index WHERE NOT indisvalid
                UNION ALL SELECT 'function ' || oid::regprocedure FROM pg_proc
-                 WHERE pronamespace = 'zdm'::regnamespace AND proname ~ '^sync'"""
+                 WHERE pronamespace = 'zdm'::regnamespace AND proname ~ '^(sync|rows)_'"""
         )
         assert left == []

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import psycopg
 
-from zdm.backfill.options import Hooks, Options, Result
+from zdm.backfill.options import Hooks, Options, Result, VacuumPolicy
 from zdm.backfill.outcome import Trouble, classify
+from zdm.backfill.row_statements import RowStatements, refers, surrogate
 from zdm.backfill.sweep import BadData, sweep
 from zdm.backfill.table import Shape, Statements, may_silence, shape, triggers_that_fire
 from zdm.backfill.tracker import Tracker
@@ -22,6 +24,8 @@ from zdm.db.session import OutcomeUnknown, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
+from zdm.model.row_mapping import RowMapping
+from zdm.sql.row_sync import backfilling
 
 __all__ = ["BadData", "Connect", "backfill"]
 
@@ -37,11 +41,11 @@ MOST_PASSES = 20
 def backfill(
     connect: Connect,
     rollout: int,
-    mapping: TableMapping,
+    mapping: TableMapping | RowMapping,
     options: Options | None = None,
     hooks: Hooks | None = None,
 ) -> Result:
-    """Settle every row of one table, or take up where an earlier run stopped.
+    """Settle every row of one table, or of one row mapping, or take up where an earlier run stopped.
 
     Safe to kill at any moment, and to repeat; a backfill that is finished returns at once. The sync triggers must stand,
     and nobody else may work on this rollout (`Hooks.guard` makes sure).
@@ -54,7 +58,7 @@ def backfill(
     """
     options, hooks = options or Options(), hooks or Hooks()
     result = Result()
-    if not mapping.needs_sync:
+    if isinstance(mapping, TableMapping) and not mapping.needs_sync:
         result.complete = True
         return result
     begun = time.monotonic()
@@ -73,23 +77,31 @@ class _Run:
         self,
         connect: Connect,
         rollout: int,
-        mapping: TableMapping,
+        mapping: TableMapping | RowMapping,
         options: Options,
         hooks: Hooks,
         result: Result,
     ) -> None:
         self._connect = connect
         self._rollout = rollout
-        self._mapping = mapping
-        self._options = options
         self._hooks = hooks
         self._result = result
         self._again = options.again
-        self._statements = Statements(mapping)
+        self._statements: Statements | RowStatements
+        self._rows = mapping if isinstance(mapping, RowMapping) else None
+        if isinstance(mapping, RowMapping):
+            self._mapping = surrogate(mapping)
+            self._statements = RowStatements(mapping, rollout)
+            # Rows are added to the other table; nothing of this one dies.
+            self._options = replace(options, vacuum=VacuumPolicy(every=0))
+        else:
+            self._mapping = mapping
+            self._statements = Statements(mapping)
+            self._options = options
         self._silent, firing = self._steadily(self._triggers)
         if firing:
             hooks.note(
-                f"the triggers {', '.join(firing)} of {mapping.table} fire for every row that is filled: "
+                f"the triggers {', '.join(firing)} of {self._mapping.table} fire for every row that is filled: "
                 + (
                     "they are enabled to fire even for replicated changes"
                     if self._silent
@@ -100,6 +112,9 @@ class _Run:
 
     def _triggers(self, conn: psycopg.Connection[Any]) -> tuple[bool, list[str]]:
         silent = may_silence(conn)
+        if self._rows is not None:
+            # Without triggers there are no foreign keys either.
+            return silent and not refers(conn, self._rows), []
         return silent, triggers_that_fire(conn, self._mapping, silenced=silent)
 
     def to_the_end(self) -> None:
@@ -141,10 +156,13 @@ class _Run:
 
     def _pass(self, state: BackfillState, found: Shape) -> None:
         tracker = Tracker(self._hooks, self._result, state, found.rows)
-        job = Job(self._mapping, self._statements, self._options, self._hooks, tracker, self._silent)
+        extra = {} if self._rows is None else {"zdm.row": backfilling(self._rows)}
+        job = Job(self._mapping, self._statements, self._options, self._hooks, tracker, self._silent, extra)
         if state.status is BackfillStatus.RUNNING:
             self._ranges(state, found, job, tracker)
-        if state.status is BackfillStatus.SWEEPING or self._steadily(self._left_rows, tracker):
+        # A row that moves before another row is made from it is found by a look at all of them in one snapshot.
+        looked = state.status is BackfillStatus.SWEEPING or self._rows is not None
+        if looked or self._steadily(self._left_rows, tracker):
             self._steadily(lambda conn: self._mark(conn, backfills.start_sweep), tracker)
             tracker.sweeping()
             self._steadily(lambda conn: sweep(Worker(job, conn, found), job, self._rollout), tracker)

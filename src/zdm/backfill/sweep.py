@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 
+from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.table import Statements, shape
 from zdm.backfill.worker import FileChanged, Job, Worker
 from zdm.catalog import backfills
@@ -23,6 +24,9 @@ NAMED = 10
 
 REGION = 64
 """Blocks that are gone through around a row that is left."""
+
+LAST_BLOCK = 2**32 - 2
+"""No table has one with a higher number."""
 
 MOST_SWEEPS = 50
 
@@ -90,10 +94,14 @@ def _look(worker: Worker, job: Job, rollout: int, blocks: int) -> _Look:
             backfills.add_swept(conn, rollout, job.mapping.table, rows)
             done += rows
 
-    position = 0
+    position, probe = 0, PROBE
+    if isinstance(job.statements, RowStatements):
+        # An update that the mapping does not read moves a row without settling it, so that only a look at all blocks in one
+        # statement, those included that are appended meanwhile, proves that none is left.
+        blocks = probe = LAST_BLOCK
     while position < blocks:
         job.watch.between_chunks(worker.conn, 0.0)
-        end = min(blocks, position + PROBE)
+        end = min(blocks, position + probe)
         block = worker.first_left(position, end)
         if block is None:
             position = end
@@ -117,7 +125,9 @@ def _held(conn: psycopg.Connection[Any], job: Job, count: int) -> Busy:
     )
 
 
-def bad_data(conn: psycopg.Connection[Any], mapping: TableMapping, statements: Statements) -> BadData:
+def bad_data(
+    conn: psycopg.Connection[Any], mapping: TableMapping, statements: Statements | RowStatements
+) -> BadData:
     """What is wrong with the failed rows, the first few by name."""
     with transaction(conn, read_only=True):
         rows = conn.execute(statements.samples(statements.failed, NAMED + 1)).fetchall()
@@ -142,7 +152,7 @@ def named(mapping: TableMapping, row: tuple[Any, ...]) -> str:
     return ", ".join(f"{name}={value}" for name, value in zip(mapping.key, values, strict=True))
 
 
-def _why(conn: psycopg.Connection[Any], statements: Statements, position: str) -> str:
+def _why(conn: psycopg.Connection[Any], statements: Statements | RowStatements, position: str) -> str:
     for name, query in statements.ups_of(position):
         try:
             with transaction(conn, rollback=True):

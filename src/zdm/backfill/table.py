@@ -91,11 +91,11 @@ def relfilenode(conn: psycopg.Connection[Any], mapping: TableMapping) -> int:
     return int(fetch_value(conn, "SELECT pg_catalog.pg_relation_filenode(%s::oid)", [mapping.oid]) or 0)
 
 
-def within(start: int, end: int) -> sql.Composed:
+def within(start: int, end: int, alias: str | None = None) -> sql.Composed:
     """The rows of the blocks from `start` to before `end`; PostgreSQL 14 and later read only these blocks."""
     return sql.SQL(
-        "(ctid OPERATOR(pg_catalog.>=) {}::pg_catalog.tid AND ctid OPERATOR(pg_catalog.<) {}::pg_catalog.tid)"
-    ).format(sql.Literal(f"({start},0)"), sql.Literal(f"({end},0)"))
+        "({ctid} OPERATOR(pg_catalog.>=) {start}::pg_catalog.tid AND {ctid} OPERATOR(pg_catalog.<) {end}::pg_catalog.tid)"
+    ).format(ctid=column("ctid", alias), start=sql.Literal(f"({start},0)"), end=sql.Literal(f"({end},0)"))
 
 
 class Statements:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import psycopg
 from zdm.backfill.chunks import Sizer
 from zdm.backfill.options import Hooks, Options
 from zdm.backfill.outcome import Trouble, classify
+from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.table import Shape, Statements, relfilenode
 from zdm.db.session import OutcomeUnknown, transaction
 from zdm.errors import ZdmError
@@ -71,16 +72,17 @@ class Job:
     """What all workers of one backfill share."""
 
     mapping: TableMapping
-    statements: Statements
+    statements: Statements | RowStatements
     options: Options
     hooks: Hooks
     watch: Watch
     silent: bool
+    extra: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, str]:
         """Of every writing transaction. What a crash loses of it, the cursor loses with it."""
-        found = {"synchronous_commit": "off", SETTLING: "on"}
+        found = {"synchronous_commit": "off", SETTLING: "on", **self.extra}
         return {**found, "session_replication_role": "replica"} if self.silent else found
 
 
@@ -105,6 +107,7 @@ class Worker:
         )
         self._limit: int | None = None  # blocks, while somebody's row lock is near
         self._careful_until = 0  # an expression raised in a chunk that ends before this block
+        self._meeting_until = 0  # a row was made by somebody else in a chunk that ends before this block
         self._conflicts = 0
         self._last = 0.0
 
@@ -144,7 +147,12 @@ class Worker:
 
     def _chunk(self, start: int, end: int, record: Record, *, careful: bool) -> int:
         with self._transaction():
-            rows = self.conn.execute(self._job.statements.fill(start, end, careful=careful)).rowcount
+            statements = self._job.statements
+            if isinstance(statements, RowStatements) and start < self._meeting_until and not careful:
+                statement = statements.fill_meeting(start, end)
+            else:
+                statement = statements.fill(start, end, careful=careful)
+            rows = self.conn.execute(statement).rowcount
             # An expression that raised has left its row failed; the sweep tries it again, and tells of it.
             self._record(record, end, rows, left=careful)
         return rows
@@ -185,6 +193,14 @@ class Worker:
                 self._pause(self._conflicts)
                 return position
             trouble = Trouble.LOCKED
+        if (
+            isinstance(error, psycopg.errors.UniqueViolation)
+            and isinstance(self._job.statements, RowStatements)
+            and position >= self._meeting_until
+        ):
+            self._job.watch.retried()
+            self._meeting_until = position + blocks
+            return position
         if trouble is Trouble.RAISED and not careful:
             self._job.watch.careful(error)
             self._careful_until = position + blocks

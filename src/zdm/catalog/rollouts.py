@@ -276,6 +276,9 @@ def _store_contents(conn: psycopg.Connection[Any], rollout: int, plan: Plan) -> 
     for mapping in plan.mappings:
         tables[mapping.table] = mapping.oid
         tables.setdefault(qualified(mapping.table.schema_, mapping.final_name), None)
+    for rows in plan.row_mappings:
+        for side in (rows.old, rows.new):
+            tables.setdefault(side.table, side.oid or None)
     with conn.cursor() as cursor:
         cursor.executemany(
             """

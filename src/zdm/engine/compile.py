@@ -12,6 +12,8 @@ from zdm.db.session import Session
 from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
 from zdm.engine.promises import find_promises
+from zdm.engine.row_mapper import row_mappings
+from zdm.engine.row_steps import row_steps
 from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
 from zdm.engine.version_views import view_steps
@@ -68,6 +70,8 @@ def compile_plan(
     mapper.apply()
     mappings = {name: mapper.mapping(shape) for name, shape in draft.shapes.items()}
     mapper.fail()
+    rows = row_mappings(mapper, mappings.values())
+    mapper.fail()
     if measure:
         mapper.measure(mappings)
         mapper.fail()
@@ -102,6 +106,7 @@ def compile_plan(
         new_schema=new_schema,
         previous_schemas=tuple(previous_schemas),
         mappings=mapped,
+        row_mappings=rows,
         findings=tuple(dict.fromkeys(mapper.findings)),
         facts=tuple(TableFacts(table=t.name, rows=t.rows, bytes=t.bytes) for t in draft.tables.values()),
         roundtrips=tuple(mapper.roundtrips),
@@ -114,6 +119,8 @@ def compile_plan(
         steps += fidelity.plan(phase, context[0])
     for mapping in mapped:
         steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)))
+    for found in rows:
+        steps += row_steps(found)
     steps += view_steps(plan, draft)
     steps += swap_steps(plan, context[0], previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}

@@ -18,6 +18,7 @@ from zdm.engine.results import StepOutcome, StepRun
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
+from zdm.model.row_mapping import RowMapping
 from zdm.model.step import (
     Action,
     Backfill,
@@ -30,7 +31,7 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import sync
+from zdm.sql import row_sync, sync
 
 Connect = Callable[[], Session]
 Mark = Callable[[Connection], None]
@@ -46,6 +47,7 @@ class Executor:
     ----------
     connect: makes a new session, when the present one was lost.
     mapping: the mapping of a table as its columns are called at present (a fence renames old ones).
+    rows: the row mapping of that id, if it is one.
     backfill / verify: do the row work of one table.
     """
 
@@ -56,6 +58,7 @@ class Executor:
     budget: LockBudget
     reporter: Reporter
     mapping: Callable[[QualifiedName], TableMapping]
+    rows: Callable[[QualifiedName], RowMapping | None]
     backfill: RowWork
     verify: RowWork
     attempts: int = field(default=1, init=False)
@@ -140,6 +143,9 @@ class Executor:
         return None
 
     def _sync(self, action: Sync, mark: Mark) -> None:
+        if action.side:
+            self._sync_rows(action, mark)
+            return
         mapping = self.mapping(action.table)
         locks: tuple[TableLock, ...] = ()
         first: tuple[str, ...] = ()
@@ -158,6 +164,39 @@ class Executor:
             first, statements = objects.functions, objects.triggers + objects.comments
             locks = (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE),)
         run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=first)
+
+    def _sync_rows(self, action: Sync, mark: Mark) -> None:
+        mapping = self.rows(action.table)
+        assert mapping is not None
+        assert action.side
+        assert action.on is not None
+        locks: tuple[TableLock, ...] = ()
+        first: tuple[str, ...] = ()
+        if not action.remove:
+            objects = row_sync.install(mapping, self.rollout, action.side)
+            first, statements = objects.functions, objects.triggers + objects.comments
+            # Triggers that a former attempt left are dropped first, if there are any.
+            mode = (
+                Lock.ACCESS_EXCLUSIVE if self._row_triggers(mapping, action.on) else Lock.SHARE_ROW_EXCLUSIVE
+            )
+            locks = (TableLock(table=action.on, mode=mode),)
+        elif self._row_triggers(mapping, action.on):
+            statements = row_sync.remove(mapping, self.rollout, action.side)
+            locks = (TableLock(table=action.on, mode=Lock.ACCESS_EXCLUSIVE),)
+        else:
+            statements = row_sync.drop_functions(mapping, self.rollout, action.side)
+        run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=first)
+
+    def _row_triggers(self, mapping: RowMapping, on: QualifiedName) -> bool:
+        return (
+            self.session.execute(
+                "SELECT FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid"
+                " JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
+                " WHERE n.nspname = %s AND c.relname = %s AND pg_catalog.starts_with(t.tgname, %s)",
+                (on.schema_, on.name, row_sync.trigger_prefix(mapping)),
+            ).fetchone()
+            is not None
+        )
 
     def _settling(self, work: Callable[[], int | None], step: Step | None) -> int | None:
         """Do the work; if the connection was lost at COMMIT, look whether it took effect, and repeat it if it did not."""

@@ -17,26 +17,35 @@ from zdm.model.mapping import Authority, TableMapping
 from zdm.model.phases import State, machine
 from zdm.model.plan import Plan
 from zdm.model.step import Phase
-from zdm.sql import fence, sync
+from zdm.sql import fence, row_sync, sync
 from zdm.sql.fence import FencePart
 
 
-def _installer(work: Work) -> Callable[[TableMapping, Authority], Sequence[str]]:
+def _installer(work: Work, *, fenced: bool) -> Callable[[TableMapping, Authority], Sequence[str]]:
     def install(mapping: TableMapping, authority: Authority) -> Sequence[str]:
         # The triggers' definitions follow the renames, so their comments must as well.
-        return sync.install(mapping, work.rollout.id, authority).statements
+        statements = list(sync.install(mapping, work.rollout.id, authority).statements)
+        for planned in work.plan.row_mappings:
+            if planned.old.oid == mapping.oid:
+                rows = fence.effective_rows(planned, work.plan, fenced=fenced)
+                for side in row_sync.sides(rows):
+                    # The new side's triggers stay as they are; what they call writes the renamed columns.
+                    made = row_sync.install(rows, work.rollout.id, side)
+                    statements += made.functions if side == "new" else made.functions + made.triggers
+                    statements += made.comments
+        return statements
 
     return install
 
 
 def raise_parts(work: Work) -> tuple[FencePart, ...]:
     """What raising the fence does."""
-    return fence.raise_fence(work.plan, work.rollout.authority, _installer(work))
+    return fence.raise_fence(work.plan, work.rollout.authority, _installer(work, fenced=True))
 
 
 def lift_parts(work: Work) -> tuple[FencePart, ...]:
     """What lifting it does."""
-    return fence.lift_fence(work.plan, work.rollout.authority, _installer(work))
+    return fence.lift_fence(work.plan, work.rollout.authority, _installer(work, fenced=False))
 
 
 def set_fence(work: Work, *, up: bool) -> FenceResult:

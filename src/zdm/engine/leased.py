@@ -38,6 +38,7 @@ def leased(work: Work, what: str) -> Iterator[Executor]:
                 budget=work.budget,
                 reporter=work.reporter,
                 mapping=work.mapping,
+                rows=work.rows,
                 backfill=rows.backfill,
                 verify=rows.verify_and_store,
             )

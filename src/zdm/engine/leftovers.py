@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from psycopg import sql
+
 from zdm.db.session import Connection
 from zdm.model.plan import Plan
 
@@ -13,7 +15,8 @@ WHERE a.attrelid = ANY (%(tables)s::oid[]) AND NOT a.attisdropped AND a.attname 
 UNION ALL
 SELECT 'trigger ' || t.tgname || ' of ' || t.tgrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_trigger AS t
-WHERE t.tgrelid = ANY (%(tables)s::oid[]) AND NOT t.tgisinternal AND t.tgname LIKE '~zdm\_%%'
+WHERE (t.tgrelid = ANY (%(tables)s::oid[]) OR t.tgrelid = ANY (SELECT pg_catalog.to_regclass(n) FROM pg_catalog.unnest(%(names)s::text[]) AS n))
+  AND NOT t.tgisinternal AND (t.tgname LIKE '~zdm\_%%' OR t.tgname LIKE '!zdm\_%%')
 UNION ALL
 SELECT 'constraint ' || c.conname || ' of ' || c.conrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_constraint AS c
@@ -38,4 +41,12 @@ def leftovers(conn: Connection, plan: Plan, *, schemas: bool = True) -> list[str
     tables = [mapping.oid for mapping in plan.mappings]
     # The table may have had such a column before.
     own = [column.physical for mapping in plan.mappings for column in mapping.old_columns]
-    return [row[0] for row in conn.execute(_LEFTOVERS, {"tables": tables, "schemas": names, "own": own})]
+    others = [
+        sql.Identifier(side.table.schema_, side.table.name).as_string(None)
+        for rows in plan.row_mappings
+        for side in (rows.old, rows.new)
+    ]
+    found = conn.execute(
+        _LEFTOVERS, {"tables": tables, "schemas": names, "own": own, "names": others}
+    ).fetchall()
+    return [row[0] for row in found]

@@ -247,7 +247,7 @@ class Mapper:
             found = self._plain_default(shape, draft, label) if draft is not None else None
             if found is None:
                 request = Request(label, column.default, column.type, allow_volatile=True)
-                found = self._check(shape.final_name, self._new_columns(shape), {column.name: request}).get(
+                found = self.check(shape.final_name, self._new_columns(shape), {column.name: request}).get(
                     column.name
                 )
             if found is None:
@@ -326,12 +326,12 @@ class Mapper:
             if text is not None
         }
         return (
-            self._check(shape.name.name, old, ups),
-            self._check(shape.name.name, old, fills),
-            self._check(shape.final_name, new, downs),
+            self.check(shape.name.name, old, ups),
+            self.check(shape.name.name, old, fills),
+            self.check(shape.final_name, new, downs),
         )
 
-    def _check(
+    def check(
         self, alias: str, columns: Sequence[CheckColumn], requests: dict[str, Request]
     ) -> dict[str, Expression]:
         if not requests:
@@ -438,7 +438,7 @@ class Mapper:
                 }
                 old = over == "old"
                 columns = self._old_columns(shape) if old else self._new_columns(shape)
-                found |= self._check(shape.name.name if old else shape.final_name, columns, requests)
+                found |= self.check(shape.name.name if old else shape.final_name, columns, requests)
         for wanted in self.draft.requests:
             answer = found.get(wanted.key)
             if answer is not None and wanted.boolean and answer.type != "boolean":

@@ -12,8 +12,9 @@ from zdm.engine.results import PreviewStep
 from zdm.model.mapping import Authority, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Plan
+from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Action, Backfill, Concurrent, Phase, Scan, Step, Sync, Transaction, Verify
-from zdm.sql import rows, sync
+from zdm.sql import row_sync, rows, sync
 from zdm.sql.identifiers import qualified_name
 
 
@@ -24,6 +25,12 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
             return action.first + action.statements
         case Concurrent() | Scan():
             return (action.statement,)
+        case Sync(side="old" | "new" as side):
+            rows_of = plan.row_mapping(action.table)
+            assert rows_of is not None
+            if action.remove:
+                return row_sync.remove(rows_of, rollout, side)
+            return row_sync.install(rows_of, rollout, side).statements
         case Sync():
             mapping = plan.mapping(action.table)
             if action.remove:
@@ -31,6 +38,10 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
             if action.authority is Authority.NEW:
                 return tuple(sync.switch(mapping, rollout, action.authority))
             return tuple(sync.install(mapping, rollout, action.authority).statements)
+        case Backfill() if (found := plan.row_mapping(action.table)) is not None:
+            return (_row_chunk(found),)
+        case Verify() if (found := plan.row_mapping(action.table)) is not None:
+            return (row_sync.comparison(found).as_string(None),)
         case Backfill():
             return (_chunk(plan.mapping(action.table)),)
         case Verify():
@@ -43,6 +54,22 @@ def _chunk(mapping: TableMapping) -> str:
     )
     return template.format(
         t=qualified_name(mapping.table), a=rows.fill_assignments(mapping), p=rows.unsettled(mapping)
+    ).as_string(None)
+
+
+def _row_chunk(mapping: RowMapping) -> str:
+    """As `zdm.backfill.row_statements` composes it, which asks for block numbers."""
+    template = composing.SQL(
+        "INSERT INTO {t} ({c}) SELECT {v} FROM (SELECT o.* FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
+        "'(<next block>,0)' AND {w} AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) FOR KEY SHARE) AS o"
+    )
+    return template.format(
+        t=qualified_name(mapping.new.table),
+        s=qualified_name(mapping.old.table),
+        c=row_sync.insert_columns(mapping.new),
+        v=row_sync.insert_values(mapping.new, "o"),
+        w=row_sync.wanted(mapping, "o"),
+        j=row_sync.joined(mapping, "o", "n"),
     ).as_string(None)
 
 

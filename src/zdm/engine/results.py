@@ -193,6 +193,8 @@ class TableVerification(Value):
     new_disagrees: rows last written by the new side whose old side is not ``down(new)``.
     nulls: rows with NULL where the new version promises none.
     violations: constraints of the new version that rows break; no repair can correct those.
+    missing / extra / different: of a row mapping: rows of the old version without one in the new version, rows of the new version
+        that no row of the old one makes, and pairs of which neither follows from the other.
     repaired: rows that ``--repair`` derived again, the finding of this run being what was left afterwards.
     sample_keys: keys of some of the rows found, as ``id=42``.
     """
@@ -205,6 +207,9 @@ class TableVerification(Value):
     new_disagrees: int = 0
     nulls: int = 0
     violations: tuple[Violation, ...] = ()
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
     repaired: int = 0
     sample_keys: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -219,8 +224,9 @@ class TableVerification(Value):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def disagreements(self) -> int:
-        """Findings about the two sides of single rows."""
-        return self.unsettled + self.failed + self.old_disagrees + self.new_disagrees + self.nulls
+        """Findings about the two sides of single rows, or about rows of two tables."""
+        kinds = (self.unsettled, self.failed, self.old_disagrees, self.new_disagrees, self.nulls)
+        return sum(kinds) + self.missing + self.extra + self.different
 
     @computed_field  # type: ignore[prop-decorator]
     @property

@@ -87,12 +87,14 @@ def _verified(work: Work, executor: Executor) -> VerifyResult | None:
     if work.rollout.authority is not Authority.NEW:
         return None
     found = verify_all(work, executor)
-    lost = [t for t in found.tables if t.new_disagrees]
+    lost = [t for t in found.tables if t.new_disagrees or t.extra or t.different]
     if lost:
         raise GateRefused(
             "Rows of the new version are not carried over to the old one yet.",
             problems=[
-                Problem(f"{t.table}: {t.new_disagrees} rows, for example {', '.join(t.sample_keys)}")
+                Problem(
+                    f"{t.table}: {t.new_disagrees + t.extra + t.different} rows, for example {', '.join(t.sample_keys)}"
+                )
                 for t in lost
             ],
             remedy=f"Run `zdm verify {work.rollout.migration} --repair`, then roll back; or `zdm rollback --no-verify` to "

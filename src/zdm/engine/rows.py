@@ -23,6 +23,8 @@ from zdm.model.names import QualifiedName
 from zdm.sql.rows import Kind, describe
 from zdm.throttle.governor import Governor
 from zdm.verify.repair import repair
+from zdm.verify.repair_rows import repair_rows
+from zdm.verify.rows import verify_rows
 from zdm.verify.run import verify
 
 if TYPE_CHECKING:
@@ -84,7 +86,8 @@ class RowWorker:
             options = Options(
                 workers=work.settings.workers, lock_budget=work.settings.lock_budget, again=again
             )
-            return backfill(self.connect, work.rollout.id, work.mapping(table), options, hooks)
+            mapping = work.rows(table) or work.mapping(table)
+            return backfill(self.connect, work.rollout.id, mapping, options, hooks)
 
     def verify_and_store(self, table: QualifiedName) -> int:
         """Verify one table for a step; returns the rows compared.
@@ -92,10 +95,9 @@ class RowWorker:
         Findings do not fail the step: they are stored, shown, and refused by the gates of the next phases.
         """
         found = self.compare(table)
-        mapping = self.work.mapping(table)
         if not found.clean:
             self.work.reporter.note(
-                f"{mapping.table}: {describe(found.mismatches)}; the gate of the next phase will refuse"
+                f"{table}: {describe(found.mismatches)}; the gate of the next phase will refuse"
             )
         return found.rows
 
@@ -103,9 +105,15 @@ class RowWorker:
         """Compare every row of one table, and store what was found."""
         work = self.work
         with self.connect() as conn:
-            fenced = work.rollout.fenced_at is not None
-            checks = promise_checks(work.plan, table, fenced=fenced, conn=conn)
-            found = verify(self.connect, work.mapping(table), checks=checks)
+            rows = work.rows(table)
+            if rows is not None:
+                found = verify_rows(
+                    self.connect, rows, work.rollout.id, workers=max(2, work.settings.workers)
+                )
+            else:
+                fenced = work.rollout.fenced_at is not None
+                checks = promise_checks(work.plan, table, fenced=fenced, conn=conn)
+                found = verify(self.connect, work.mapping(table), checks=checks)
             record = Verification(
                 table=table,
                 started_at=found.started_at,
@@ -135,18 +143,13 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
     begun = time.monotonic()
     rows = RowWorker(work, executor.lease, executor.connect)
     tables: list[TableVerification] = []
-    for mapping in work.plan.verified:
+    for table in work.plan.verified:
         started = time.monotonic()
         repaired = 0
-        if repair_first and mapping.needs_sync:
-            rows.fill(mapping.table, again=True)
-            repaired = repair(
-                executor.connect,
-                work.mapping(mapping.table),
-                work.rollout.authority,
-                guard=executor.lease.guard,
-            )
-        found = rows.compare(mapping.table)
+        if repair_first and table in work.plan.passes:
+            rows.fill(table, again=True)
+            repaired = _repair(work, executor, table)
+        found = rows.compare(table)
         tables.append(
             table_verification(found).model_copy(
                 update={"repaired": repaired, "seconds": time.monotonic() - started}
@@ -161,17 +164,30 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
     )
 
 
+def _repair(work: Work, executor: Executor, table: QualifiedName) -> int:
+    mapping = work.rows(table)
+    if mapping is None:
+        return repair(
+            executor.connect, work.mapping(table), work.rollout.authority, guard=executor.lease.guard
+        )
+    return repair_rows(
+        executor.connect, mapping, work.rollout.id, work.rollout.authority, guard=executor.lease.guard
+    )
+
+
 def backfill_all(work: Work, executor: Executor) -> BackfillResult:
     """Fill every mapped table. A rollout that is past migration has nothing left unless rows became unsettled since."""
     begun = time.monotonic()
     rows = RowWorker(work, executor.lease, executor.connect)
     tables: list[TableBackfill] = []
-    for mapping in [m for m in work.plan.mappings if m.needs_sync]:
-        found = rows.fill(mapping.table)
-        facts = next((f for f in work.plan.facts if f.table == mapping.table), None)
+    for table in work.plan.passes:
+        found = rows.fill(table)
+        mapped = work.rows(table)
+        over = mapped.old.table if mapped is not None else table
+        facts = next((f for f in work.plan.facts if f.table == over), None)
         tables.append(
             TableBackfill(
-                table=mapping.table,
+                table=table,
                 rows=found.rows,
                 total=facts.rows if facts is not None and facts.rows >= 0 else None,
                 chunks=found.chunks,
@@ -209,6 +225,9 @@ def table_verification(found: Verification) -> TableVerification:
         new_disagrees=count[Kind.STALE_OLD],
         nulls=count[Kind.NULL_NEW],
         violations=broken,
+        missing=count[Kind.MISSING],
+        extra=count[Kind.EXTRA],
+        different=count[Kind.DIFFERENT],
         sample_keys=tuple(dict.fromkeys(keys))[:10],
         at=found.started_at,
     )

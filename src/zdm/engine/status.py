@@ -134,8 +134,8 @@ def _progress(work: Work) -> Iterable[TableProgress]:
 
 
 def _verifications(work: Work) -> Iterable[TableVerification]:
-    for mapping in work.plan.verified:
-        found = verifications.latest(work.session, work.rollout.id, mapping.table)
+    for table in work.plan.verified:
+        found = verifications.latest(work.session, work.rollout.id, table)
         if found is not None:
             yield table_verification(found)
 

@@ -15,7 +15,7 @@ from zdm.model.step import Phase, Stage, Step, Sync, Transaction
 from zdm.operations import fidelity
 from zdm.operations.base import Context
 from zdm.operations.shape import ShapeColumn, TableShape
-from zdm.sql import sync, views
+from zdm.sql import row_sync, sync, views
 
 
 def swap_steps(plan: Plan, context: Context, previous_schemas: Sequence[str]) -> list[Step]:
@@ -75,6 +75,10 @@ def _swap(
             remake.append(views.stamp_view(made, plan.new_schema))
     # The triggers' names do not depend on the rollout; the functions, whose names do, go in a step of their own.
     triggers = sync.drop_triggers(mapping)
+    for rows in plan.row_mappings:
+        if rows.old.table == mapping.table:
+            # Those of the new side went before, since what they call writes the columns that go here.
+            triggers += row_sync.drop_triggers(rows, "old")
     statements = contract_statements(mapping, shape, following, drop_triggers=triggers, recreate_views=remake)
     if not drops and not statements:
         return None

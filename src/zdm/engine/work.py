@@ -18,8 +18,9 @@ from zdm.errors import BadInput
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Plan
+from zdm.model.row_mapping import RowMapping
 from zdm.operations.migration import Migration
-from zdm.sql.fence import effective
+from zdm.sql.fence import effective, effective_rows
 
 
 @dataclass(slots=True)
@@ -47,6 +48,12 @@ class Work:
     def mapping(self, table: QualifiedName) -> TableMapping:
         """A table's mapping under the physical names of the moment."""
         return effective(self.plan.mapping(table), fenced=self.rollout.fenced_at is not None)
+
+    def rows(self, id_: QualifiedName) -> RowMapping | None:
+        """The row mapping of that id under the physical names of the moment; None if it is a table's."""
+        found = self.plan.row_mapping(id_)
+        fenced = self.rollout.fenced_at is not None
+        return None if found is None else effective_rows(found, self.plan, fenced=fenced)
 
     def mapped(self) -> list[TableMapping]:
         """The mappings of all tables whose rows are mapped, under the physical names of the moment."""

@@ -12,9 +12,10 @@ from zdm.gates.base import Gate, counted
 from zdm.gates.context import GateContext
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
+from zdm.model.row_mapping import RowMapping
 from zdm.model.verdict import Verdict
-from zdm.sql import sync, views
-from zdm.sql.fence import aside, effective
+from zdm.sql import row_sync, sync, views
+from zdm.sql.fence import aside, effective, effective_rows
 
 _COLUMNS = """
 SELECT c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), n.nspname
@@ -51,6 +52,11 @@ class Drift(Gate):
                 for mapping in ctx.plan.mappings
                 for text in _look(ctx, effective(mapping, fenced=fenced))
             ]
+            found += [
+                text
+                for rows in ctx.plan.row_mappings
+                for text in _rows(ctx, effective_rows(rows, ctx.plan, fenced=fenced))
+            ]
             found += _views(ctx, fenced=fenced)
         if not found:
             return self.passed(f"{counted(len(ctx.plan.mappings), 'table')} as zdm left it", threshold)
@@ -74,8 +80,7 @@ def _look(ctx: GateContext, mapping: TableMapping) -> list[str]:
 def _columns(ctx: GateContext, mapping: TableMapping) -> dict[str, str] | str | None:
     """Type by column; or what is wrong with the table itself; None if there is none."""
     # A table that the migration itself creates has no number in the plan.
-    name = sql.Identifier(mapping.table.schema_, mapping.table.name).as_string(None)
-    rows = ctx.conn.execute(_COLUMNS, (mapping.oid, name)).fetchall()
+    rows = ctx.conn.execute(_COLUMNS, (mapping.oid, _written(mapping.table))).fetchall()
     if not rows:
         return None
     found = qualified(rows[0][3], rows[0][0])
@@ -108,6 +113,29 @@ def _sync_objects(ctx: GateContext, mapping: TableMapping) -> list[str]:
     # The query is composed of literals by the module that names the objects.
     there = ctx.conn.execute(sql.SQL(sync.state_query(mapping, ctx.rollout.id))).fetchall()
     return [f"{text} (on {mapping.table})" for text in sync.findings(expected, there)]
+
+
+def _rows(ctx: GateContext, mapping: RowMapping) -> list[str]:
+    problems: list[str] = []
+    for side in row_sync.sides(mapping):
+        there = ctx.conn.execute(sql.SQL(row_sync.state_query(mapping, ctx.rollout.id, side))).fetchall()
+        expected = row_sync.expected_objects(mapping, ctx.rollout.id, side)
+        table = mapping.side(side).table
+        problems += [f"{text} (on {table})" for text in sync.findings(expected, there)]
+        columns = mapping.side(side)
+        known = ctx.conn.execute(_COLUMNS, (columns.oid, _written(table))).fetchall()
+        types = {column: type_ for _, column, type_, _ in known}
+        for name, type_ in (
+            *zip(columns.key, columns.key_types, strict=True),
+            *((c.name, c.type) for c in columns.columns),
+        ):
+            if types.get(name) != type_:
+                problems.append(f"column {name} of {table} is {types.get(name, 'missing')}, not {type_}")
+    return problems
+
+
+def _written(table: QualifiedName) -> str:
+    return sql.Identifier(table.schema_, table.name).as_string(None)
 
 
 def _later_triggers(ctx: GateContext, mapping: TableMapping) -> list[str]:

@@ -31,7 +31,7 @@ class Verification(Gate):
 
     def evaluate(self, ctx: GateContext) -> Verdict:
         """Fresh means: its snapshot is younger than `max_age`, the last backfill chunk, and the switchover."""
-        tables = [mapping.table for mapping in ctx.plan.verified]
+        tables = ctx.plan.verified
         promised = ", none breaks a constraint" if ctx.plan.promises else ""
         threshold = f"every row compared, none differs{promised}, at most {format_duration(self.max_age)} old, newer than the backfill"
         if not tables:

@@ -8,6 +8,7 @@ from zdm.model.estimate import Estimates
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, Value
 from zdm.model.promise import Promise
+from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Phase, Step
 
 
@@ -65,6 +66,7 @@ class Plan(Value):
     new_schema: str = ""
     previous_schemas: tuple[str, ...] = ()
     mappings: tuple[TableMapping, ...] = ()
+    row_mappings: tuple[RowMapping, ...] = ()
     steps: tuple[Step, ...] = ()
     findings: tuple[Finding, ...] = ()
     facts: tuple[TableFacts, ...] = ()
@@ -77,9 +79,10 @@ class Plan(Value):
         return tuple(promise for promise in self.promises if promise.table == table)
 
     @property
-    def verified(self) -> tuple[TableMapping, ...]:
-        """The mappings of every table that the verification looks at."""
-        return tuple(m for m in self.mappings if m.needs_sync or self.promised(m.table))
+    def verified(self) -> tuple[QualifiedName, ...]:
+        """What the verification looks at: tables whose rows are mapped or promised something, and row mappings."""
+        tables = tuple(m.table for m in self.mappings if m.needs_sync or self.promised(m.table))
+        return tables + tuple(rows.id for rows in self.row_mappings)
 
     def mapping(self, table: QualifiedName) -> TableMapping:
         """The mapping of `table` (by its old name). Raises KeyError if the plan does not map it."""
@@ -87,6 +90,15 @@ class Plan(Value):
             if mapping.table == table:
                 return mapping
         raise KeyError(str(table))
+
+    def row_mapping(self, id_: QualifiedName) -> RowMapping | None:
+        """The row mapping called `id_`, or None if that is a table's."""
+        return next((rows for rows in self.row_mappings if rows.id == id_), None)
+
+    @property
+    def passes(self) -> tuple[QualifiedName, ...]:
+        """What is filled and compared, as catalog and gates call it: tables whose rows are mapped, and row mappings."""
+        return tuple(m.table for m in self.mappings if m.needs_sync) + tuple(r.id for r in self.row_mappings)
 
     def of(self, phase: Phase) -> tuple[Step, ...]:
         """The steps of one phase, in the order they run."""

@@ -119,27 +119,40 @@ class Scan(Value):
 class Sync(Value):
     """Install the sync functions and triggers of one table, change their authority, or remove them.
 
+    table: the mapped table, or the id of a row mapping.
     remove: drop triggers and functions, whether or not they exist.
+    side: of a row mapping: the side whose writes are mirrored, ``old`` or ``new``. Empty for a table.
+    on: the table of that side, which carries the triggers.
     """
 
     kind: Literal["sync"] = "sync"
     table: QualifiedName
     authority: Authority = Authority.OLD
     remove: bool = False
+    side: Literal["", "old", "new"] = ""
+    on: QualifiedName | None = None
 
 
 class Backfill(Value):
-    """Fill every unsettled row of one table."""
+    """Fill every unsettled row of one table, or of one row mapping.
+
+    over: of a row mapping: the table that is gone through.
+    """
 
     kind: Literal["backfill"] = "backfill"
     table: QualifiedName
+    over: QualifiedName | None = None
 
 
 class Verify(Value):
-    """Compare every row of one table, and store what was found."""
+    """Compare every row of one table, or of one row mapping, and store what was found.
+
+    over: of a row mapping: a table that is read.
+    """
 
     kind: Literal["verify"] = "verify"
     table: QualifiedName
+    over: QualifiedName | None = None
 
 
 Action = Annotated[Transaction | Concurrent | Scan | Sync | Backfill | Verify, Field(discriminator="kind")]
@@ -178,6 +191,6 @@ class Step(Value):
                 return ()  # only functions are replaced, or dropped: the swap has taken the triggers
             # CREATE TRIGGER takes SHARE ROW EXCLUSIVE, DROP TRIGGER takes ACCESS EXCLUSIVE.
             mode = Lock.ACCESS_EXCLUSIVE if action.remove else Lock.SHARE_ROW_EXCLUSIVE
-            return (TableLock(table=action.table, mode=mode),)
+            return (TableLock(table=action.on or action.table, mode=mode),)
         mode = Lock.ROW_EXCLUSIVE if isinstance(action, Backfill) else Lock.ACCESS_SHARE
-        return (TableLock(table=action.table, mode=mode, hold="brief"),)
+        return (TableLock(table=action.over or action.table, mode=mode, hold="brief"),)

@@ -32,6 +32,7 @@ from zdm.model.requests import (
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Table
+from zdm.operations.rows import DraftRows
 from zdm.operations.shape import TableShape
 
 
@@ -92,6 +93,8 @@ class Draft:
     neighbours: dict[QualifiedName, Table] = field(default_factory=dict)
     """Tables that no operation names, but whose foreign keys point at one that is named."""
     created: dict[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
+    rows: list[DraftRows] = field(default_factory=list)
+    """Mappings between rows of two tables; the planner has them checked and turns them into `RowMapping`s."""
     types: set[QualifiedName] = field(default_factory=set)
     """Types that earlier operations of the same migration create."""
     prelude: list[str] = field(default_factory=list)

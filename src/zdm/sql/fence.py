@@ -21,13 +21,14 @@ from zdm.model.expression import ColumnRef, Expression
 from zdm.model.mapping import Authority, ColumnGroup, Expose, TableMapping
 from zdm.model.names import QualifiedName, fit, qualified
 from zdm.model.plan import Plan
+from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Lock, TableLock, Transaction
 from zdm.sql import views
 
 PREFIX: Final = "_zdm_fenced_"
 
 Install = Callable[[TableMapping, Authority], Sequence[str]]
-"""The statements that install (or replace) the sync functions and triggers of a table."""
+"""The statements that install (or replace) the sync functions and triggers of a table, its row mappings' included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,37 @@ def effective(mapping: TableMapping, *, fenced: bool) -> TableMapping:
     return _fenced(mapping) if fenced else mapping
 
 
+def effective_rows(rows: RowMapping, plan: Plan, *, fenced: bool) -> RowMapping:
+    """The row mapping under the physical names of the moment; only its old side can be set aside."""
+    if not fenced:
+        return rows
+    try:
+        planned = plan.mapping(rows.old.table)
+    except KeyError:
+        return rows
+    now = _fenced(planned)
+    names = {column: aside(column) for column in fenced_columns(planned)}
+    old = rows.old.model_copy(
+        update={
+            "table": now.table,
+            "key": tuple(names.get(name, name) for name in rows.old.key),
+            "columns": tuple(
+                c.model_copy(update={"name": names.get(c.name, c.name)}) for c in rows.old.columns
+            ),
+        }
+    )
+    new = rows.new.model_copy(
+        update={
+            "key_values": tuple(_renamed(value, names) for value in rows.new.key_values),
+            "columns": tuple(
+                c.model_copy(update={"value": _renamed(c.value, names)}) for c in rows.new.columns
+            ),
+        }
+    )
+    where = _fenced_expression(rows.where, names)
+    return rows.model_copy(update={"old": old, "new": new, "where": where})
+
+
 def _fenced(mapping: TableMapping) -> TableMapping:
     names = {column: aside(column) for column in fenced_columns(mapping)}
     table = (
@@ -125,8 +157,10 @@ def _fenced_group(group: ColumnGroup, names: dict[str, str]) -> ColumnGroup:
 
 
 def _fenced_expression(expression: Expression | None, names: dict[str, str]) -> Expression | None:
-    if expression is None:
-        return None
+    return None if expression is None else _renamed(expression, names)
+
+
+def _renamed(expression: Expression, names: dict[str, str]) -> Expression:
     parts = tuple(
         ColumnRef(column=names.get(part.column, part.column)) if isinstance(part, ColumnRef) else part
         for part in expression.parts
@@ -154,8 +188,7 @@ def raise_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fen
         if not statements:
             continue
         new = effective(mapping, fenced=True)
-        if new.needs_sync:
-            statements += install(new, authority)
+        statements += install(new, authority)
         statements += _stamps(plan, mapping)
         parts.append(
             FencePart(
@@ -176,8 +209,7 @@ def lift_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fenc
         statements = lift_statements(mapping)
         if not statements:
             continue
-        if mapping.needs_sync:
-            statements += install(mapping, authority)
+        statements += install(mapping, authority)
         statements += _stamps(plan, mapping)
         parts.append(
             FencePart(

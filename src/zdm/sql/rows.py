@@ -47,6 +47,9 @@ class Kind(StrEnum):
     STALE_NEW = "stale_new"  # the old side wrote last, and new is not up(old)
     STALE_OLD = "stale_old"  # the new side wrote last, and old is not down(new)
     NULL_NEW = "null_new"  # NULL where the new version promises NOT NULL
+    MISSING = "missing"  # of a row mapping: the old side's row has none on the new side
+    EXTRA = "extra"  # of a row mapping: a row of the new side that no row of the old side makes
+    DIFFERENT = "different"  # of a row mapping: both are there, and neither follows from the other
 
 
 def describe(counts: Mapping[str, int]) -> str:

@@ -173,17 +173,22 @@ def rollback_text(result: RollbackResult) -> str:
 
 def verification_table(tables: Sequence[TableVerification]) -> str:
     """One line a table; every count but the rows should be zero."""
-    headers = ("table", "rows", "unfilled", "failed", "old differs", "new differs", "NULLs", "took")
+    headers = ["table", "rows", "unfilled", "failed", "old differs", "new differs", "NULLs"]
+    across = any(t.missing or t.extra or t.different for t in tables)
+    headers += ["missing", "extra", "different"] if across else []
     rows = [
         (
             str(t.table),
             number(t.rows),
             *(_count(n) for n in (t.unsettled, t.failed, t.old_disagrees, t.new_disagrees, t.nulls)),
+            *(_count(n) for n in ((t.missing, t.extra, t.different) if across else ())),
             seconds(t.seconds),
         )
         for t in tables
     ]
-    return joined([table(rows, headers, right=(1, 2, 3, 4, 5, 6, 7)), violation_table(tables)])
+    return joined(
+        [table(rows, (*headers, "took"), right=tuple(range(1, len(headers) + 1))), violation_table(tables)]
+    )
 
 
 def violation_table(tables: Sequence[TableVerification]) -> str:

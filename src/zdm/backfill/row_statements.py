@@ -1,0 +1,196 @@
+"""The statements that make the rows of a row mapping, by blocks of the old side's table; as `zdm.backfill.table.Statements`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from zdm.backfill.table import column_text, within
+from zdm.db.session import fetch_value
+from zdm.model.mapping import TableMapping
+from zdm.model.row_mapping import RowMapping
+from zdm.sql import row_sync
+from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
+from zdm.sql.rows import render
+
+ALIAS = "zdm_s"
+
+
+class RowStatements:
+    """Rows are *unsettled* if they must have a row on the new side and have none, and *failed* if their mapping raised.
+
+    The source rows are locked FOR KEY SHARE: a row that is deleted or changes its key at the same time would leave a zombie
+    otherwise. An INSERT that meets a row which a trigger has made meanwhile is repeated with ON CONFLICT DO NOTHING: a row
+    that is there is newer than the snapshot of the chunk.
+    """
+
+    def __init__(self, mapping: RowMapping, rollout: int) -> None:
+        self._mapping = mapping
+        self._source = qualified_name(mapping.old.table)
+        self._target = qualified_name(mapping.new.table)
+        self._key = [column(name, ALIAS) for name in mapping.old.key]
+        self.promised: frozenset[str] = frozenset()
+        absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
+            self._target, row_sync.joined(mapping, ALIAS, "zdm_t")
+        )
+        failure = sql.SQL(
+            "EXISTS (SELECT FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {}::pg_catalog.oid"
+            " AND zdm_f.key = {} AND zdm_f.group_name = {})"
+        ).format(
+            sql.Literal(rollout),
+            sql.Literal(mapping.old.oid),
+            row_sync.failure_key(mapping.old, ALIAS),
+            sql.Literal(str(mapping.id)),
+        )
+        # A row that failed may raise again wherever it is asked about, so that is looked up first.
+        self.failed = _rendered(failure)
+        self._absent = _rendered(all_of([absent, row_sync.wanted(mapping, ALIAS)]))
+        self.unsettled = _rendered(
+            sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(self.failed, self._absent)
+        )
+        self._values = _rendered(row_sync.insert_values(mapping.new, ALIAS))
+        self._columns = _rendered(row_sync.insert_columns(mapping.new))
+        settle = row_sync.settle(mapping, rollout, "new")
+        self._settle = _rendered(
+            sql.SQL("{}(ROW({}.*)::{}, false, false)").format(settle, sql.Identifier(ALIAS), self._source)
+        )
+
+    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
+        """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""
+        if careful:
+            return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
+        return self._insert(self._within(start, end), sql.SQL("FOR KEY SHARE"))
+
+    def fill_meeting(self, start: int, end: int) -> sql.Composed:
+        """The same where rows may be made by others at this moment."""
+        # Only where the key is met: what another constraint refuses is recorded row by row.
+        return sql.SQL("{} ON CONFLICT ({}) DO NOTHING").format(
+            self.fill(start, end, careful=False), comma(column(name) for name in self._mapping.new.key)
+        )
+
+    def fill_unlocked(self, start: int, end: int, *, careful: bool, limit: int) -> sql.Composed:
+        """The same for at most `limit` rows that nobody else has locked."""
+        del careful
+        condition = sql.SQL(
+            "{alias}.ctid = ANY (ARRAY(SELECT {alias}.ctid FROM ONLY {source} AS {alias} WHERE {within} AND {unsettled}"
+            " LIMIT {limit} FOR KEY SHARE SKIP LOCKED)) AND {unsettled}"
+        ).format(
+            alias=sql.Identifier(ALIAS),
+            source=self._source,
+            within=self._within(start, end),
+            unsettled=self.unsettled,
+            limit=sql.Literal(limit),
+        )
+        return self._settled(condition)
+
+    def _insert(self, condition: sql.Composable, lock: sql.Composable) -> sql.Composed:
+        # The lock is taken in a subquery of its own, so that what is inserted is computed over the row as it is locked.
+        return sql.SQL(
+            "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM ("
+            "SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {condition} AND {absent} {lock}) AS {alias}"
+        ).format(
+            target=self._target,
+            columns=self._columns,
+            values=self._values,
+            alias=sql.Identifier(ALIAS),
+            source=self._source,
+            condition=condition,
+            absent=self._absent,
+            lock=lock,
+        )
+
+    def _settled(self, condition: sql.Composable) -> sql.Composed:
+        # Materialised, so that a row is locked before the function reads it again.
+        return sql.SQL(
+            "WITH {alias} AS MATERIALIZED (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {condition} FOR KEY SHARE)"
+            " SELECT {settle} FROM {alias}"
+        ).format(alias=sql.Identifier(ALIAS), source=self._source, condition=condition, settle=self._settle)
+
+    def retry_failed(self, start: int, end: int) -> sql.Composed:
+        """Try the failed rows of these blocks again. Returns one row: how many, how many still fail."""
+        return sql.SQL(
+            "WITH {alias} AS MATERIALIZED (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {within} AND {failed} FOR KEY SHARE"
+            " SKIP LOCKED), tried AS MATERIALIZED (SELECT {settle} AS good FROM {alias})"
+            " SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE NOT good) FROM tried"
+        ).format(
+            alias=sql.Identifier(ALIAS),
+            source=self._source,
+            within=self._within(start, end),
+            failed=self.failed,
+            settle=self._settle,
+        )
+
+    def first_left(self, start: int, end: int) -> sql.Composed:
+        """The block of some row in these blocks that is unsettled or failed; no row if there is none."""
+        return sql.SQL(
+            "SELECT (({alias}.ctid::text::pg_catalog.point)[0])::bigint FROM ONLY {source} AS {alias}"
+            " WHERE {within} AND {left} LIMIT 1"
+        ).format(
+            alias=sql.Identifier(ALIAS),
+            source=self._source,
+            within=self._within(start, end),
+            left=any_of([self.failed, self.unsettled]),
+        )
+
+    def count_unsettled(self, start: int, end: int) -> sql.Composed:
+        """How many rows of these blocks nobody has settled."""
+        return sql.SQL("SELECT pg_catalog.count(*) FROM ONLY {} AS {} WHERE {} AND {}").format(
+            self._source, sql.Identifier(ALIAS), self._within(start, end), self.unsettled
+        )
+
+    def samples(self, condition: sql.Composable, limit: int) -> sql.Composed:
+        """Position and key of some rows that meet a condition."""
+        return sql.SQL(
+            "SELECT {alias}.ctid::text, ARRAY[{key}] FROM ONLY {source} AS {alias} WHERE {c} LIMIT {limit}"
+        ).format(
+            alias=sql.Identifier(ALIAS),
+            key=comma(column_text(part) for part in self._key),
+            source=self._source,
+            c=condition,
+            limit=sql.Literal(limit),
+        )
+
+    def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
+        """Queries of each derived column of the row at a position; they raise what its mapping raises."""
+        return [
+            (
+                c.name,
+                sql.SQL("SELECT {} IS NULL FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid").format(
+                    render(c.value, ALIAS),
+                    self._source,
+                    sql.Identifier(ALIAS),
+                    sql.Literal(position),
+                ),
+            )
+            for c in self._mapping.new.columns
+        ]
+
+    @staticmethod
+    def _within(start: int, end: int) -> sql.Composable:
+        return within(start, end, ALIAS)
+
+
+def surrogate(mapping: RowMapping) -> TableMapping:
+    """The table that is gone through, under the name that the catalog calls the mapping by."""
+    return TableMapping(
+        table=mapping.id, final_name=mapping.id.name, oid=mapping.old.oid, key=mapping.old.key
+    )
+
+
+def refers(conn: psycopg.Connection[Any], mapping: RowMapping) -> bool:
+    """Whether the new side's table has foreign keys, which only triggers enforce."""
+    return bool(
+        fetch_value(
+            conn,
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c JOIN pg_catalog.pg_class AS t ON t.oid = c.conrelid"
+            " JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace"
+            " WHERE c.contype = 'f' AND n.nspname = %s AND t.relname = %s)",
+            [mapping.new.table.schema_, mapping.new.table.name],
+        )
+    )
+
+
+def _rendered(part: sql.Composable) -> sql.SQL:
+    return trusted(part.as_string(None))

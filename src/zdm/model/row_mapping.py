@@ -1,0 +1,130 @@
+"""How rows of one table relate to rows of another: the value that triggers, backfill, verification and repair share.
+
+A `RowMapping` has two sides, the old version's and the new one's. Each side says how it is made from a row of the other,
+so forward and back are the same thing in two directions. A side is one of two kinds:
+
+* ROWS: the rows themselves are the mapping's. A row of the other side makes one, its end ends it.
+* COLUMNS: the row stands on its own, and the mapping only fills some of its columns. Where the other side has no row, they
+  hold what `MirroredColumn.empty` says.
+
+Everything is compiled into one question, asked under a lock on one key: *does this row hold what the other side's row says?*
+The function that answers it, and makes it so, is called by the triggers, the careful backfill and the repair alike.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from zdm.model.expression import ColumnRef, Expression
+from zdm.model.mapping import Comparison
+from zdm.model.names import QualifiedName, Value
+
+
+class SideKind(StrEnum):
+    """Whether the mapping makes a side's rows, or only fills columns of rows that stand on their own."""
+
+    ROWS = "rows"
+    COLUMNS = "columns"
+
+
+class Presence(StrEnum):
+    """Which rows of COLUMNS have a row on the other side.
+
+    EVERY: each one, also where all columns hold what they are empty with. NEEDED: those that hold anything else.
+    """
+
+    EVERY = "every"
+    NEEDED = "needed"
+
+
+class Unmapped(StrEnum):
+    """What becomes of a write that makes a row of the new version which has no old form."""
+
+    REFUSE = "refuse"
+    RECORD = "record"
+
+
+class MirroredColumn(Value):
+    """One column that the mapping fills.
+
+    Parameters
+    ----------
+    value: over the other side's row.
+    empty: for a side of COLUMNS: what it holds where the other side has no row, as SQL; None means NULL.
+    known_empty: whether `empty` can be compared with; a volatile default cannot.
+    """
+
+    name: str
+    type: str
+    comparison: Comparison
+    value: Expression
+    not_null: bool = False
+    empty: str | None = None
+    known_empty: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the other side's column as it is, which cannot raise."""
+        parts = [part for part in self.value.parts if part != ""]
+        return len(parts) == 1 and isinstance(parts[0], ColumnRef) and self.value.type == self.type
+
+
+class RowSide(Value):
+    """One side of a mapping.
+
+    Parameters
+    ----------
+    key: the columns that name a row of this side; they carry a unique index.
+    key_values: what they are, over the other side's row, in the same order.
+    columns: what the mapping fills, without the key.
+    guarded: a row may be refused for reasons that the mapping does not show (checks, other keys, triggers), so each write is
+        tried in a subtransaction, lest the application's own write should fail.
+    created: the migration makes the table, so `oid` is 0.
+    """
+
+    table: QualifiedName
+    oid: int
+    kind: SideKind
+    key: tuple[str, ...]
+    key_values: tuple[Expression, ...]
+    key_types: tuple[str, ...]
+    columns: tuple[MirroredColumn, ...]
+    guarded: bool = False
+    created: bool = False
+
+    @property
+    def raises(self) -> bool:
+        """Whether computing a row of this side may raise, or give NULL where none may be."""
+        return any(not c.plain or c.not_null for c in self.columns) or any(
+            len(value.parts) > 1 for value in self.key_values
+        )
+
+
+class RowMapping(Value):
+    """Rows of `old` and rows of `new`, kept in step while both versions live.
+
+    Parameters
+    ----------
+    id: what catalog, status and metrics call it; the new side's table unless that is taken.
+    number: unique in the plan; names of triggers and functions hold it.
+    where: over the old side's row: only rows that meet it have a new form.
+    one_way: writes of the new version do not flow back.
+    """
+
+    id: QualifiedName
+    number: int
+    operation: str
+    old: RowSide
+    new: RowSide
+    where: Expression | None = None
+    presence: Presence = Presence.EVERY
+    unmapped: Unmapped = Unmapped.REFUSE
+    one_way: bool = False
+
+    def side(self, name: str) -> RowSide:
+        """The side called ``old`` or ``new``."""
+        return self.old if name == "old" else self.new
+
+    def other(self, name: str) -> RowSide:
+        """The side across from `name`."""
+        return self.new if name == "old" else self.old

@@ -1,0 +1,528 @@
+"""move_columns: columns of a table become a table of their own, one row for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from psycopg import sql
+from pydantic import Field, field_validator
+
+from zdm.errors import Problem
+from zdm.model.names import QualifiedName, Value, fit
+from zdm.model.plan import Finding, Severity
+from zdm.model.row_mapping import Presence, SideKind
+from zdm.model.sample import Scenario
+from zdm.model.step import Phase, Stage, Step, Transaction
+from zdm.model.table import Column, Table
+from zdm.operations import ddl
+from zdm.operations.add_foreign_key import Reaction
+from zdm.operations.base import Context, Draft, Operation
+from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
+from zdm.operations.params import Name, Sql, TableName, find_column, find_shape
+from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
+from zdm.operations.shape import ShapeColumn, TableShape
+
+
+class MovedColumn(Value):
+    """One column that moves; its name alone stands for one that stays as it is."""
+
+    column: Name = Field(description="the column")
+    to: Name | None = Field(default=None, description="its name in the other table; the same if not given")
+    type: Sql | None = Field(default=None, description="its type there; the same if not given")
+    up: Sql | None = Field(default=None, description="its value there, over the old version's columns")
+    down: Sql | None = Field(
+        default=None, description="the old column's value, over the other table's columns"
+    )
+    empty: Sql | None = Field(
+        default=None,
+        description="what the old column holds where the other table has no row; its default or NULL if not given",
+    )
+
+    @property
+    def final(self) -> str:
+        """The column's name in the other table."""
+        return self.to or self.column
+
+
+class CreatedTable(Value):
+    """The table to make: what it has besides the key and the moved columns."""
+
+    columns: tuple[TableColumn, ...] = Field(default=(), description="columns of its own")
+    primary_key: tuple[Name, ...] = Field(
+        default=(), description="the primary key's columns; those of `key` if not given"
+    )
+    unique: tuple[UniqueKey, ...] = Field(default=(), description="further unique constraints")
+    checks: tuple[Check, ...] = Field(default=(), description="check constraints")
+    foreign_key: Reaction | None = Field(
+        default="cascade",
+        description="what deleting a row does to its row here, by a foreign key; null makes none",
+    )
+    comment: str | None = Field(default=None, description="its comment")
+    grants: dict[Name, tuple[Privilege, ...]] = Field(
+        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
+    )
+
+
+class MoveColumns(Operation):
+    """Move columns into a table that has one row for each row of this one, new or existing."""
+
+    kind: ClassVar[str] = "move_columns"
+    summary: ClassVar[str] = "move columns into a 1:1 table"
+
+    table: TableName = Field(description="the table that has the columns")
+    to: TableName = Field(description="the table that gets them")
+    columns: tuple[MovedColumn, ...] = Field(min_length=1, description="the columns, by name or in detail")
+    key: dict[Name, Name] = Field(
+        min_length=1,
+        description="which row belongs to which: each key column of `to`, and the key column of `table` that it equals",
+    )
+    create: CreatedTable | None = Field(
+        default=None, description="make `to`; without it, `to` exists already"
+    )
+    rows: Presence = Field(
+        default=Presence.EVERY,
+        description="every: each row has one in `to`; needed: only where a column holds anything but what it is empty with",
+    )
+
+    scenarios: ClassVar[tuple[Scenario, ...]] = (
+        Scenario(
+            setup="CREATE TABLE accounts (id bigserial PRIMARY KEY, username text NOT NULL,"
+            " statuses_count bigint NOT NULL DEFAULT 0, followers_count bigint NOT NULL DEFAULT 0, note jsonb);"
+            " INSERT INTO accounts (username, statuses_count, followers_count, note)"
+            " SELECT 'u' || g, g % 7, g % 3, jsonb_build_object('n', g) FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "move_columns": {
+                        "table": "accounts",
+                        "to": "account_stats",
+                        "columns": [
+                            "statuses_count",
+                            {"column": "followers_count", "to": "followers"},
+                            "note",
+                        ],
+                        "key": {"account_id": "id"},
+                        "create": {
+                            "columns": [
+                                {"name": "id", "type": "bigint", "identity": "always"},
+                                {
+                                    "name": "created_at",
+                                    "type": "timestamptz",
+                                    "not_null": True,
+                                    "default": "now()",
+                                },
+                            ],
+                            "primary_key": ["id"],
+                        },
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO accounts (username, statuses_count) VALUES ('old {n}', {n} % 2)",
+                "UPDATE accounts SET statuses_count = statuses_count + 1 WHERE id = {n} % 300 + 1",
+                "UPDATE accounts SET username = 'x{n}' WHERE id = {n} % 300 + 1",
+                "DELETE FROM accounts WHERE username = 'old {n}'",
+                "DELETE FROM accounts WHERE id = (SELECT max(id) FROM accounts WHERE id > 300)",
+            ),
+            new_writes=(
+                "INSERT INTO accounts (username) VALUES ('new {n}')",
+                (
+                    "WITH a AS (INSERT INTO accounts (username) VALUES ('both {n}') RETURNING id)"
+                    " INSERT INTO account_stats (account_id, statuses_count) SELECT id, {n} FROM a"
+                ),
+                "UPDATE account_stats SET followers = followers + 1 WHERE account_id = {n} % 300 + 1",
+            ),
+            old_reads=("SELECT id, username, statuses_count, followers_count FROM accounts LIMIT 5",),
+            new_reads=(
+                "SELECT a.username, s.statuses_count FROM accounts a JOIN account_stats s ON s.account_id = a.id LIMIT 5",
+            ),
+            agree="SELECT NOT EXISTS (SELECT FROM public.accounts a FULL JOIN account_stats s ON s.account_id = a.id"
+            " WHERE (a.statuses_count, a.followers_count, a.note) IS DISTINCT FROM (s.statuses_count, s.followers, s.note)"
+            " OR a.id IS NULL OR s.id IS NULL)",
+            after="SELECT NOT EXISTS (SELECT FROM accounts a LEFT JOIN account_stats s ON s.account_id = a.id"
+            " WHERE s.id IS NULL AND a.username !~ '^new ')"
+            " AND NOT EXISTS (SELECT FROM information_schema.columns WHERE table_schema = current_schema()"
+            " AND table_name = 'accounts' AND column_name IN ('statuses_count', 'followers_count', 'note'))",
+        ),
+    )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple({"column": item} if isinstance(item, str) else item for item in value)
+        return value
+
+    def tables(self) -> Sequence[str]:
+        return (self.table,) if self.create is not None else (self.table, self.to)
+
+    def types(self) -> Sequence[str]:
+        found = [c.type for c in self.columns if c.type is not None]
+        return (*found, *((c.type for c in self.create.columns) if self.create is not None else ()))
+
+    def names(self, draft: Draft) -> Sequence[QualifiedName]:
+        if self.create is None:
+            return ()
+        try:
+            return (draft.name(self.to),)
+        except ValueError:
+            return ()
+
+    # --- what it means ------------------------------------------------------------------------------------------------
+
+    def apply(self, draft: Draft, label: str) -> list[Problem]:
+        problems: list[Problem] = []
+        shape = find_shape(draft, self.table, problems)
+        found = (
+            [(moved, find_column(shape, moved.column, problems)) for moved in self.columns] if shape else []
+        )
+        if shape is None or problems:
+            return problems
+        columns = [(moved, column) for moved, column in found if column is not None]
+        originals = self._originals(shape, columns, problems)
+        self._check_key(shape, problems)
+        if problems:
+            return problems
+        new = self._created(draft, shape, originals, label, problems) if self.create else None
+        if self.create is None:
+            new = self._existing(draft, shape, originals, problems)
+        if new is None or problems:
+            return problems
+        old = DraftSide(
+            table=shape.name,
+            oid=shape.table.oid,
+            kind=SideKind.COLUMNS,
+            key=list(self.key.values()),
+            columns=[
+                DraftMirrored(
+                    name=original.name,
+                    type=original.type,
+                    value=moved.down or _quoted(moved.final),
+                    collation=original.collation,
+                    not_null=original.not_null,
+                    empty=moved.empty or original.default,
+                )
+                for moved, original in originals
+            ],
+            readable=_readable(shape.table),
+        )
+        draft.rows.append(DraftRows(operation=label, old=old, new=new, presence=self.rows))
+        for _, column in columns:
+            shape.columns.remove(column)
+            shape.removed.append(column.physical)
+        draft.memo[label] = (shape, new, originals)
+        own = [c.name for c in self.create.columns] if self.create else []
+        draft.findings.append(
+            Finding(
+                severity=Severity.NOTE,
+                text=f"what the new version writes to {', '.join(own)} of {new.table} has no old form, and goes in a rollback"
+                if own
+                else f"a rollback carries back what the new version writes to the moved columns of {new.table}",
+                where=label,
+            )
+        )
+        return []
+
+    def _originals(
+        self, shape: TableShape, columns: Sequence[tuple[MovedColumn, ShapeColumn]], problems: list[Problem]
+    ) -> list[tuple[MovedColumn, Column]]:
+        found: list[tuple[MovedColumn, Column]] = []
+        for moved, column in columns:
+            original = None if column.fresh else shape.original(column.physical)
+            if original is None or column.name != column.physical:
+                problems.append(
+                    Problem(
+                        f"column {column.name} of {shape.name} is changed by this migration, and moved by it",
+                        remedy="Change it in one migration, and move it in the next.",
+                    )
+                )
+                continue
+            if original.generated or original.identity:
+                problems.append(
+                    Problem(
+                        f"column {original.name} of {shape.name} is a generated or identity column, which cannot be written back",
+                        remedy="Leave it where it is, or make it a plain column first.",
+                    )
+                )
+                continue
+            if original.not_null and original.default is None and moved.empty is None:
+                problems.append(
+                    Problem(
+                        f"column {original.name} of {shape.name} is NOT NULL without a default: rows that the new version inserts "
+                        "have no value for it",
+                        remedy="Say with `empty` what it holds where the other table has no row.",
+                        rule="missing-down",
+                    )
+                )
+            if (moved.up is None) != (moved.down is None) or (moved.type is not None and moved.up is None):
+                problems.append(
+                    Problem(
+                        f"column {original.name} is mapped in one direction only",
+                        remedy="Give `up` and `down` both, or neither (then the value is copied, and the type stays).",
+                        rule="missing-down",
+                    )
+                )
+            found.append((moved, original))
+        names = [moved.final for moved, _ in found] + list(self.key)
+        problems.extend(
+            Problem(f"{self.to} would have two columns called {name}")
+            for name in dict.fromkeys(names)
+            if names.count(name) > 1
+        )
+        return found
+
+    def _check_key(self, shape: TableShape, problems: list[Problem]) -> None:
+        table = shape.table
+        wanted = tuple(self.key.values())
+        if not unique_over(table, wanted):
+            problems.append(
+                Problem(
+                    f"({', '.join(wanted)}) is no unique key of {table.name} whose columns are NOT NULL",
+                    remedy=f"Use its key ({', '.join(table.key)})."
+                    if table.key
+                    else "Add a primary key first.",
+                    rule="no-key",
+                )
+            )
+        moved = {m.column for m in self.columns}
+        problems.extend(
+            Problem(f"column {name} is both moved and part of the key") for name in wanted if name in moved
+        )
+
+    def _created(
+        self,
+        draft: Draft,
+        shape: TableShape,
+        originals: Sequence[tuple[MovedColumn, Column]],
+        label: str,
+        problems: list[Problem],
+    ) -> DraftSide | None:
+        assert self.create is not None
+        types = {name: _column(shape.table, source) for name, source in self.key.items()}
+        keys = [TableColumn(name=name, type=c.type, not_null=True) for name, c in types.items()]
+        moved = [
+            TableColumn(
+                name=m.final,
+                type=draft.type(m.type) if m.type else original.type,
+                not_null=original.not_null,
+                default=original.default if m.type is None else None,
+                comment=original.comment,
+            )
+            for m, original in originals
+        ]
+        primary = self.create.primary_key or tuple(self.key)
+        own = list(self.create.columns)
+        first = [c for c in own if c.name in primary]
+        unique = self.create.unique
+        if set(primary) != set(self.key):
+            unique = (UniqueKey(columns=tuple(self.key)), *unique)
+        made = CreateTable(
+            name=self.to,
+            columns=(*first, *keys, *moved, *(c for c in own if c not in first)),
+            primary_key=primary,
+            unique=unique,
+            checks=self.create.checks,
+            comment=self.create.comment,
+            grants=self.create.grants,
+        )
+        problems += made.apply(draft, f"{label}/table")
+        draft.memo[f"{label}/made"] = made
+        if problems:
+            return None
+        name = draft.name(self.to)
+        return DraftSide(
+            table=name,
+            oid=0,
+            kind=SideKind.ROWS,
+            key=list(self.key),
+            columns=[
+                DraftMirrored(
+                    name=m.final,
+                    type=column.type,
+                    value=m.up or _quoted(m.column),
+                    collation=original.collation,
+                    not_null=original.not_null,
+                )
+                for (m, original), column in zip(originals, moved, strict=True)
+            ],
+            readable=[(c.name, draft.type(c.type), c.collation) for c in made.columns],
+            guarded=bool(self.create.unique or self.create.checks),
+            created=True,
+        )
+
+    def _existing(
+        self,
+        draft: Draft,
+        shape: TableShape,
+        originals: Sequence[tuple[MovedColumn, Column]],
+        problems: list[Problem],
+    ) -> DraftSide | None:
+        other = find_shape(draft, self.to, problems)
+        if other is None:
+            return None
+        table = other.table
+        if other is shape:
+            problems.append(Problem("a table's columns cannot move to the table itself"))
+        if other.groups or other.removed or other.added or other.final_name != other.name.name:
+            problems.append(
+                Problem(
+                    f"table {other.name} is changed by this migration, and gets columns by it",
+                    remedy="Change it in one migration, and move the columns in the next.",
+                )
+            )
+        if not unique_over(table, tuple(self.key)):
+            problems.append(
+                Problem(
+                    f"({', '.join(self.key)}) is no unique key of {table.name} whose columns are NOT NULL",
+                    remedy="Add the unique constraint first; without it two rows could claim one place.",
+                    rule="no-key",
+                )
+            )
+        columns: list[DraftMirrored] = []
+        for moved, original in originals:
+            column = find_column(other, moved.final, problems)
+            there = table.column(moved.final)
+            if column is None or there is None:
+                continue
+            columns.append(
+                DraftMirrored(
+                    name=there.name,
+                    type=there.type,
+                    value=moved.up or _quoted(original.name),
+                    collation=there.collation,
+                    not_null=there.not_null,
+                )
+            )
+        for name, source in self.key.items():
+            there, here = table.column(name), _column(shape.table, source)
+            if there is not None and there.type != here.type:
+                problems.append(
+                    Problem(
+                        f"{name} of {table.name} is {there.type}, {source} of {shape.name} is {here.type}",
+                        remedy="Bring both to one type first (change_type).",
+                        rule="no-key",
+                    )
+                )
+        known = {*self.key, *(c.name for c in columns)}
+        problems.extend(
+            Problem(
+                f"column {c.name} of {table.name} is NOT NULL without a default: rows that the old version makes have no value for it",
+                remedy="Give it a default first.",
+            )
+            for c in table.columns
+            if c.not_null and c.name not in known and c.default is None and not c.identity and not c.generated
+        )
+        others = [i for i in table.indexes if i.unique and set(i.columns) != set(self.key)]
+        checked = [c for c in table.constraints if c.kind in {"check", "exclusion", "foreign key"}]
+        return DraftSide(
+            table=table.name,
+            oid=table.oid,
+            kind=SideKind.ROWS,
+            key=list(self.key),
+            columns=columns,
+            readable=_readable(table),
+            guarded=bool(others or checked or table.triggers),
+        )
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def plan(self, phase: Phase, context: Context) -> list[Step]:
+        shape, new, originals = context.draft.memo[context.label]
+        steps: list[Step] = []
+        if phase is Phase.PREPARATION:
+            steps += self._defaults(shape, originals, context.label)
+        if self.create is None:
+            return steps
+        made: CreateTable = context.draft.memo[f"{context.label}/made"]
+        for step in made.plan(phase, replace(context, label=f"{context.label}/table")):
+            action = step.action
+            assert isinstance(action, Transaction)
+            owner = ddl.text(
+                "ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(new.table), owner=ddl.ident(shape.table.owner)
+            )
+            steps.append(
+                step.model_copy(
+                    update={
+                        "operation": context.label,
+                        "action": action.model_copy(update={"statements": (*action.statements, owner)}),
+                    }
+                )
+            )
+        if phase is Phase.MIGRATION and self.create.foreign_key is not None:
+            steps += self._foreign_key(shape, new, context.label)
+        return steps
+
+    def _foreign_key(self, shape: TableShape, new: DraftSide, label: str) -> list[Step]:
+        assert self.create is not None
+        assert self.create.foreign_key is not None
+        name = fit(f"{new.table.name}_{'_'.join(self.key)}_fkey")
+        body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {}").format(
+            ddl.idents(self.key),
+            ddl.table(shape.name),
+            ddl.idents(self.key.values()),
+            ddl.raw(self.create.foreign_key.upper()),
+        )
+        return ddl.checked_constraint(
+            step_id=f"migration.{new.table}.add_foreign_key.{name}",
+            phase=Phase.MIGRATION,
+            stage=Stage.INDEXES,
+            operation=label,
+            on=new.table,
+            name=name,
+            body=body,
+            references=shape.name,
+            naive="create-table-with-foreign-key",
+        )
+
+    @staticmethod
+    def _defaults(
+        shape: TableShape, originals: Sequence[tuple[MovedColumn, Column]], label: str
+    ) -> list[Step]:
+        """Where the new version's rows would have no value for an old column, it gets a default until cleanup."""
+        wanted = [(m, c) for m, c in originals if m.empty is not None and c.not_null and c.default is None]
+        if not wanted:
+            return []
+        made = [
+            sql.SQL("ALTER COLUMN {} SET DEFAULT ({})").format(ddl.ident(c.name), ddl.raw(m.empty or ""))
+            for m, c in wanted
+        ]
+        undone = [sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(ddl.ident(c.name)) for _, c in wanted]
+        return [
+            Step(
+                id=f"preparation.{shape.name}.move_columns.defaults.{wanted[0][1].name}",
+                title=f"give moved columns of {shape.name} a default for rows of the new version",
+                phase=Phase.PREPARATION,
+                stage=Stage.STRUCTURE,
+                operation=label,
+                action=ddl.alter(shape.name, "{a}", a=sql.SQL(", ").join(made)),
+                undo=(ddl.alter(shape.name, "{a}", a=sql.SQL(", ").join(undone)),),
+            )
+        ]
+
+
+def unique_over(table: Table, columns: Sequence[str]) -> bool:
+    """Whether a valid, plain unique index covers exactly these NOT NULL columns, so that rows can be found and met by them."""
+    required = {c.name for c in table.columns if c.not_null}
+    if not columns or not required.issuperset(columns):
+        return False
+    keys = [
+        c.columns
+        for c in table.constraints
+        if c.kind in {"primary key", "unique"} and "DEFERRABLE" not in c.definition
+    ]
+    return any(set(key) == set(columns) for key in keys)
+
+
+def _readable(table: Table) -> list[tuple[str, str, str | None]]:
+    return [(c.name, c.type, c.collation) for c in table.columns]
+
+
+def _column(table: Table, name: str) -> Column:
+    found = table.column(name)
+    assert found is not None
+    return found
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

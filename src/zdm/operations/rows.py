@@ -1,0 +1,54 @@
+"""Row mappings while the operations of a migration are applied: still the user's text, checked by the server afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from zdm.model.names import QualifiedName
+from zdm.model.row_mapping import Presence, SideKind, Unmapped
+
+
+@dataclass(slots=True)
+class DraftMirrored:
+    """A column that the mapping fills; `value` is over the other side's row. `empty` as in `MirroredColumn`."""
+
+    name: str
+    type: str
+    value: str
+    collation: str | None = None
+    not_null: bool = False
+    empty: str | None = None
+
+
+@dataclass(slots=True)
+class DraftSide:
+    """One side of a mapping.
+
+    Parameters
+    ----------
+    key: its key columns.
+    readable: name, type and collation of each column that the other side's expressions may read.
+    """
+
+    table: QualifiedName
+    oid: int
+    kind: SideKind
+    key: list[str]
+    columns: list[DraftMirrored]
+    readable: list[tuple[str, str, str | None]]
+    guarded: bool = False
+    created: bool = False
+
+
+@dataclass(slots=True)
+class DraftRows:
+    """One mapping. The keys of both sides correspond by position, and are copied as they are."""
+
+    operation: str
+    old: DraftSide
+    new: DraftSide
+    where: str | None = None
+    presence: Presence = Presence.EVERY
+    unmapped: Unmapped = Unmapped.REFUSE
+    one_way: bool = False
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,679 @@
+"""The functions and triggers of a row mapping, and the pieces of SQL that backfill, verification and repair share with them.
+
+Names:
+
+* functions ``zdm.rows_<rollout>_<number>_<purpose>``,
+* triggers ``!zdm_rows_<number>_<purpose>``: they fire before the server's own foreign key triggers, so that a row of the other
+  side is gone before a constraint looks for it. What an application's trigger changes afterwards fires them again.
+
+``settle_new`` makes the new side's row hold what the old side's row says, ``settle_old`` the other way round. Both read the row
+anew: a trigger's ``NEW`` may be out of date by the time it runs, if an application's trigger wrote the row again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from psycopg import sql
+
+from zdm.model.expression import Expression, Volatility
+from zdm.model.names import fit
+from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind
+from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
+from zdm.sql.rows import PINNED_SETTINGS, render
+from zdm.sql.sync import SCHEMA, ExpectedObject, SyncObjects
+from zdm.sql.templates import dollar_quoted, load
+
+PREFIX = "!zdm_rows_"
+"""How the names of the triggers begin."""
+
+Side = Literal["old", "new"]
+
+_RAISED = sql.SQL(
+    "      WHEN transaction_rollback OR insufficient_resources OR object_not_in_prerequisite_state OR operator_intervention\n"
+    "        OR system_error THEN RAISE;\n"
+)
+
+
+def across(side: Side) -> Side:
+    """The other side's name."""
+    return "new" if side == "old" else "old"
+
+
+def install(mapping: RowMapping, rollout: int, side: Side) -> SyncObjects:
+    """What mirrors writes of one side: functions, then its triggers, which take SHARE ROW EXCLUSIVE on its table. Repeatable."""
+    made = _Generator(mapping, rollout, side)
+    functions = [statement for f in made.functions for statement in f.statements]
+    triggers: list[sql.Composable] = [
+        sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), made.table)
+        for t in made.triggers
+    ]
+    triggers += [t.definition for t in made.triggers]
+    always = [sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in made.triggers]
+    triggers.append(sql.SQL("ALTER TABLE {} {}").format(made.table, comma(always)))
+    return SyncObjects(tuple(map(_text, functions)), tuple(map(_text, triggers)), (_text(made.comments()),))
+
+
+def drop_triggers(mapping: RowMapping, side: Side) -> tuple[str, ...]:
+    """What removes one side's triggers, whether they are there or not; ACCESS EXCLUSIVE on its table, briefly."""
+    made = _Generator(mapping, 0, side)
+    return tuple(
+        _text(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), made.table))
+        for t in made.triggers
+    )
+
+
+def drop_functions(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
+    """What removes one side's functions once no trigger calls them; no lock on a table. Works without the tables."""
+    prefix = _name(mapping, rollout, "")
+    names = [f"{prefix}{purpose}_{side}" for purpose in ("on", "late")] + [f"{prefix}settle_{across(side)}"]
+    return (_text(dollar_quoted("row_drop", names=sql.Literal(names), schema=sql.Literal(SCHEMA))),)
+
+
+def remove(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
+    """What removes the sync of one side, whether all, some or nothing of it is there."""
+    return (*drop_triggers(mapping, side), *drop_functions(mapping, rollout, side))
+
+
+def trigger_prefix(mapping: RowMapping) -> str:
+    """How the names of a mapping's triggers begin."""
+    return _trigger(mapping, "")
+
+
+def sides(mapping: RowMapping) -> tuple[Side, ...]:
+    """The sides whose writes are mirrored."""
+    return ("old",) if mapping.one_way else ("old", "new")
+
+
+def expected_objects(mapping: RowMapping, rollout: int, side: Side) -> tuple[ExpectedObject, ...]:
+    """What must be there while the sync of one side is installed, for `zdm.sql.sync.findings`."""
+    made = _Generator(mapping, rollout, side)
+    return tuple(
+        [ExpectedObject("function", f.name, f.label) for f in made.functions]
+        + [ExpectedObject("trigger", t.name, t.label) for t in made.triggers]
+    )
+
+
+def state_query(mapping: RowMapping, rollout: int, side: Side) -> str:
+    """As `zdm.sql.sync.state_query`, over the functions and triggers of one side."""
+    made = _Generator(mapping, rollout, side)
+    prefix = _name(mapping, rollout, "")
+    names = [f"{prefix}on_{side}", f"{prefix}late_{side}", f"{prefix}settle_{across(side)}"]
+    return _text(
+        sql.SQL(
+            "SELECT 'function', p.proname::text, pg_catalog.obj_description(p.oid, 'pg_proc'),"
+            " encode(sha256(convert_to(pg_catalog.pg_get_functiondef(p.oid), 'UTF8')), 'hex'), NULL::text"
+            " FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace"
+            " WHERE n.nspname = {schema} AND p.proname = ANY ({names}::text[])"
+            " UNION ALL "
+            "SELECT 'trigger', t.tgname::text, pg_catalog.obj_description(t.oid, 'pg_trigger'),"
+            " encode(sha256(convert_to(pg_catalog.pg_get_triggerdef(t.oid), 'UTF8')), 'hex'), t.tgenabled::text"
+            " FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = pg_catalog.to_regclass({table}) AND starts_with(t.tgname, {triggers})"
+            " AND t.tgparentid = 0"
+        ).format(
+            schema=sql.Literal(SCHEMA),
+            names=sql.Literal(names),
+            table=sql.Literal(_text(made.table)),
+            triggers=sql.Literal(_trigger(mapping, "")),
+        )
+    )
+
+
+def settle(mapping: RowMapping, rollout: int, side: Side) -> sql.Identifier:
+    """The function that makes `side` hold what the other side's row says; called as ``f(row, false, false)``."""
+    return sql.Identifier(SCHEMA, _name(mapping, rollout, f"settle_{side}"))
+
+
+def backfilling(mapping: RowMapping) -> str:
+    """What `zdm.row` says while the backfill inserts rows of the new side."""
+    return f"{mapping.number}:new:*"
+
+
+# --- pieces of SQL over rows of both sides ------------------------------------------------------------------------------
+
+
+def joined(mapping: RowMapping, old: str, new: str) -> sql.Composable:
+    """A condition over two aliases: the rows belong together."""
+    return _match(mapping.new, new, old)
+
+
+def wanted(mapping: RowMapping, old: str) -> sql.Composable:
+    """A condition over the old side's row, never NULL: it must have a row of the new side."""
+    found: list[sql.Composable] = []
+    if mapping.where is not None:
+        found.append(sql.SQL("({} IS TRUE)").format(render(mapping.where, old)))
+    if mapping.old.kind is SideKind.COLUMNS and mapping.presence is Presence.NEEDED:
+        found.append(holds(mapping.old, old))
+    return all_of(found)
+
+
+def holds(side: RowSide, alias: str) -> sql.Composable:
+    """A condition over a row of COLUMNS: some column holds anything but what it is empty with."""
+    return any_of(
+        differs(column(c.name, alias), _empty(c), c.comparison, c.type) if c.known_empty else sql.SQL("true")
+        for c in side.columns
+    )
+
+
+def disagree(mapping: RowMapping, old: str, new: str) -> sql.Composable:
+    """A condition over two rows that belong together: neither follows from the other."""
+    found = [_differ(mapping.new, new, old)]
+    if not mapping.one_way and not _mirror_images(mapping):
+        found.append(_differ(mapping.old, old, new))
+    return all_of(found)
+
+
+def comparison(mapping: RowMapping) -> sql.Composed:
+    """What the verification asks, in short: the pairs that disagree, and rows without the other one."""
+    return sql.SQL(
+        "SELECT count(*) FROM (SELECT * FROM {} WHERE <range>) AS o FULL JOIN (SELECT * FROM {} WHERE <range>) AS n ON {}"
+        " WHERE o IS NULL OR n IS NULL OR {}"
+    ).format(
+        qualified_name(mapping.old.table),
+        qualified_name(mapping.new.table),
+        joined(mapping, "o", "n"),
+        disagree(mapping, "o", "n"),
+    )
+
+
+def insert_columns(side: RowSide) -> sql.Composed:
+    """What an INSERT of a mapped row names: the key, then what is filled."""
+    return comma(column(name) for name in (*side.key, *(c.name for c in side.columns)))
+
+
+def insert_values(side: RowSide, alias: str) -> sql.Composed:
+    """The values of these, over the other side's row."""
+    keys = [render(value, alias) for value in side.key_values]
+    return comma([*keys, *(render(c.value, alias) for c in side.columns)])
+
+
+def _differ(side: RowSide, mine: str, other: str) -> sql.Composable:
+    return any_of(
+        differs(
+            column(c.name, mine),
+            sql.SQL("CAST({} AS {})").format(render(c.value, other), type_name(c.type)),
+            c.comparison,
+            c.type,
+        )
+        for c in side.columns
+    )
+
+
+def _match(side: RowSide, mine: str, other: str) -> sql.Composable:
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, mine), render(value, other))
+        for name, value in zip(side.key, side.key_values, strict=True)
+    )
+
+
+def _mirror_images(mapping: RowMapping) -> bool:
+    """Both directions copy values as they are, so that following in one means following in the other."""
+    return all(c.plain for side in (mapping.old, mapping.new) for c in side.columns)
+
+
+def _empty(found: MirroredColumn) -> sql.Composable:
+    value = sql.SQL("NULL") if found.empty is None else trusted(found.empty)
+    return sql.SQL("CAST({} AS {})").format(value, type_name(found.type))
+
+
+# --- generating ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    name: str
+    arguments: sql.Composable
+    definition: sql.Composed
+    label: str
+
+    @property
+    def statements(self) -> tuple[sql.Composable, ...]:
+        revoke = sql.SQL("REVOKE ALL ON FUNCTION {}({}) FROM PUBLIC").format(
+            sql.Identifier(SCHEMA, self.name), self.arguments
+        )
+        return (self.definition, revoke)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trigger:
+    name: str
+    definition: sql.Composed
+    label: str
+
+
+class _Generator:
+    """Everything that mirrors the writes of one side (`mine`) to the other (`yours`)."""
+
+    def __init__(self, mapping: RowMapping, rollout: int, side: Side) -> None:
+        self.mapping, self.rollout, self.side = mapping, rollout, side
+        self.mine, self.yours = mapping.side(side), mapping.other(side)
+        self.table = qualified_name(self.mine.table)
+        self.target = qualified_name(self.yours.table)
+
+    # --- what there is --------------------------------------------------------------------------------------------------
+
+    @property
+    def functions(self) -> tuple[_Function, ...]:
+        made = [self._settle(), self._on()]
+        if self._late_events:
+            made.append(self._late())
+        return tuple(made)
+
+    @property
+    def triggers(self) -> tuple[_Trigger, ...]:
+        on, late = self._function_name("on"), self._function_name("late")
+        inserted = holds(self.mine, "new") if self._lazy else sql.SQL("true")
+        made = [
+            self._trigger("insert", "INSERT", on, all_of([*self._backfilled, inserted])),
+            self._trigger("update", "UPDATE", on, self._changed(self._reads)),
+            self._trigger("delete", "DELETE", on),
+            self._statement_trigger(on),
+        ]
+        if "INSERT" in self._late_events:
+            made.append(self._trigger("late", "INSERT", late, sql.SQL("NOT {}").format(inserted), late=True))
+        if "DELETE" in self._late_events:
+            made.append(self._trigger("late", "DELETE", late, late=True))
+        return tuple(made)
+
+    @property
+    def _backfilled(self) -> list[sql.Composable]:
+        """What the backfill inserts follows from the other side already."""
+        if self.side == "old":
+            return []
+        return [
+            sql.SQL("(pg_catalog.current_setting('zdm.row', true) IS DISTINCT FROM {})").format(
+                sql.Literal(backfilling(self.mapping))
+            )
+        ]
+
+    @property
+    def _lazy(self) -> bool:
+        """Whether a row of this side need not have one over there while it holds nothing."""
+        return self.mine.kind is SideKind.COLUMNS and self.yours.kind is SideKind.ROWS
+
+    @property
+    def _late_events(self) -> tuple[str, ...]:
+        """The events after which a row must be made at the end of the transaction, if nobody makes it."""
+        if self.mapping.presence is not Presence.EVERY:
+            return ()
+        if self._lazy:
+            return ("INSERT",) if all(c.known_empty for c in self.mine.columns) else ()
+        return ("DELETE",) if self.yours.kind is SideKind.COLUMNS and self.side == "new" else ()
+
+    @property
+    def _reads(self) -> tuple[str, ...]:
+        """The columns of this side that the other one's depend on."""
+        found = [name for value in self.yours.key_values for name in value.columns] + list(self.mine.key)
+        found += [name for c in self.yours.columns for name in c.value.columns]
+        if self.side == "old" and self.mapping.where is not None:
+            found += self.mapping.where.columns
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def _expressions(self) -> list[Expression]:
+        found = [c.value for side in (self.mine, self.yours) for c in side.columns]
+        return [*found, *((self.mapping.where,) if self.mapping.where is not None else ())]
+
+    @property
+    def _settings(self) -> sql.Composable:
+        names: Iterable[str] = ()
+        if any(e.volatility is not Volatility.IMMUTABLE for e in self._expressions):
+            names = PINNED_SETTINGS
+        elif any("\\" in part for e in self._expressions for part in e.parts if isinstance(part, str)):
+            names = ("standard_conforming_strings",)
+        return sql.Composed(
+            [
+                sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name]))
+                for name in names
+            ]
+        )
+
+    def comments(self) -> sql.Composed:
+        return dollar_quoted(
+            "row_comments",
+            schema=sql.Literal(SCHEMA),
+            table=sql.Literal(_text(self.table)),
+            functions=sql.Literal([f.name for f in self.functions]),
+            function_labels=sql.Literal([f.label for f in self.functions]),
+            triggers=sql.Literal([t.name for t in self.triggers]),
+            trigger_labels=sql.Literal([t.label for t in self.triggers]),
+        )
+
+    def _function_name(self, purpose: str) -> str:
+        return _name(self.mapping, self.rollout, f"{purpose}_{self.side}")
+
+    def _label(self, template: str, definition: sql.Composed) -> str:
+        source = hashlib.sha256(_text(definition).encode()).hexdigest()[:16]
+        return (
+            f"zdm rollout {self.rollout} {template} version {load(template).version} source {source} server "
+        )
+
+    def _trigger(
+        self,
+        purpose: str,
+        event: str,
+        function: str,
+        when: sql.Composable | None = None,
+        *,
+        late: bool = False,
+    ) -> _Trigger:
+        name = _trigger(self.mapping, f"{self.side}_{purpose}")
+        definition = load("row_trigger_late" if late else "row_trigger_row").fill(
+            trigger=sql.Identifier(name),
+            event=sql.SQL(event),
+            table=self.table,
+            condition=sql.SQL("WHEN ({})").format(when) if when is not None else sql.SQL(""),
+            function=sql.Identifier(SCHEMA, function),
+        )
+        return _Trigger(name, definition, self._label("row_trigger_row", definition))
+
+    def _statement_trigger(self, function: str) -> _Trigger:
+        name = _trigger(self.mapping, f"{self.side}_truncate")
+        definition = load("row_trigger_truncate").fill(
+            trigger=sql.Identifier(name), table=self.table, function=sql.Identifier(SCHEMA, function)
+        )
+        return _Trigger(name, definition, self._label("row_trigger_truncate", definition))
+
+    def _changed(self, names: Sequence[str]) -> sql.Composable:
+        old, new = (comma(column(name, alias) for name in names) for alias in ("old", "new"))
+        return sql.SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(old, new)
+
+    # --- functions ------------------------------------------------------------------------------------------------------
+
+    def _on(self) -> _Function:
+        name = self._function_name("on")
+        lazy = self._lazy and self.mapping.presence is Presence.NEEDED
+        definition = dollar_quoted(
+            "row_trigger",
+            function=sql.Identifier(SCHEMA, name),
+            settings=self._settings,
+            settle=self._settle_name,
+            key_changed=self._changed(self.mine.key),
+            move=self._move(),
+            lazy=sql.Literal(lazy),
+            truncate=self._truncate(),
+        )
+        return _Function(name, sql.SQL(""), definition, self._label("row_trigger", definition))
+
+    def _late(self) -> _Function:
+        name = self._function_name("late")
+        if self.side == "old":
+            # The row itself, by its key.
+            source, settled = self.table, settle(self.mapping, self.rollout, "new")
+            match = same_key(self.mine, "zdm_s", "new")
+        else:
+            source, settled = self.target, settle(self.mapping, self.rollout, "new")
+            match = _match(self.yours, "zdm_s", "old")
+        definition = dollar_quoted(
+            "row_late",
+            function=sql.Identifier(SCHEMA, name),
+            settings=self._settings,
+            settle=settled,
+            source=source,
+            match=match,
+        )
+        return _Function(name, sql.SQL(""), definition, self._label("row_late", definition))
+
+    @property
+    def _settle_name(self) -> sql.Identifier:
+        return settle(self.mapping, self.rollout, across(self.side))
+
+    def _settle(self) -> _Function:
+        name = _name(self.mapping, self.rollout, f"settle_{across(self.side)}")
+        rows = self.yours.kind is SideKind.ROWS
+        pieces: dict[str, sql.Composable] = {
+            "function": sql.Identifier(SCHEMA, name),
+            "source": self.table,
+            "target": self.target,
+            "declare": sql.SQL("\n").join(
+                sql.SQL("  {} {};").format(_value(number), type_name(c.type))
+                for number, c in enumerate(self.yours.columns)
+            ),
+            "own_key": same_key(self.mine, "zdm_s", "zdm_at"),
+            "match": _match(self.yours, "zdm_t", "zdm_at"),
+            "compute": self._compute(),
+            "agree": self._agree(),
+            "mine": self._guard(self.side, self.mine, "zdm_at"),
+            "all": sql.Literal(f"{self.mapping.number}:{self.side}:*"),
+            "there": self._guard_across("zdm_at"),
+        }
+        if rows:
+            template = "row_settle_rows"
+            pieces |= {
+                "lazy": self._lazily(),
+                "write": self._upsert(),
+                "settled": self._forget_failure(),
+                "probe_columns": insert_columns(self.yours),
+                "probe_values": insert_values(self.yours, "zdm_at"),
+            }
+        else:
+            template = "row_settle_columns"
+            names = ", ".join(c.name for c in self.yours.columns)
+            pieces |= {
+                "holds": holds(self.yours, "zdm_t"),
+                "names": sql.Literal(names),
+                "assign": comma(
+                    sql.SQL("{} = {}").format(column(c.name), _value(number))
+                    for number, c in enumerate(self.yours.columns)
+                ),
+                "clear": comma(
+                    sql.SQL("{} = {}").format(column(c.name), _empty(c)) for c in self.yours.columns
+                ),
+                "unmapped": self._unmapped(),
+                "forget": sql.SQL("    NULL;"),
+            }
+        definition = dollar_quoted(template, **pieces)
+        arguments = sql.SQL("{}, pg_catalog.bool, pg_catalog.bool").format(self.table)
+        return _Function(name, arguments, definition, self._label(template, definition))
+
+    def _guard(self, side: Side, of: RowSide, alias: str) -> sql.Composable:
+        key = comma(column(name, alias) for name in of.key)
+        return sql.SQL("pg_catalog.concat_ws(':', {}, ROW({})::pg_catalog.text)").format(
+            sql.Literal(f"{self.mapping.number}:{side}"), key
+        )
+
+    def _guard_across(self, alias: str) -> sql.Composable:
+        key = comma(render(value, alias) for value in self.yours.key_values)
+        return sql.SQL("pg_catalog.concat_ws(':', {}, ROW({})::pg_catalog.text)").format(
+            sql.Literal(f"{self.mapping.number}:{across(self.side)}"), key
+        )
+
+    def _compute(self) -> sql.Composable:
+        """Whether the row is wanted over there, and what it holds there; nothing is written."""
+        lines: list[sql.Composable] = []
+        where = self.mapping.where if self.side == "old" else None
+        if where is not None:
+            lines.append(
+                sql.SQL("    zdm_wanted := COALESCE({}, false);\n    IF zdm_wanted THEN").format(
+                    render(where, "zdm_row")
+                )
+            )
+        else:
+            lines.append(sql.SQL("    zdm_wanted := true;"))
+        lines += [
+            sql.SQL("    {} := {};").format(_value(number), render(c.value, "zdm_row"))
+            for number, c in enumerate(self.yours.columns)
+        ]
+        lines += [
+            sql.SQL(
+                "    IF {value} IS NULL THEN\n      RAISE not_null_violation USING MESSAGE = {message};\n    END IF;"
+            ).format(
+                value=_value(number),
+                message=sql.Literal(f"{c.name} of {self.yours.table} would be NULL, and must not be"),
+            )
+            for number, c in enumerate(self.yours.columns)
+            if c.not_null
+        ]
+        if where is not None:
+            lines.append(sql.SQL("    END IF;"))
+        body = sql.SQL("\n").join(lines)
+        if self.side == "new" or not (self.yours.raises or where is not None):
+            return body
+        return sql.SQL(
+            "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
+        ).format(body=body, raised=_RAISED, failed=self._failed())
+
+    def _agree(self) -> sql.Composable:
+        up = all_of(
+            sql.SQL("NOT {}").format(differs(column(c.name, "zdm_t"), _value(number), c.comparison, c.type))
+            for number, c in enumerate(self.yours.columns)
+        )
+        if self.mapping.one_way or _mirror_images(self.mapping):
+            return sql.SQL(
+                "    PERFORM FROM {} AS zdm_t WHERE {} AND {};\n    IF FOUND THEN\n{}\n      RETURN true;\n    END IF;"
+            ).format(self.target, _match(self.yours, "zdm_t", "zdm_at"), up, self._forget_failure())
+        down = sql.SQL("NOT {}").format(_differ(self.mine, "zdm_row", "zdm_t"))
+        return sql.SQL(
+            "    BEGIN\n      PERFORM FROM {} AS zdm_t WHERE {} AND ({} OR {});\n    EXCEPTION\n{}"
+            "      WHEN OTHERS THEN PERFORM WHERE false;\n    END;\n    IF FOUND THEN\n{}\n      RETURN true;\n    END IF;"
+        ).format(
+            self.target,
+            _match(self.yours, "zdm_t", "zdm_at"),
+            up,
+            down,
+            _RAISED,
+            self._forget_failure(),
+        )
+
+    def _lazily(self) -> sql.Composable:
+        if not self._lazy:
+            return sql.SQL("")
+        return sql.SQL(
+            "    IF (zdm_lazy OR zdm_mirrored) AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {}) THEN\n"
+            "      RETURN true;\n    END IF;"
+        ).format(holds(self.mine, "zdm_row"), self.target, _match(self.yours, "zdm_t", "zdm_at"))
+
+    def _upsert(self) -> sql.Composable:
+        side = self.yours
+        values: list[sql.Composable] = [render(value, "zdm_row") for value in side.key_values]
+        values += [_value(number) for number, _ in enumerate(side.columns)]
+        action: sql.Composable = sql.SQL("NOTHING")
+        if side.columns:
+            action = sql.SQL("UPDATE SET {}").format(
+                comma(
+                    sql.SQL("{} = EXCLUDED.{}").format(column(c.name), column(c.name)) for c in side.columns
+                )
+            )
+        statement = sql.SQL(
+            "    INSERT INTO {} AS zdm_t ({}) OVERRIDING SYSTEM VALUE VALUES ({}) ON CONFLICT ({}) DO {};"
+        ).format(
+            self.target,
+            insert_columns(side),
+            comma(values),
+            comma(column(name) for name in side.key),
+            action,
+        )
+        if not side.guarded or self.side == "new":
+            return statement
+        return sql.SQL(
+            "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
+        ).format(body=statement, raised=_RAISED, failed=self._failed())
+
+    def _failed(self) -> sql.Composable:
+        """Record that this row has no form over there at present; the application's write goes through."""
+        return sql.SQL(
+            "        PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);\n"
+            "        INSERT INTO zdm.sync_failures (rollout, table_oid, key, group_name, sqlstate, message)\n"
+            "        VALUES ({}, {}, {}, {}, SQLSTATE, SQLERRM)\n"
+            "        ON CONFLICT (rollout, table_oid, key, group_name)\n"
+            "        DO UPDATE SET sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message, at = DEFAULT;\n"
+            "        RETURN false;"
+        ).format(
+            sql.Literal(self.rollout),
+            _oid(self.mine),
+            failure_key(self.mine, "zdm_at"),
+            sql.Literal(str(self.mapping.id)),
+        )
+
+    def _forget_failure(self) -> sql.Composable:
+        if self.side == "new" or not (self.yours.raises or self.yours.guarded or self.mapping.where):
+            return sql.SQL("")
+        return sql.SQL(
+            "  DELETE FROM zdm.sync_failures WHERE rollout = {} AND table_oid = {} AND key = {} AND group_name = {};"
+        ).format(
+            sql.Literal(self.rollout),
+            _oid(self.mine),
+            failure_key(self.mine, "zdm_at"),
+            sql.Literal(str(self.mapping.id)),
+        )
+
+    def _unmapped(self) -> sql.Composable:
+        return sql.SQL(
+            "      IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN\n"
+            "        RAISE serialization_failure USING MESSAGE = 'could not serialize access: the row it belongs to is not seen';\n"
+            "      END IF;\n"
+            "      RAISE foreign_key_violation USING MESSAGE = pg_catalog.format({}, ROW({})::pg_catalog.text),\n"
+            "        HINT = 'Until cleanup every row must have an old form, or a rollback would lose it.';"
+        ).format(
+            sql.Literal(
+                f"the row %s of {self.mine.table} has no old form: there is no such row in {self.yours.table}"
+            ),
+            comma(column(name, "zdm_at") for name in self.mine.key),
+        )
+
+    def _move(self) -> sql.Composable:
+        """Take the row over there along to the new key, before the old key is settled."""
+        if self.yours.kind is not SideKind.ROWS:
+            return sql.SQL("      NULL;")
+        assign = comma(
+            sql.SQL("{} = {}").format(column(name), render(value, "new"))
+            for name, value in zip(self.yours.key, self.yours.key_values, strict=True)
+        )
+        return sql.SQL(
+            "      BEGIN\n        UPDATE {} AS zdm_t SET {} WHERE {};\n      EXCEPTION\n"
+            "        WHEN integrity_constraint_violation THEN NULL;\n      END;"
+        ).format(self.target, assign, _match(self.yours, "zdm_t", "old"))
+
+    def _truncate(self) -> sql.Composable:
+        if self.yours.kind is SideKind.COLUMNS:
+            return sql.SQL(
+                "    PERFORM pg_catalog.set_config('zdm.row', {}, true);\n    UPDATE {} AS zdm_t SET {} WHERE {};\n"
+                "    PERFORM pg_catalog.set_config('zdm.row', '', true);"
+            ).format(
+                sql.Literal(f"{self.mapping.number}:{across(self.side)}:*"),
+                self.target,
+                comma(sql.SQL("{} = {}").format(column(c.name), _empty(c)) for c in self.yours.columns),
+                holds(self.yours, "zdm_t"),
+            )
+        return load("row_truncate").fill(
+            target=self.target, guard=sql.Literal(f"{self.mapping.number}:{across(self.side)}:*")
+        )
+
+
+def failure_key(side: RowSide, alias: str) -> sql.Composable:
+    """A row's key as ``zdm.sync_failures`` has it."""
+    pairs = comma(sql.SQL("{}, {}").format(sql.Literal(name), column(name, alias)) for name in side.key)
+    return sql.SQL("pg_catalog.jsonb_build_object({})").format(pairs)
+
+
+def same_key(side: RowSide, left: str, right: str) -> sql.Composable:
+    """A condition over two aliases of one side: the key is the same."""
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, left), column(name, right))
+        for name in side.key
+    )
+
+
+def _value(number: int) -> sql.Identifier:
+    return sql.Identifier(f"zdm_v{number}")
+
+
+def _oid(side: RowSide) -> sql.Composable:
+    return sql.SQL("{}::pg_catalog.regclass::pg_catalog.oid").format(
+        sql.Literal(_text(qualified_name(side.table)))
+    )
+
+
+def _name(mapping: RowMapping, rollout: int, purpose: str) -> str:
+    return f"rows_{rollout}_{mapping.number}_{purpose}"
+
+
+def _trigger(mapping: RowMapping, purpose: str) -> str:
+    return fit(f"{PREFIX}{mapping.number}_{purpose}")
+
+
+def _text(statement: sql.Composable) -> str:
+    return statement.as_string(None)

@@ -1,0 +1,159 @@
+"""Making rows of two tables agree again: each by the function that the triggers call, under a lock on the row."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from zdm.db.session import transaction
+from zdm.errors import Busy
+from zdm.model.mapping import Authority
+from zdm.model.row_mapping import RowMapping
+from zdm.sql import row_sync
+from zdm.sql.identifiers import all_of, qualified_name
+from zdm.sql.rows import render
+
+ROWS = 200
+
+_OLD, _NEW = sql.Identifier("zdm_o"), sql.Identifier("zdm_n")
+
+
+def repair_rows(
+    connect: Callable[[], psycopg.Connection[Any]],
+    mapping: RowMapping,
+    rollout: int,
+    authority: Authority,
+    *,
+    guard: Callable[[psycopg.Cursor[Any]], None],
+    lock_budget: timedelta = timedelta(milliseconds=100),
+    patience: timedelta = timedelta(seconds=60),
+) -> int:
+    """Repair pairs that differ, and rows of the new side that no row of the old one makes. Returns how many were tried.
+
+    Rows that are missing on the new side are the backfill's. The authority's side is the truth: under the old one a row too
+    many goes, under the new one it is carried back.
+
+    Raises
+    ------
+    Busy: rows stayed locked by somebody.
+    psycopg.Error: a row could not be carried over; those before it are repaired.
+    """
+    back = authority is Authority.NEW and not mapping.one_way
+    side: row_sync.Side = "old" if back else "new"
+    statements = _Statements(mapping, rollout)
+    conn = connect()
+    try:
+        job = _Job(conn, mapping, guard, lock_budget, patience)
+        total = job.run(statements.different(), statements.settling(statements.different(), side))
+        if back:
+            return total + job.run(statements.extra(), statements.settling(statements.extra(), side))
+        return total + job.run(statements.extra(), statements.deleting())
+    finally:
+        conn.close()
+
+
+class _Statements:
+    """Which rows are wrong, and what makes them right; a few at a time, locked before they are looked at again."""
+
+    def __init__(self, mapping: RowMapping, rollout: int) -> None:
+        self._mapping, self._rollout = mapping, rollout
+        self._old, self._new = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
+        self._joined = row_sync.joined(mapping, "zdm_o", "zdm_n")
+
+    def different(self) -> sql.Composed:
+        """Pairs of which neither follows from the other."""
+        return sql.SQL("FROM {} AS {} JOIN {} AS {} ON {} WHERE {}").format(
+            self._new,
+            _NEW,
+            self._old,
+            _OLD,
+            self._joined,
+            all_of([self._may, row_sync.disagree(self._mapping, "zdm_o", "zdm_n")]),
+        )
+
+    def extra(self) -> sql.Composed:
+        """Rows of the new side that no row of the old one makes."""
+        return sql.SQL("FROM {} AS {} WHERE NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
+            self._new, _NEW, self._old, _OLD, all_of([self._joined, self._may])
+        )
+
+    @property
+    def _may(self) -> sql.Composable:
+        where = self._mapping.where
+        return sql.SQL("true") if where is None else sql.SQL("({} IS TRUE)").format(render(where, "zdm_o"))
+
+    def settling(self, found: sql.Composable, side: row_sync.Side) -> sql.Composed:
+        """Make `side` of some of them hold what the other side's row says."""
+        alias, table = (_NEW, self._new) if side == "old" else (_OLD, self._old)
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT {alias}.* {found} LIMIT {rows} FOR NO KEY UPDATE OF {alias}) "
+            "SELECT {settle}(ROW({alias}.*)::{table}, false, false) FROM found AS {alias}"
+        ).format(
+            alias=alias,
+            found=found,
+            rows=sql.Literal(ROWS),
+            settle=row_sync.settle(self._mapping, self._rollout, side),
+            table=table,
+        )
+
+    def deleting(self) -> sql.Composed:
+        """Let some of the rows go that nothing makes."""
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT {n}.* {found} LIMIT {rows} FOR UPDATE OF {n}) "
+            "DELETE FROM {new} AS {o} USING found AS {n} WHERE {same}"
+        ).format(
+            n=_NEW,
+            o=_OLD,
+            found=self.extra(),
+            rows=sql.Literal(ROWS),
+            new=self._new,
+            same=row_sync.same_key(self._mapping.new, "zdm_o", "zdm_n"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    conn: psycopg.Connection[Any]
+    mapping: RowMapping
+    guard: Callable[[psycopg.Cursor[Any]], None]
+    lock_budget: timedelta
+    patience: timedelta
+
+    def run(self, found: sql.Composed, statement: sql.Composed) -> int:
+        """Repeat the statement as often as it can have something to do: a row can stay wrong whatever is done."""
+        with transaction(self.conn, read_only=True):
+            row = self.conn.execute(sql.SQL("SELECT pg_catalog.count(*) {}").format(found)).fetchone()
+        left, total = int(row[0]) if row else 0, 0
+        while left > 0:
+            total += self._some(statement)
+            left -= ROWS
+        return total
+
+    def _some(self, statement: sql.Composed) -> int:
+        deadline = time.monotonic() + self.patience.total_seconds()
+        while True:
+            try:
+                # What is deleted here must not be mirrored.
+                with transaction(
+                    self.conn,
+                    lock_timeout=self.lock_budget / 2,
+                    settings={"zdm.row": row_sync.backfilling(self.mapping)},
+                ):
+                    self.guard(self.conn.cursor())
+                    return self.conn.execute(statement).rowcount
+            except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:
+                if time.monotonic() >= deadline:
+                    raise Busy(
+                        f"rows of {self.mapping.id} that need repair have been locked for "
+                        f"{self.patience.total_seconds():.0f} s",
+                        remedy="Let the transaction that holds them end, and run again.",
+                    ) from error
+            time.sleep(random.uniform(0.005, 0.1))  # noqa: S311  # jitter

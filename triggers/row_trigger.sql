@@ -1,0 +1,25 @@
+-- template: row_trigger
+-- version: 1
+-- parameters: function, settings, quote, settle, key_changed, move, lazy, truncate
+-- What the triggers on one side of a row mapping call. The application's role need have no rights on the other side, hence
+-- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays.
+
+CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
+  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+BEGIN
+  IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+    PERFORM {settle}(NEW, {lazy}, true);
+  ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+    IF {key_changed} THEN
+{move}
+      PERFORM {settle}(OLD, false, false);
+    END IF;
+    PERFORM {settle}(NEW, {lazy}, false);
+  ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+    PERFORM {settle}(OLD, false, false);
+  ELSE
+{truncate}
+  END IF;
+  RETURN NULL;
+END
+{quote}
