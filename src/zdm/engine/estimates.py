@@ -21,6 +21,7 @@ from zdm.model.estimate import (
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Plan, Severity
+from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Backfill, Concurrent, Lock, Phase, Scan, Step, Transaction, Verify
 from zdm.operations.lint import RULES
 
@@ -117,8 +118,12 @@ def _step(
         naive_reason=RUN_NAIVELY.get(step.naive, ""),
     )
     if isinstance(action, Backfill):
-        known = rates.get(action.table)
-        made = _filled(made, known, plan.mapping(action.table), server, workers)
+        mapped = plan.row_mapping(action.table)
+        if mapped is not None:
+            made = _copied(made, rates.get(mapped.old.table), mapped, workers)
+        else:
+            known = rates.get(action.table)
+            made = _filled(made, known, plan.mapping(action.table), server, workers)
     elif isinstance(action, Verify | Scan):
         once = max(1, len(statements)) if isinstance(action, Verify) else 1
         read = _sum(_scan_seconds(one, server) for one in tables)
@@ -194,6 +199,25 @@ def _filled(
             "read_bytes": known.bytes,
             "wal_bytes": int(wal),
             "disk_bytes": int(disk),
+        }
+    )
+
+
+def _copied(made: StepEstimate, known: TableRates | None, mapping: RowMapping, workers: int) -> StepEstimate:
+    """Rows of another table: inserted whole, nothing of the source is written but its row locks."""
+    if known is None or known.rows < 0:
+        return made.model_copy(update={"effort": Effort.FILL})
+    filled = len(mapping.new.columns) + len(mapping.new.key)
+    size = known.rows * (TUPLE_OVERHEAD + 12 * filled + INDEX_ENTRY)
+    return made.model_copy(
+        update={
+            "effort": Effort.FILL,
+            "seconds": known.rows / FILL_ROWS_PER_SECOND / (1 + 0.6 * (workers - 1)),
+            "rows": known.rows,
+            "read_bytes": known.bytes,
+            # A row lock is about 190 bytes of WAL.
+            "wal_bytes": int(size + 190 * known.rows),
+            "disk_bytes": int(size),
         }
     )
 
