@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from tests.support.dumps import dump
+from tests.support.schemas import PROJECTS, Project
 from tests.support.servers import Database, Server
 from tests.support.versions import on_all_versions
 from zdm.engine.rollout import Engine
@@ -171,3 +174,29 @@ def test_what_hangs_on_a_column_is_on_its_successor_afterwards(server: Server, d
         assert dump(database) == before, state
     advance(engine, migration, State.COMPLETED)
     assert dump(database) == expected
+
+
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.name)
+def test_the_schema_of_a_public_project(server: Server, database: Database, project: Project) -> None:
+    """Each migration is rolled back from another phase, then carried through, on what the one before it has left."""
+    database.execute(project.text(0))
+    database.execute(project.rows)
+    engine = Engine(database.dsn)
+    engine.init()
+    for number, change in enumerate(project.changes):
+        migration = Migration.model_validate(
+            {
+                "id": change.id,
+                "operations": list(change.operations),
+                "gates": OPEN,
+                "dependents": "recreate",
+            }
+        )
+        before = dump(database)
+        advance(engine, migration, (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER)[number])
+        engine.rollback(change.id)
+        assert dump(database) == before
+        advance(engine, migration, State.COMPLETED)
+        with another(server) as wanted:
+            wanted.execute(project.text(number + 1))
+            assert dump(database) == dump(wanted), change.id
