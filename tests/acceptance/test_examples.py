@@ -33,6 +33,12 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT views FROM page_views WHERE page = 'only new'",
         [(2_000_000_000,)],
     ),
+    "gitlab_push_event_payloads": (
+        "WITH e AS (INSERT INTO events (author_id, action) VALUES (77, 5) RETURNING id)"
+        " INSERT INTO push_event_payloads (commit_count, event_id, action, ref_type, ref) SELECT 1, id, 2, 0, 'only new' FROM e",
+        "SELECT author_id, action FROM events WHERE id = (SELECT event_id FROM push_event_payloads WHERE ref = 'only new')",
+        [(77, 5)],
+    ),
     "glance_visibility": (
         "INSERT INTO images (name, visibility) VALUES ('only new 1', 'public'), ('only new 2', 'community')",
         "SELECT name, is_public FROM images WHERE name LIKE 'only new%' ORDER BY name",
@@ -56,6 +62,11 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT type, reference, voided_value::text FROM payment_transactions WHERE reference = 'x-1'",
         [("only new", "x-1", "1.500")],
     ),
+    "pgbench_aid": (
+        "INSERT INTO pgbench_accounts (aid, bid, abalance) VALUES (900, 2, 12)",
+        "SELECT bid, abalance FROM pgbench_accounts WHERE aid = 900",
+        [(2, 12)],
+    ),
     "pgbench_balance": (
         "INSERT INTO pgbench_accounts (aid, bid, abalance, currency, note) VALUES (900, 1, 7.5, 'GBP', 'only new')",
         "SELECT abalance, rtrim(filler) FROM pgbench_accounts WHERE aid = 900",
@@ -73,6 +84,12 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "INSERT INTO subscribers (email) VALUES ('only-new@example.org')",
         "SELECT list FROM subscribers WHERE email = 'only-new@example.org'",
         [(1,)],
+    ),
+    "zulip_usermessage": (
+        "WITH m AS (INSERT INTO zerver_message (content) VALUES ('only new') RETURNING id)"
+        " INSERT INTO zerver_usermessage (message_id, user_profile_id, flags) SELECT id, 7, 2 FROM m",
+        "SELECT flags FROM zerver_usermessage WHERE message_id IN (SELECT id FROM zerver_message WHERE content = 'only new')",
+        [(2,)],
     ),
 }
 
