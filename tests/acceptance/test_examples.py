@@ -34,8 +34,8 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         [(2_000_000_000,)],
     ),
     "gitlab_push_event_payloads": (
-        "WITH e AS (INSERT INTO events (author_id, action) VALUES (77, 5) RETURNING id)"
-        " INSERT INTO push_event_payloads (commit_count, event_id, action, ref_type, ref) SELECT 1, id, 2, 0, 'only new' FROM e",
+        """WITH e AS (INSERT INTO events (author_id, action) VALUES (77, 5) RETURNING id)
+           INSERT INTO push_event_payloads (commit_count, event_id, action, ref_type, ref) SELECT 1, id, 2, 0, 'only new' FROM e""",
         "SELECT author_id, action FROM events WHERE id = (SELECT event_id FROM push_event_payloads WHERE ref = 'only new')",
         [(77, 5)],
     ),
@@ -86,8 +86,8 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         [(1,)],
     ),
     "zulip_usermessage": (
-        "WITH m AS (INSERT INTO zerver_message (content) VALUES ('only new') RETURNING id)"
-        " INSERT INTO zerver_usermessage (message_id, user_profile_id, flags) SELECT id, 7, 2 FROM m",
+        """WITH m AS (INSERT INTO zerver_message (content) VALUES ('only new') RETURNING id)
+           INSERT INTO zerver_usermessage (message_id, user_profile_id, flags) SELECT id, 7, 2 FROM m""",
         "SELECT flags FROM zerver_usermessage WHERE message_id IN (SELECT id FROM zerver_message WHERE content = 'only new')",
         [(2,)],
     ),

@@ -16,6 +16,7 @@ from zdm.operations import fidelity
 from zdm.operations.base import Context
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.sql import row_sync, sync, views
+from zdm.sql.templates import dollar_quoted
 
 
 def swap_steps(plan: Plan, context: Context, previous_schemas: Sequence[str]) -> list[Step]:
@@ -82,6 +83,8 @@ def _swap(
     statements = contract_statements(mapping, shape, following, drop_triggers=triggers, recreate_views=remake)
     if not drops and not statements:
         return None
+    if mapping.needs_sync and not mapping.dropped_in_new:
+        statements.append(forget_plans(plan.new_schema or sync.SCHEMA))
     return Step(
         id=f"cleanup.{mapping.table}.swap",
         title=f"swap {mapping.table}: the old structure goes, the new one takes its place",
@@ -94,6 +97,11 @@ def _swap(
         ),
         naive="drop-column",
     )
+
+
+def forget_plans(schema: str) -> str:
+    """What makes every session plan anew. `schema` is one of zdm's own."""
+    return dollar_quoted("swap_plans", schema=sql.Literal(schema)).as_string(None)
 
 
 def after_swap(mapping: TableMapping) -> TableMapping:
