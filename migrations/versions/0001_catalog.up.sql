@@ -262,7 +262,6 @@ CREATE TABLE zdm.data_migrations (
     rollout      bigint NOT NULL REFERENCES zdm.module_migrations ON DELETE CASCADE,
     schema_name  text NOT NULL,
     table_name   text NOT NULL,
-    relfilenode  oid NOT NULL,
     total_blocks bigint NOT NULL CHECK (total_blocks >= 0),
     status       text NOT NULL DEFAULT 'running' CHECK (status IN ('running', 'sweeping', 'finished')),
     pass_no      integer NOT NULL DEFAULT 1 CHECK (pass_no >= 1),
@@ -274,7 +273,6 @@ CREATE TABLE zdm.data_migrations (
     UNIQUE (rollout, schema_name, table_name)
 );
 COMMENT ON TABLE zdm.data_migrations IS 'The backfill of each table of a rollout.';
-COMMENT ON COLUMN zdm.data_migrations.relfilenode IS 'The file the block numbers are about; another one (VACUUM FULL, CLUSTER) starts the pass over.';
 COMMENT ON COLUMN zdm.data_migrations.pass_no IS 'Raised whenever the table is gone over again; verifications of an earlier pass no longer count.';
 COMMENT ON COLUMN zdm.data_migrations.swept_rows IS 'Rows that the last look over the whole table still had to settle.';
 COMMENT ON COLUMN zdm.data_migrations.earlier_rows IS 'Rows settled in earlier passes.';
@@ -282,6 +280,8 @@ COMMENT ON COLUMN zdm.data_migrations.earlier_rows IS 'Rows settled in earlier p
 CREATE TABLE zdm.data_migration_ranges (
     backfill   bigint NOT NULL REFERENCES zdm.data_migrations ON DELETE CASCADE,
     range_no   integer NOT NULL,
+    relation   oid NOT NULL,
+    file       oid NOT NULL,
     lo         bigint NOT NULL,
     next_block bigint NOT NULL,
     hi         bigint NOT NULL,
@@ -295,6 +295,8 @@ CREATE TABLE zdm.data_migration_ranges (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE zdm.data_migration_ranges IS 'A contiguous range of blocks [lo, hi) for one worker. Blocks before next_block are done; the cursor commits with the chunk.';
 COMMENT ON COLUMN zdm.data_migration_ranges.left_rows IS 'Whether rows may have been left before next_block, because somebody held them or an expression raised.';
+COMMENT ON COLUMN zdm.data_migration_ranges.relation IS 'The table, or the partition of it, that the blocks are of.';
+COMMENT ON COLUMN zdm.data_migration_ranges.file IS 'The file the block numbers are about; another one (VACUUM FULL, CLUSTER) starts over.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Verifications, gates, approvals

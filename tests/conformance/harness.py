@@ -61,6 +61,7 @@ class Rollout:
     given: the migration as its authors wrote it, its id and gates included; made from the scenario if not given.
     earlier: migrations that are completed first, without any application at work.
     rows: what is inserted after them.
+    settings: the engine's.
     """
 
     database: Database
@@ -69,6 +70,7 @@ class Rollout:
     given: Migration | None = None
     earlier: tuple[Migration, ...] = ()
     rows: str = ""
+    settings: EngineSettings = EngineSettings(workers=1)  # noqa: RUF009 - a frozen value
     migration: Migration = field(init=False)
     before: str = field(init=False, default="")
     numbers: Iterator[int] = field(init=False, default_factory=lambda: count(10_000))
@@ -92,9 +94,7 @@ class Rollout:
 
     def engine(self, reporter: Silent | None = None) -> Engine:
         """A new engine, as a new process would have it."""
-        return Engine(
-            self.database.dsn, "public", reporter=reporter or Silent(), settings=EngineSettings(workers=1)
-        )
+        return Engine(self.database.dsn, "public", reporter=reporter or Silent(), settings=self.settings)
 
     @property
     def new_path(self) -> tuple[str, ...]:

@@ -14,7 +14,14 @@ from zdm.backfill.options import Hooks, Options, Result, VacuumPolicy
 from zdm.backfill.outcome import Trouble, classify
 from zdm.backfill.row_statements import RowStatements, refers, surrogate
 from zdm.backfill.sweep import BadData, sweep
-from zdm.backfill.table import Shape, Statements, may_silence, shape, triggers_that_fire
+from zdm.backfill.table import (
+    Shape,
+    estimated_rows,
+    may_silence,
+    same_parts,
+    shapes,
+    triggers_that_fire,
+)
 from zdm.backfill.tracker import Tracker
 from zdm.backfill.vacuum import Vacuumer
 from zdm.backfill.worker import FileChanged, Job, Stopped, Worker
@@ -87,7 +94,7 @@ class _Run:
         self._hooks = hooks
         self._result = result
         self._again = options.again
-        self._statements: Statements | RowStatements
+        self._statements: RowStatements | None = None
         self._rows = mapping if isinstance(mapping, RowMapping) else None
         if isinstance(mapping, RowMapping):
             self._mapping = surrogate(mapping)
@@ -96,7 +103,6 @@ class _Run:
             self._options = replace(options, vacuum=VacuumPolicy(every=0))
         else:
             self._mapping = mapping
-            self._statements = Statements(mapping)
             self._options = options
         self._silent, firing = self._steadily(self._triggers)
         if firing:
@@ -127,25 +133,20 @@ class _Run:
                 self._pass(state, found)
             except FileChanged:
                 self._hooks.note(
-                    f"{self._mapping.table} was rewritten meanwhile (VACUUM FULL, CLUSTER or the like); going over it again"
+                    f"{self._mapping.table} was rewritten meanwhile (VACUUM FULL, CLUSTER or the like), or a partition came or "
+                    "went; looking at it again"
                 )
                 continue
             return
         raise ZdmError(
-            f"{self._mapping.table} was rewritten {MOST_PASSES} times while it was filled",
+            f"{self._mapping.table} was rewritten, or got or lost a partition, {MOST_PASSES} times while it was filled",
             remedy="Keep VACUUM FULL, CLUSTER and TRUNCATE away from it, and run again.",
         )
 
-    def _open(self, conn: psycopg.Connection[Any]) -> tuple[BackfillState, Shape]:
-        found = shape(conn, self._mapping)
-        where = (
-            conn,
-            self._rollout,
-            self._mapping.table,
-            found.relfilenode,
-            found.blocks,
-            self._options.workers,
-        )
+    def _open(self, conn: psycopg.Connection[Any]) -> tuple[BackfillState, list[Shape]]:
+        found = shapes(conn, self._mapping)
+        parts = [one.part for one in found]
+        where = (conn, self._rollout, self._mapping.table, parts, self._options.workers)
         with transaction(conn):
             self._hooks.guard(conn.cursor())
             state = backfills.open(*where)
@@ -154,8 +155,8 @@ class _Run:
         self._again = False
         return state, found
 
-    def _pass(self, state: BackfillState, found: Shape) -> None:
-        tracker = Tracker(self._hooks, self._result, state, found.rows)
+    def _pass(self, state: BackfillState, found: list[Shape]) -> None:
+        tracker = Tracker(self._hooks, self._result, state, estimated_rows(found))
         extra = {} if self._rows is None else {"zdm.row": backfilling(self._rows)}
         job = Job(self._mapping, self._statements, self._options, self._hooks, tracker, self._silent, extra)
         if state.status is BackfillStatus.RUNNING:
@@ -165,7 +166,12 @@ class _Run:
         if looked or self._steadily(self._left_rows, tracker):
             self._steadily(lambda conn: self._mark(conn, backfills.start_sweep), tracker)
             tracker.sweeping()
-            self._steadily(lambda conn: sweep(Worker(job, conn, found), job, self._rollout), tracker)
+            self._steadily(lambda conn: sweep(conn, job, self._rollout), tracker)
+        # A partition that came while the others were filled is filled as well.
+        if self._mapping.partitioned and not self._steadily(
+            lambda conn: same_parts(conn, self._mapping, found)
+        ):
+            raise FileChanged
         self._steadily(lambda conn: self._mark(conn, backfills.finish), tracker)
         tracker.finished()
 
@@ -184,10 +190,11 @@ class _Run:
             self._hooks.guard(conn.cursor())
             step(conn, self._rollout, self._mapping.table)
 
-    def _ranges(self, state: BackfillState, found: Shape, job: Job, tracker: Tracker) -> None:
+    def _ranges(self, state: BackfillState, found: list[Shape], job: Job, tracker: Tracker) -> None:
         left = [part for part in state.ranges if not part.finished]
         if not left:
             return
+        files = {one.relation: one for one in found}
         vacuumer = Vacuumer(self._connect, self._mapping, self._options.vacuum, found, self._hooks.note)
         tracker.on_share(vacuumer.reached)
 
@@ -196,10 +203,10 @@ class _Run:
                 # Where the range really stands: the connection may have been lost while a chunk committed.
                 current = backfills.get(conn, self._rollout, self._mapping.table)
                 assert current is not None
-                if current.relfilenode != found.relfilenode:
+                mine = next((r for r in current.ranges if r.number == part.number), None)
+                if mine is None or mine.file != files[mine.relation].relfilenode:
                     raise FileChanged
-                mine = next(r for r in current.ranges if r.number == part.number)
-                Worker(job, conn, found).run(mine.next, mine.hi, record)
+                Worker(job, conn, files[mine.relation]).run(mine.next, mine.hi, record)
 
             def record(conn: psycopg.Connection[Any], next_block: int, rows: int, left: bool) -> None:
                 backfills.advance(

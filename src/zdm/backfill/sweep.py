@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
 from zdm.backfill.row_statements import RowStatements
-from zdm.backfill.table import Statements, shape
+from zdm.backfill.table import Statements, same_parts, shapes
 from zdm.backfill.worker import FileChanged, Job, Worker
 from zdm.catalog import backfills
 from zdm.db.session import transaction
@@ -44,7 +45,7 @@ class _Look:
     held: int = 0
 
 
-def sweep(worker: Worker, job: Job, rollout: int) -> None:
+def sweep(conn: psycopg.Connection[Any], job: Job, rollout: int) -> None:
     """Look at every block, and settle what is found, until a look finds nothing.
 
     Rows are left by the ranges only where somebody held them locked or an expression raised, and by applications only where an
@@ -52,21 +53,23 @@ def sweep(worker: Worker, job: Job, rollout: int) -> None:
 
     Raises
     ------
-    FileChanged: the table was rewritten, so what was looked at says nothing.
+    FileChanged: the table was rewritten, or a partition came or went, so what was looked at says nothing.
     BadData, Busy, ZdmError: as `zdm.backfill.run.backfill` says.
     """
     mapping = job.mapping
     deadline: float | None = None
     for attempt in range(10**9):
-        found = shape(worker.conn, mapping)
-        look = _look(worker, job, rollout, found.blocks)
-        if shape(worker.conn, mapping).relfilenode != found.relfilenode:
+        found = shapes(conn, mapping)
+        look = _Look()
+        for one in found:
+            _look(Worker(job, conn, one), job, rollout, one.blocks, look)
+        if not same_parts(conn, mapping, found):
             raise FileChanged
         if look.held:
             now = time.monotonic()
             deadline = deadline or now + job.options.lock_patience.total_seconds()
             if now >= deadline:
-                raise _held(worker.conn, job, look.held)
+                raise _held(conn, job, look.held)
             job.watch.wait(
                 min(2.0, 0.02 * 2 ** min(attempt, 10)), f"{look.held} rows are locked by somebody else"
             )
@@ -75,7 +78,7 @@ def sweep(worker: Worker, job: Job, rollout: int) -> None:
             if attempt > MOST_SWEEPS and deadline is None:
                 break
         elif look.failed:
-            raise bad_data(worker.conn, mapping, job.statements)
+            raise bad_data(conn, job)
         else:
             return
     raise ZdmError(
@@ -84,25 +87,24 @@ def sweep(worker: Worker, job: Job, rollout: int) -> None:
     )
 
 
-def _look(worker: Worker, job: Job, rollout: int, blocks: int) -> _Look:
-    look = _Look()
-    done = 0
-
+def _look(worker: Worker, job: Job, rollout: int, blocks: int, look: _Look) -> None:
     def record(conn: psycopg.Connection[Any], _block: int, rows: int, _left: bool) -> None:
-        nonlocal done
         if rows:
             backfills.add_swept(conn, rollout, job.mapping.table, rows)
-            done += rows
+            look.settled += rows
 
     position, probe = 0, PROBE
-    if isinstance(job.statements, RowStatements):
+    if job.rows is not None:
         # An update that the mapping does not read moves a row without settling it, so that only a look at all blocks in one
         # statement, those included that are appended meanwhile, proves that none is left.
         blocks = probe = LAST_BLOCK
     while position < blocks:
         job.watch.between_chunks(worker.conn, 0.0)
         end = min(blocks, position + probe)
-        block = worker.first_left(position, end)
+        try:
+            block = worker.first_left(position, end)
+        except psycopg.errors.UndefinedTable as error:
+            raise FileChanged from error
         if block is None:
             position = end
             continue
@@ -110,35 +112,50 @@ def _look(worker: Worker, job: Job, rollout: int, blocks: int) -> _Look:
         worker.run(block, position, record)
         look.failed += worker.retry_failed(block, position, record)
         look.held += worker.count_unsettled(block, position)
-    look.settled = done
-    return look
 
 
 def _held(conn: psycopg.Connection[Any], job: Job, count: int) -> Busy:
-    with transaction(conn, read_only=True):
-        rows = conn.execute(job.statements.samples(job.statements.unsettled, NAMED)).fetchall()
+    names: list[str] = []
+    for statements in _every(conn, job):
+        with transaction(conn, read_only=True):
+            rows = conn.execute(statements.samples(statements.unsettled, NAMED)).fetchall()
+        names += [named(job.mapping, row) for row in rows]
+        if len(names) >= NAMED:
+            break
     return Busy(
         f"{count} rows of {job.mapping.table} have been locked by somebody else for "
-        f"{job.options.lock_patience.total_seconds():.0f} s, among them {', '.join(named(job.mapping, row) for row in rows)}",
+        f"{job.options.lock_patience.total_seconds():.0f} s, among them {', '.join(names[:NAMED])}",
         remedy="Let the transaction that holds them end (pg_stat_activity, pg_prepared_xacts), and run again.",
         changed="All other rows are settled.",
     )
 
 
-def bad_data(
-    conn: psycopg.Connection[Any], mapping: TableMapping, statements: Statements | RowStatements
-) -> BadData:
+def _every(conn: psycopg.Connection[Any], job: Job) -> Iterator[Statements | RowStatements]:
+    """The statements of everything that holds rows of the table."""
+    if job.rows is not None:
+        yield job.rows
+        return
+    for one in shapes(conn, job.mapping):
+        yield Statements(job.mapping, one.name)
+
+
+def bad_data(conn: psycopg.Connection[Any], job: Job) -> BadData:
     """What is wrong with the failed rows, the first few by name."""
-    with transaction(conn, read_only=True):
-        rows = conn.execute(statements.samples(statements.failed, NAMED + 1)).fetchall()
-    problems = [
-        Problem(what=_why(conn, statements, row[0]), where=f"{mapping.table} {named(mapping, row)}")
-        for row in rows[:NAMED]
-    ]
-    many = f"more than {NAMED}" if len(rows) > NAMED else str(len(rows))
+    mapping = job.mapping
+    problems: list[Problem] = []
+    for statements in _every(conn, job):
+        with transaction(conn, read_only=True):
+            rows = conn.execute(statements.samples(statements.failed, NAMED + 1 - len(problems))).fetchall()
+        problems += [
+            Problem(what=_why(conn, statements, row[0]), where=f"{mapping.table} {named(mapping, row)}")
+            for row in rows
+        ]
+        if len(problems) > NAMED:
+            break
+    many = f"more than {NAMED}" if len(problems) > NAMED else str(len(problems))
     return BadData(
         f"{many} rows of {mapping.table} cannot be mapped to the new version",
-        problems=problems,
+        problems=problems[:NAMED],
         remedy="Correct these rows (an update of the old column is enough), or the migration's `up`, and run again.",
         changed="All other rows are settled; the old columns are untouched.",
     )

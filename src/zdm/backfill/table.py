@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from zdm.catalog.backfills import Part
+from zdm.db.partitions import leaves
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import BadInput, Drift
 from zdm.model.mapping import TableMapping
+from zdm.model.names import QualifiedName
 from zdm.sql.identifiers import any_of, column, comma, qualified_name, trusted, type_name
 from zdm.sql.rows import failed, fill_assignments, render, settle_assignments, unsettled
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The table's file at one moment. `rows` is the server's estimate, None if it never looked."""
+    """One table that holds rows, itself or a partition, and its file at one moment.
 
+    `rows` is the server's estimate, None if it never looked.
+    """
+
+    relation: int
+    name: QualifiedName
     relfilenode: int
     blocks: int
     rows: float | None
@@ -29,34 +38,65 @@ class Shape:
         """Estimated rows in a block; a middling guess where there is no estimate."""
         return self.rows / self.blocks if self.rows and self.blocks else 60.0
 
+    @property
+    def part(self) -> Part:
+        """As the catalog keeps it."""
+        return Part(self.relation, self.relfilenode, self.blocks)
 
-def shape(conn: psycopg.Connection[Any], mapping: TableMapping) -> Shape:
-    """The table as it stands.
+
+def shapes(conn: psycopg.Connection[Any], mapping: TableMapping) -> list[Shape]:
+    """Everything that holds rows of the table, as it stands: the table itself, or its partitions.
 
     Raises
     ------
     Drift: it is not there any more.
-    BadInput: it is not an ordinary table.
+    BadInput: it is of another kind than it was.
     """
-    row = conn.execute(
+    found = {leaf.oid: leaf.name for leaf in leaves(conn, mapping.oid)}
+    rows = conn.execute(
         """
-        SELECT pg_catalog.pg_relation_filenode(c.oid),
+        SELECT c.oid::int8, pg_catalog.pg_relation_filenode(c.oid)::int8,
                pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint,
                nullif(c.reltuples, -1)::float8, c.relpages, pg_catalog.pg_relation_size(c.oid), c.relkind::text
-        FROM pg_catalog.pg_class c WHERE c.oid = %s
+        FROM pg_catalog.pg_class c WHERE c.oid = ANY (%s::oid[]) ORDER BY c.oid
         """,
-        [mapping.oid],
-    ).fetchone()
-    if row is None:
+        [sorted({mapping.oid, *found})],
+    ).fetchall()
+    kinds = {oid: kind for oid, *_, kind in rows}
+    if mapping.oid not in kinds:
         raise Drift(f"table {mapping.table} is gone", remedy="Roll back, or restore the table.")
-    relfilenode, blocks, rows, pages, size, kind = row
-    if kind != "r":
+    if kinds[mapping.oid] != ("p" if mapping.partitioned else "r"):
         raise BadInput(
-            f"{mapping.table} is not an ordinary table, so its rows cannot be gone through block by block"
+            f"{mapping.table} is not the kind of table that it was, so its rows cannot be gone through block by block"
         )
-    # As the planner does: the density of the last look, at the size of today.
-    estimate = rows / pages * blocks if rows and pages else None
-    return Shape(relfilenode, blocks, estimate, size)
+    return [
+        Shape(
+            relation=oid,
+            name=found[oid],
+            relfilenode=relfilenode,
+            blocks=blocks,
+            # As the planner does: the density of the last look, at the size of today.
+            rows=estimate / pages * blocks if estimate and pages else None,
+            bytes=size,
+        )
+        for oid, relfilenode, blocks, estimate, pages, size, _ in rows
+        # One that was dropped between the two looks has neither file nor size.
+        if oid in found and relfilenode is not None and blocks is not None
+    ]
+
+
+def same_parts(conn: psycopg.Connection[Any], mapping: TableMapping, found: Sequence[Shape]) -> bool:
+    """Whether what holds rows of the table is what it was: the same tables, names and files."""
+    now = shapes(conn, mapping)
+    return {(s.relation, s.relfilenode, s.name) for s in now} == {
+        (s.relation, s.relfilenode, s.name) for s in found
+    }
+
+
+def estimated_rows(found: Sequence[Shape]) -> float | None:
+    """The server's estimate of all rows; None where it never looked at any part that has some."""
+    known = [one.rows for one in found if one.rows is not None]
+    return sum(known) if known else None
 
 
 def may_silence(conn: psycopg.Connection[Any]) -> bool:
@@ -74,7 +114,9 @@ def triggers_that_fire(conn: psycopg.Connection[Any], mapping: TableMapping, *, 
     rows = conn.execute(
         r"""
         SELECT t.tgname FROM pg_catalog.pg_trigger t
-        WHERE t.tgrelid = %(oid)s AND NOT t.tgisinternal AND t.tgname NOT LIKE '~zdm\_%%'
+        WHERE (t.tgrelid = %(oid)s OR t.tgparentid = 0 AND t.tgrelid IN (
+            SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid::pg_catalog.regclass) p))
+          AND NOT t.tgisinternal AND t.tgname NOT LIKE '~zdm\_%%'
           AND t.tgtype & 16 <> 0 AND t.tgenabled = ANY (%(enabled)s)
           AND (t.tgattr = '' OR EXISTS (
               SELECT FROM pg_catalog.pg_attribute a
@@ -86,9 +128,9 @@ def triggers_that_fire(conn: psycopg.Connection[Any], mapping: TableMapping, *, 
     return [row[0] for row in rows]
 
 
-def relfilenode(conn: psycopg.Connection[Any], mapping: TableMapping) -> int:
-    """The table's file. Once the transaction has written to the table, it cannot change before the transaction's end."""
-    return int(fetch_value(conn, "SELECT pg_catalog.pg_relation_filenode(%s::oid)", [mapping.oid]) or 0)
+def relfilenode(conn: psycopg.Connection[Any], relation: int) -> int:
+    """The file of a table. Once the transaction has written to it, it cannot change before the transaction's end."""
+    return int(fetch_value(conn, "SELECT pg_catalog.pg_relation_filenode(%s::oid)", [relation]) or 0)
 
 
 def within(start: int, end: int, alias: str | None = None) -> sql.Composed:
@@ -99,11 +141,16 @@ def within(start: int, end: int, alias: str | None = None) -> sql.Composed:
 
 
 class Statements:
-    """The statements that settle rows, composed once for one mapping."""
+    """The statements that settle rows, composed once for one mapping.
 
-    def __init__(self, mapping: TableMapping) -> None:
+    Parameters
+    ----------
+    table: whose rows they settle: the table itself, or a partition of it.
+    """
+
+    def __init__(self, mapping: TableMapping, table: QualifiedName | None = None) -> None:
         self._mapping = mapping
-        self._table = qualified_name(mapping.table)
+        self._table = qualified_name(table or mapping.table)
         self._key = [column(name) for name in mapping.key]
         self.promised = frozenset(new.final for group in mapping.groups for new in group.new if new.not_null)
         # Rendered once: composing a long SET list again for each chunk costs the client as much as a hundred rows the server.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,14 +27,14 @@ class Vacuumer:
         connect: Callable[[], psycopg.Connection[Any]],
         mapping: TableMapping,
         policy: VacuumPolicy,
-        shape: Shape,
+        found: Sequence[Shape],
         note: Callable[[str], None],
     ) -> None:
         self.runs = 0
         self._connect = connect
         self._mapping = mapping
         self._note = note
-        self._every = policy.every if shape.bytes >= policy.from_bytes else 0.0
+        self._every = policy.every if sum(one.bytes for one in found) >= policy.from_bytes else 0.0
         self._next = self._every
         self._due = threading.Event()
         self._over = False

@@ -16,7 +16,7 @@ from zdm.backfill.chunks import Sizer
 from zdm.backfill.options import Hooks, Options
 from zdm.backfill.outcome import Trouble, classify
 from zdm.backfill.row_statements import RowStatements
-from zdm.backfill.table import Shape, Statements, relfilenode
+from zdm.backfill.table import Shape, Statements, relfilenode, shapes
 from zdm.db.session import OutcomeUnknown, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
@@ -33,7 +33,10 @@ UNLOCKED_ROWS = 64
 
 
 class FileChanged(Exception):  # noqa: N818  # a signal between two layers, never shown
-    """VACUUM FULL, CLUSTER, TRUNCATE or the like has given the table another file: blocks mean nothing any more."""
+    """VACUUM FULL, CLUSTER, TRUNCATE or the like has given the table another file: blocks mean nothing any more.
+
+    Or a partition has come, gone, or got another name.
+    """
 
 
 class Stopped(Exception):  # noqa: N818
@@ -72,7 +75,7 @@ class Job:
     """What all workers of one backfill share."""
 
     mapping: TableMapping
-    statements: Statements | RowStatements
+    rows: RowStatements | None
     options: Options
     hooks: Hooks
     watch: Watch
@@ -92,12 +95,14 @@ class Worker:
     Parameters
     ----------
     conn: replaced by the caller after `Trouble.LOST`.
+    shape: of the table, or the partition, whose blocks they are.
     """
 
     def __init__(self, job: Job, conn: psycopg.Connection[Any], shape: Shape) -> None:
         self.conn = conn
         self._job = job
         self._shape = shape
+        self.statements = job.rows or Statements(job.mapping, shape.name)
         self._random = random.Random()  # noqa: S311  # jitter
         self._sizer = Sizer(
             density=shape.density,
@@ -147,7 +152,7 @@ class Worker:
 
     def _chunk(self, start: int, end: int, record: Record, *, careful: bool) -> int:
         with self._transaction():
-            statements = self._job.statements
+            statements = self.statements
             if isinstance(statements, RowStatements) and start < self._meeting_until and not careful:
                 statement = statements.fill_meeting(start, end)
             else:
@@ -172,7 +177,7 @@ class Worker:
 
     def _record(self, record: Record, end: int, rows: int, *, left: bool = False) -> None:
         # Our write holds a lock on the table, so the file cannot change from here to the commit.
-        if relfilenode(self.conn, self._job.mapping) != self._shape.relfilenode:
+        if relfilenode(self.conn, self._shape.relation) != self._shape.relfilenode:
             raise FileChanged
         record(self.conn, end, rows, left)
 
@@ -186,6 +191,8 @@ class Worker:
         careful: bool,
     ) -> int:
         trouble = classify(error, self.conn)
+        if isinstance(error, psycopg.errors.UndefinedTable) and self._is_gone():
+            raise FileChanged from error
         if trouble is Trouble.CONFLICT:
             self._conflicts += 1
             if self._conflicts <= MOST_CONFLICTS:
@@ -195,7 +202,7 @@ class Worker:
             trouble = Trouble.LOCKED
         if (
             isinstance(error, psycopg.errors.UniqueViolation)
-            and isinstance(self._job.statements, RowStatements)
+            and isinstance(self.statements, RowStatements)
             and position >= self._meeting_until
         ):
             self._job.watch.retried()
@@ -215,6 +222,11 @@ class Worker:
             return self._around_locks(position, record, careful=careful)
         raise error
 
+    def _is_gone(self) -> bool:
+        """Whether the partition was dropped, detached or renamed."""
+        found = {(one.relation, one.name) for one in shapes(self.conn, self._job.mapping)}
+        return (self._shape.relation, self._shape.name) not in found
+
     def _around_locks(self, block: int, record: Record, *, careful: bool) -> int:
         """Settle the rows of one block that nobody holds, a few at a time; the sweep comes back to the others."""
         limit, total, conflicts = UNLOCKED_ROWS, 0, 0
@@ -223,9 +235,7 @@ class Worker:
             try:
                 # A single row is given all the time it needs.
                 with self._transaction(timeout=timedelta(hours=1) if limit == 1 else None):
-                    statement = self._job.statements.fill_unlocked(
-                        block, block + 1, careful=careful, limit=limit
-                    )
+                    statement = self.statements.fill_unlocked(block, block + 1, careful=careful, limit=limit)
                     rows = self.conn.execute(statement).rowcount
                     if rows < limit:
                         self._record(record, block + 1, total + rows, left=True)
@@ -247,7 +257,7 @@ class Worker:
                 self._committed(begun, 1, total, learn=False)
                 return block + 1
         raise ZdmError(
-            f"the rows of block {block} of {self._job.mapping.table} do not stay settled",
+            f"the rows of block {block} of {self._shape.name} do not stay settled",
             remedy="The sync triggers may be disabled or changed; `zdm doctor` tells.",
         )
 
@@ -259,7 +269,7 @@ class Worker:
     def first_left(self, start: int, end: int) -> int | None:
         """The block of some row of these blocks that still has to be settled, or that failed. Reads only."""
         with transaction(self.conn, read_only=True):
-            row = self.conn.execute(self._job.statements.first_left(start, end)).fetchone()
+            row = self.conn.execute(self.statements.first_left(start, end)).fetchone()
         return None if row is None else int(row[0])
 
     def retry_failed(self, start: int, end: int, record: Record) -> int:
@@ -269,7 +279,7 @@ class Worker:
             stop = min(end, position + size)
             try:
                 with self._transaction(timeout=timedelta(hours=1) if size == 1 else None):
-                    row = self.conn.execute(self._job.statements.retry_failed(position, stop)).fetchone()
+                    row = self.conn.execute(self.statements.retry_failed(position, stop)).fetchone()
                     assert row is not None
                     tried, bad = row
                     self._record(record, stop, tried - bad)
@@ -288,5 +298,5 @@ class Worker:
     def count_unsettled(self, start: int, end: int) -> int:
         """How many rows of these blocks nobody has settled."""
         with transaction(self.conn, read_only=True):
-            row = self.conn.execute(self._job.statements.count_unsettled(start, end)).fetchone()
+            row = self.conn.execute(self.statements.count_unsettled(start, end)).fetchone()
         return 0 if row is None else int(row[0])

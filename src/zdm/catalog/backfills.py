@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -23,13 +23,23 @@ class BackfillStatus(StrEnum):
     FINISHED = "finished"
 
 
+class Part(NamedTuple):
+    """A table that holds rows of the table that is filled: itself, or a partition. Its number, its file, and its blocks."""
+
+    relation: int
+    file: int
+    blocks: int
+
+
 class Range(NamedTuple):
-    """Blocks ``[lo, hi)`` for one worker; those before `next` are done."""
+    """Blocks ``[lo, hi)`` of one part for one worker; those before `next` are done."""
 
     number: int
     lo: int
     next: int
     hi: int
+    relation: int
+    file: int
 
     @property
     def finished(self) -> bool:
@@ -52,7 +62,6 @@ class BackfillState:
 
     rollout: int
     table: QualifiedName
-    relfilenode: int
     status: BackfillStatus
     pass_no: int
     total_blocks: int
@@ -69,23 +78,34 @@ class BackfillState:
         return sum(part.next - part.lo for part in self.ranges)
 
 
-def split(blocks: int, workers: int) -> tuple[Range, ...]:
-    """Cut ``[0, blocks)`` into contiguous, nearly equal ranges, one for each worker; fewer if there are fewer blocks."""
-    count = max(1, min(workers, blocks))
-    edges = [blocks * i // count for i in range(count + 1)]
-    return tuple(Range(i, edges[i], edges[i], edges[i + 1]) for i in range(count))
+def split(parts: Sequence[Part], workers: int, *, first: int = 0) -> tuple[Range, ...]:
+    """Cut the blocks of the parts into contiguous ranges, numbered from `first`.
+
+    A part that is more than one worker's share of all is cut into nearly equal ranges, one for each worker.
+    """
+    found: list[Range] = []
+    share = max(1, sum(part.blocks for part in parts) // max(1, workers))
+    for part in parts:
+        count = max(1, min(workers, part.blocks)) if part.blocks >= share or len(parts) == 1 else 1
+        edges = [part.blocks * i // count for i in range(count + 1)]
+        found += [
+            Range(first + len(found) + i, edges[i], edges[i], edges[i + 1], part.relation, part.file)
+            for i in range(count)
+        ]
+    return tuple(found)
 
 
 def share_out(ranges: Sequence[Range], workers: int) -> tuple[Range, ...]:
     """Halve the longest remaining ranges until `workers` have one each. No block changes between done and not done."""
     parts = list(ranges)
-    while sum(not part.finished for part in parts) < workers:
+    while parts and sum(not part.finished for part in parts) < workers:
         longest = max(parts, key=lambda part: part.hi - part.next)
         if longest.hi - longest.next < 2:
             break
         middle = (longest.next + longest.hi) // 2
         parts[parts.index(longest)] = longest._replace(hi=middle)
-        parts.append(Range(max(part.number for part in parts) + 1, middle, middle, longest.hi))
+        number = max(part.number for part in parts) + 1
+        parts.append(longest._replace(number=number, lo=middle, next=middle))
     return tuple(parts)
 
 
@@ -93,35 +113,84 @@ def open(  # noqa: A001  # reads as backfills.open
     conn: psycopg.Connection[Any],
     rollout_id: int,
     table: QualifiedName,
-    relfilenode: int,
-    blocks: int,
+    parts: Sequence[Part],
     workers: int,
 ) -> BackfillState:
     """Begin the backfill of `table`, or take it up where it stopped. Atomic, inside the caller's transaction or in its own.
 
-    Needs the lease: nobody else may be working on the ranges. `relfilenode` and `blocks` are to be read after the triggers
-    stand. The same file resumes each range (more workers than ranges halve what is left); another file starts a new pass.
-    A finished backfill stays finished; `next_pass` goes over it again.
+    Needs the lease: nobody else may be working on the ranges. `parts` are to be read after the triggers stand. The same
+    file resumes each range (more workers than ranges halve what is left). A part with another file is gone over from its
+    beginning, in a new pass; one that came since is added, and one that is gone is forgotten. A finished backfill stays
+    finished, unless a part came since; `next_pass` goes over it again.
     """
     with conn.transaction():
         found = get(conn, rollout_id, table)
         if found is None:
             with conn.cursor(row_factory=tuple_row) as cursor:
                 cursor.execute(
-                    """
-                    INSERT INTO zdm.data_migrations (rollout, schema_name, table_name, relfilenode, total_blocks)
-                    VALUES (%s, %s, %s, %s, %s)
-                    """,
-                    [rollout_id, table.schema_, table.name, relfilenode, blocks],
+                    "INSERT INTO zdm.data_migrations (rollout, schema_name, table_name, total_blocks) VALUES (%s, %s, %s, %s)",
+                    [rollout_id, table.schema_, table.name, sum(part.blocks for part in parts)],
                 )
-            _write_ranges(conn, rollout_id, table, split(blocks, workers))
-        elif found.status is BackfillStatus.FINISHED:
-            return found
-        elif found.relfilenode != relfilenode:
-            return next_pass(conn, rollout_id, table, relfilenode, blocks, workers)
-        elif found.status is BackfillStatus.RUNNING:
-            _write_ranges(conn, rollout_id, table, share_out(found.ranges, workers))
+            _write_ranges(conn, rollout_id, table, split(parts, workers))
+        else:
+            _reconcile(conn, found, parts, workers)
         return _existing(conn, rollout_id, table)
+
+
+def _reconcile(
+    conn: psycopg.Connection[Any], found: BackfillState, parts: Sequence[Part], workers: int
+) -> None:
+    """Let the ranges be of the parts that there are; see `open`."""
+    present = {part.relation: part for part in parts}
+    known = {part.relation for part in found.ranges}
+    finished = found.status is BackfillStatus.FINISHED
+    # Rows that are settled stay settled whatever file they are in.
+    rewritten = {
+        r.relation
+        for r in found.ranges
+        if not finished and r.relation in present and r.file != present[r.relation].file
+    }
+    gone = set() if finished else known - set(present)
+    fresh = [part for part in parts if part.relation in rewritten or part.relation not in known]
+    if rewritten or gone:
+        _forget(conn, found, rewritten | gone)
+    if rewritten or fresh:
+        with conn.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(
+                """
+                UPDATE zdm.data_migrations SET status = 'running', finished_at = NULL, pass_no = pass_no + %s
+                WHERE rollout = %s AND schema_name = %s AND table_name = %s
+                """,
+                [1 if rewritten else 0, found.rollout, found.table.schema_, found.table.name],
+            )
+    first = max((r.number for r in found.ranges), default=-1) + 1
+    kept = [r for r in found.ranges if r.relation not in rewritten | gone]
+    wanted = (*kept, *split(fresh, workers, first=first))
+    if found.status is BackfillStatus.RUNNING:
+        wanted = share_out(wanted, workers)
+    if wanted != found.ranges:
+        _write_ranges(conn, found.rollout, found.table, wanted)
+
+
+def _forget(conn: psycopg.Connection[Any], found: BackfillState, relations: Iterable[int]) -> None:
+    """Drop the ranges of some parts; the rows that were settled in them still count."""
+    conn.execute(
+        """
+        WITH gone AS (
+            DELETE FROM zdm.data_migration_ranges AS r USING zdm.data_migrations AS d
+            WHERE d.id = r.backfill AND d.rollout = %(rollout)s AND d.schema_name = %(schema)s AND d.table_name = %(name)s
+              AND r.relation = ANY (%(relations)s::oid[])
+            RETURNING r.rows_done)
+        UPDATE zdm.data_migrations SET earlier_rows = earlier_rows + (SELECT coalesce(sum(rows_done), 0) FROM gone)
+        WHERE rollout = %(rollout)s AND schema_name = %(schema)s AND table_name = %(name)s
+        """,
+        {
+            "rollout": found.rollout,
+            "schema": found.table.schema_,
+            "name": found.table.name,
+            "relations": sorted(relations),
+        },
+    )
 
 
 def advance(
@@ -224,8 +293,7 @@ def next_pass(
     conn: psycopg.Connection[Any],
     rollout_id: int,
     table: QualifiedName,
-    relfilenode: int,
-    blocks: int,
+    parts: Sequence[Part],
     workers: int,
 ) -> BackfillState:
     """Go over the whole table again. Atomic, inside the caller's transaction or in its own.
@@ -236,16 +304,16 @@ def next_pass(
         cursor.execute(
             """
             UPDATE zdm.data_migrations AS d
-            SET relfilenode = %s, total_blocks = %s, status = 'running', pass_no = pass_no + 1, finished_at = NULL,
+            SET status = 'running', pass_no = pass_no + 1, finished_at = NULL,
                 earlier_rows = earlier_rows
                     + coalesce((SELECT sum(r.rows_done) FROM zdm.data_migration_ranges AS r WHERE r.backfill = d.id), 0)
             WHERE rollout = %s AND schema_name = %s AND table_name = %s
             """,
-            [relfilenode, blocks, rollout_id, table.schema_, table.name],
+            [rollout_id, table.schema_, table.name],
         )
         if cursor.rowcount != 1:
             raise Drift(f"Rollout {rollout_id} has no backfill of {table} to go over again.")
-        _write_ranges(conn, rollout_id, table, split(blocks, workers), replace=True)
+        _write_ranges(conn, rollout_id, table, split(parts, workers), replace=True)
         return _existing(conn, rollout_id, table)
 
 
@@ -262,7 +330,8 @@ def all_of(conn: psycopg.Connection[Any], rollout_id: int) -> list[BackfillState
             SELECT d.*, r.ranges, r.left_rows, d.earlier_rows + d.swept_rows + r.rows_done AS done_rows
             FROM zdm.data_migrations AS d
             CROSS JOIN LATERAL (
-                SELECT coalesce(jsonb_agg(jsonb_build_array(range_no, lo, next_block, hi) ORDER BY range_no), '[]') AS ranges,
+                SELECT coalesce(jsonb_agg(jsonb_build_array(range_no, lo, next_block, hi, relation::bigint, file::bigint)
+                           ORDER BY range_no), '[]') AS ranges,
                        coalesce(sum(rows_done), 0)::bigint AS rows_done, coalesce(bool_or(left_rows), false) AS left_rows
                 FROM zdm.data_migration_ranges WHERE backfill = d.id
             ) AS r
@@ -275,7 +344,6 @@ def all_of(conn: psycopg.Connection[Any], rollout_id: int) -> list[BackfillState
             BackfillState(
                 rollout=row["rollout"],
                 table=qualified(row["schema_name"], row["table_name"]),
-                relfilenode=row["relfilenode"],
                 status=BackfillStatus(row["status"]),
                 pass_no=row["pass_no"],
                 total_blocks=row["total_blocks"],
@@ -331,8 +399,17 @@ def _write_ranges(
         # Only a range's end moves when work is shared out again; its cursor is the worker's.
         cursor.executemany(
             """
-            INSERT INTO zdm.data_migration_ranges AS r (backfill, range_no, lo, next_block, hi) VALUES (%s, %s, %s, %s, %s)
+            INSERT INTO zdm.data_migration_ranges AS r (backfill, range_no, lo, next_block, hi, relation, file)
+            VALUES (%s, %s, %s, %s, %s, %s, %s)
             ON CONFLICT (backfill, range_no) DO UPDATE SET hi = excluded.hi WHERE r.hi <> excluded.hi
             """,
             [(row[0], *part) for part in ranges],
+        )
+        cursor.execute(
+            """
+            UPDATE zdm.data_migrations AS d SET total_blocks = r.blocks
+            FROM (SELECT coalesce(sum(hi - lo), 0) AS blocks FROM zdm.data_migration_ranges WHERE backfill = %(id)s) AS r
+            WHERE d.id = %(id)s AND d.total_blocks <> r.blocks
+            """,
+            {"id": row[0]},
         )

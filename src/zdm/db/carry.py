@@ -24,8 +24,8 @@ _OBJECT = "_zdm_carried"
 
 _INDEX = """
 SELECT pg_get_indexdef(x.oid) AS definition, i.indisunique,
-       format('CREATE %%sINDEX %%I ON %%I.%%I ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END,
-              x.relname, CASE t.relpersistence WHEN 't' THEN 'pg_temp' ELSE tn.nspname END, t.relname) AS prefix
+       format('CREATE %%sINDEX %%I ON %%s%%I.%%I ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END,
+              x.relname, CASE x.relkind WHEN 'I' THEN 'ONLY ' ELSE '' END, CASE t.relpersistence WHEN 't' THEN 'pg_temp' ELSE tn.nspname END, t.relname) AS prefix
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
 JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
 WHERE {condition}
@@ -80,8 +80,9 @@ def carry(conn: Connection, requests: Sequence[CarryRequest]) -> tuple[dict[str,
 
 def _refusal(request: CarryRequest, why: str) -> Problem:
     drop = "drop_index" if request.kind == "index" else "drop_constraint"
+    what = "unique constraint" if request.kind == "unique" else request.kind
     return Problem(
-        f"the {request.kind} {request.name} of {request.table} cannot follow the replaced column: {why}",
+        f"the {what} {request.name} of {request.table} cannot follow the replaced column: {why}",
         where=request.where,
         remedy=f"Add {drop} {request.name} to this migration, and create the one you want on the new column.",
         rule="cannot-be-carried",
@@ -102,7 +103,7 @@ def _carry(conn: Connection, request: CarryRequest) -> str:
         conn.execute(sql.Composed([statement, sql.SQL(body)]))
         rename(conn, clone, request.columns)
         return _index_body(conn, "x.relname = %s AND x.relnamespace = pg_my_temp_schema()", (_OBJECT,))
-    body = _check_body(conn, request.table, request.name)
+    body = _constraint_body(conn, request)
     conn.execute(
         sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(clone, sql.Identifier(_OBJECT), sql.SQL(body))
     )
@@ -158,12 +159,17 @@ def _index_body(conn: Connection, condition: str, parameters: Sequence[str]) -> 
     return body
 
 
-def _check_body(conn: Connection, table: QualifiedName, name: str) -> str:
+def _constraint_body(conn: Connection, request: CarryRequest) -> str:
     row = conn.execute(
         "SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid"
         " JOIN pg_namespace n ON n.oid = t.relnamespace"
-        " WHERE n.nspname = %s AND t.relname = %s AND k.conname = %s AND k.contype = 'c'",
-        (table.schema_, table.name, name),
+        " WHERE n.nspname = %s AND t.relname = %s AND k.conname = %s AND k.contype = %s",
+        (
+            request.table.schema_,
+            request.table.name,
+            request.name,
+            "u" if request.kind == "unique" else "c",
+        ),
     ).fetchone()
     if row is None:
         raise CannotFollowError("it is not there any more")

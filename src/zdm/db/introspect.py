@@ -15,7 +15,7 @@ from zdm.db.session import Connection, execute_one, fetch_value, search_path_of,
 from zdm.errors import BadInput
 from zdm.model.mapping import Comparison
 from zdm.model.names import QualifiedName
-from zdm.model.table import Column, Constraint, Dependent, Index, Table, TableKind, Trigger
+from zdm.model.table import Column, Constraint, Dependent, Index, Partition, Table, TableKind, Trigger
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
@@ -42,8 +42,61 @@ def read_tables(conn: Connection, names: Iterable[QualifiedName]) -> dict[Qualif
             for column in row[_COLUMNS]
         }
         facts = _type_facts(conn, types)
-    tables = [_table(row, facts) for row in rows]
+        tables = [_table(row, facts) for row in rows]
+        tables = _with_partitions(conn, tables)
     return {table.name: table for table in tables}
+
+
+# Columns of the keys of every level, by name. The server lets a column that a key uses, in an expression or by itself,
+# depend on its own table.
+_PARTITION_KEYS = """
+SELECT r.root::int8, array_agg(DISTINCT a.attname::text), bool_or(0 = ANY (k.partattrs))
+FROM unnest(%s::oid[]) AS r (root) CROSS JOIN LATERAL pg_partition_tree(r.root) AS p
+JOIN pg_partitioned_table k ON k.partrelid = p.relid
+JOIN pg_attribute a ON a.attrelid = p.relid AND a.attnum > 0 AND NOT a.attisdropped
+ AND (a.attnum = ANY (k.partattrs) OR EXISTS (
+   SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = p.relid AND d.objsubid = a.attnum
+     AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.relid AND d.refobjsubid = 0 AND d.deptype = 'i'))
+GROUP BY r.root
+"""
+
+
+def _with_partitions(conn: Connection, tables: Sequence[Table]) -> list[Table]:
+    """The tables, partitioned ones with what they are made of."""
+    roots = [table.oid for table in tables if table.partitioned]
+    if not roots:
+        return list(tables)
+    query = files("zdm.db").joinpath("partitions.sql").read_text(encoding="utf-8")
+    found: dict[int, list[Partition]] = {root: [] for root in roots}
+    for root, schema, name, oid, kind, owner, may_alter, own, triggers in conn.execute(
+        query, {"roots": roots}
+    ).fetchall():
+        partition = Partition(
+            name=QualifiedName(schema_=schema, name=name),
+            oid=oid,
+            kind=TableKind(kind),
+            owner=owner,
+            may_alter=may_alter,
+            own=tuple(Dependent(**d) for d in own),
+            triggers=tuple(Trigger(**t) for t in triggers),
+        )
+        found[root].append(partition)
+    keys = {
+        root: (tuple(columns), expressions)
+        for root, columns, expressions in conn.execute(_PARTITION_KEYS, [roots]).fetchall()
+    }
+    return [
+        table.model_copy(
+            update={
+                "partitions": tuple(found[table.oid]),
+                "partition_key": keys[table.oid][0],
+                "partition_expressions": keys[table.oid][1],
+            }
+        )
+        if table.partitioned
+        else table
+        for table in tables
+    ]
 
 
 _COLUMNS = 10

@@ -19,8 +19,12 @@ SELECT
        ELSE 'table' END AS kind,
   pg_get_userbyid(t.relowner) AS owner,
   pg_has_role(t.relowner, 'USAGE') AS may_alter,
-  t.reltuples::float8 AS rows,
-  CASE WHEN t.relkind IN ('r', 'm') THEN coalesce(pg_table_size(t.oid), 0) ELSE 0 END AS bytes,
+  CASE WHEN t.relkind <> 'p' THEN t.reltuples::float8
+       ELSE (SELECT CASE WHEN bool_and(l.reltuples >= 0) THEN sum(l.reltuples)::float8 ELSE -1 END
+             FROM pg_partition_tree(t.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf) END AS rows,
+  CASE WHEN t.relkind IN ('r', 'm') THEN coalesce(pg_table_size(t.oid), 0)
+       WHEN t.relkind = 'p' THEN (SELECT coalesce(sum(pg_table_size(p.relid)), 0)::int8 FROM pg_partition_tree(t.oid) p
+             WHERE p.isleaf) ELSE 0 END AS bytes,
   t.relrowsecurity AS row_security,
   obj_description(t.oid, 'pg_class') AS comment,
 
@@ -64,7 +68,9 @@ SELECT
       'references', (SELECT jsonb_build_object('schema_', n.nspname, 'name', r.relname) FROM pg_class r
         JOIN pg_namespace n ON n.oid = r.relnamespace WHERE r.oid = c.confrelid AND c.contype = 'f'),
       'comment', obj_description(c.oid, 'pg_constraint')) ORDER BY c.contype = 'n', c.conname), '[]')
-   FROM pg_constraint c WHERE c.conrelid = t.oid AND c.contype IN ('p', 'u', 'f', 'c', 'x', 'n')) AS constraints,
+   FROM pg_constraint c WHERE c.conrelid = t.oid AND c.contype IN ('p', 'u', 'f', 'c', 'x', 'n')
+     -- a foreign key to a partitioned table has one more row for each partition, which is nobody's to name
+     AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.oid = c.conparentid AND k.conrelid = c.conrelid)) AS constraints,
 
   -- foreign keys of others (and its own) that point here: `columns` are those of this table, `references` is whose it is --
   (SELECT coalesce(jsonb_agg(jsonb_build_object(
@@ -75,7 +81,7 @@ SELECT
       'references', jsonb_build_object('schema_', n.nspname, 'name', r.relname),
       'comment', obj_description(c.oid, 'pg_constraint')) ORDER BY n.nspname, r.relname, c.conname), '[]')
    FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid JOIN pg_namespace n ON n.oid = r.relnamespace
-   WHERE c.confrelid = t.oid AND c.contype = 'f') AS referenced_by,
+   WHERE c.confrelid = t.oid AND c.contype = 'f' AND c.conparentid = 0) AS referenced_by,
 
   -- indexes ------------------------------------------------------------------------------------------------------------
   (SELECT coalesce(jsonb_agg(jsonb_build_object(

@@ -293,11 +293,11 @@ class _Attempts:
         lockable = _lockable(self.conn, self.locks)
         if lockable:
             batch.append(_stamp("zdm.asked_at"))
-            for number, lock in enumerate(lockable):
+            for number, (table, mode) in enumerate(lockable):
                 if number:
                     batch.append(_remaining("lock_timeout", "zdm.asked_at", timeout))
-                name = sql.Identifier(lock.table.schema_, lock.table.name)
-                batch.append(sql.SQL("LOCK TABLE {} IN {} MODE").format(name, sql.SQL(lock.mode.sql)))
+                # One by one, because lock_timeout counts for each partition anew.
+                batch.append(sql.SQL("LOCK TABLE ONLY {} IN {} MODE").format(table, sql.SQL(mode.sql)))
         batch.append(_stamp("zdm.locked_at"))
         batch.append(
             sql.SQL("SELECT pg_catalog.set_config('lock_timeout', {}, true)").format(_literal(timeout))
@@ -369,19 +369,41 @@ class _Attempts:
         return time.monotonic() - self.started
 
 
-def _lockable(conn: Connection, locks: Sequence[TableLock]) -> list[TableLock]:
-    """Those that LOCK TABLE accepts. On a view it would also lock every table below, so views are left out."""
+_FAMILIES: Final = """
+WITH RECURSIVE wanted AS (
+  SELECT w.*, c.oid FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::bool[]))
+    WITH ORDINALITY AS w (schema_name, table_name, alone, n)
+  JOIN pg_catalog.pg_namespace s ON s.nspname = w.schema_name
+  JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = w.table_name
+), family (n, level, oid) AS (
+  SELECT n, 0, oid FROM wanted
+  UNION ALL
+  SELECT f.n, f.level + 1, i.inhrelid FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.oid
+  WHERE f.n IN (SELECT n FROM wanted WHERE NOT alone)
+)
+SELECT f.n::int - 1, s.nspname, c.relname FROM family f JOIN pg_catalog.pg_class c ON c.oid = f.oid
+JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') ORDER BY f.n, f.level, f.oid
+"""
+
+
+def _lockable(conn: Connection, locks: Sequence[TableLock]) -> list[tuple[sql.Identifier, Lock]]:
+    """What LOCK TABLE accepts, partitions after their table in the order in which the server itself locks them.
+
+    On a view it would also lock every table below, so views are left out.
+    """
     wanted = list(dict.fromkeys(locks))
     if not wanted:
         return []
     rows = conn.execute(
-        "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relkind IN ('r', 'p') AND (n.nspname, c.relname) IN"
-        " (SELECT * FROM ROWS FROM (pg_catalog.unnest(%s::text[]), pg_catalog.unnest(%s::text[])))",
-        ([lock.table.schema_ for lock in wanted], [lock.table.name for lock in wanted]),
+        _FAMILIES,
+        (
+            [lock.table.schema_ for lock in wanted],
+            [lock.table.name for lock in wanted],
+            [lock.only for lock in wanted],
+        ),
     ).fetchall()
-    found = {(schema, name) for schema, name in rows}
-    return [lock for lock in wanted if (lock.table.schema_, lock.table.name) in found]
+    return [(sql.Identifier(schema, name), wanted[number].mode) for number, schema, name in rows]
 
 
 def _may_set_deadlock_timeout(conn: Connection) -> bool:

@@ -22,7 +22,18 @@ from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Plan, Severity
 from zdm.model.row_mapping import RowMapping
-from zdm.model.step import Backfill, Concurrent, Lock, Phase, Scan, Step, Transaction, Verify
+from zdm.model.step import (
+    Backfill,
+    Concurrent,
+    Lock,
+    PartitionedForeignKey,
+    PartitionedIndex,
+    Phase,
+    Scan,
+    Step,
+    Transaction,
+    Verify,
+)
 from zdm.operations.lint import RULES
 
 SCAN_BYTES_PER_SECOND = 500e6
@@ -124,7 +135,7 @@ def _step(
         else:
             known = rates.get(action.table)
             made = _filled(made, known, plan.mapping(action.table), server, workers)
-    elif isinstance(action, Verify | Scan):
+    elif isinstance(action, Verify | Scan | PartitionedForeignKey):
         once = max(1, len(statements)) if isinstance(action, Verify) else 1
         read = _sum(_scan_seconds(one, server) for one in tables)
         made = made.model_copy(
@@ -135,6 +146,8 @@ def _step(
                 "read_bytes": sum(one.bytes for one in tables) * once,
             }
         )
+    elif isinstance(action, PartitionedIndex):
+        made = _index(made, tables, server, builds=not action.remove)
     elif isinstance(action, Concurrent):
         made = _index(made, tables, server, builds=action.statement.startswith("CREATE"))
     else:
@@ -158,11 +171,13 @@ def _step(
 def _held(step: Step, made: StepEstimate) -> tuple[HeldLock, ...]:
     """How long each lock is held: of row work the length of a chunk, of a transaction its own, of the rest the step's."""
     chunk = isinstance(step.action, Backfill)
+    # The long part of these, building and proving, locks weakly; what stops somebody is a statement for each partition.
+    brief = isinstance(step.action, PartitionedIndex | PartitionedForeignKey)
     return tuple(
         HeldLock(
             table=lock.table,
             mode=lock.mode,
-            seconds=0.05 if chunk else made.seconds,
+            seconds=0.05 if chunk else STATEMENT_SECONDS if brief else made.seconds,
             stops="writers of the same rows" if chunk else STOPS[lock.mode],
         )
         for lock in step.locks

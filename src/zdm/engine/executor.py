@@ -13,6 +13,7 @@ from zdm.catalog.lease import Lease
 from zdm.catalog.steps import StepStatus
 from zdm.db.locks import LockBudget, WaitReport, run_concurrently, run_locked, run_scan
 from zdm.db.session import Connection, OutcomeUnknown, Session, transaction
+from zdm.engine.partitions import Partitions
 from zdm.engine.reporter import Reporter
 from zdm.engine.results import StepOutcome, StepRun
 from zdm.errors import ZdmError
@@ -24,6 +25,8 @@ from zdm.model.step import (
     Backfill,
     Concurrent,
     Lock,
+    PartitionedForeignKey,
+    PartitionedIndex,
     Scan,
     Step,
     Sync,
@@ -130,6 +133,12 @@ class Executor:
                     mark,
                     self._waiting,
                 )
+            case PartitionedIndex():
+                index = self._partitions.remove_index if action.remove else self._partitions.build_index
+                index(action, mark)
+            case PartitionedForeignKey():
+                key = self._partitions.remove_key if action.remove else self._partitions.build_key
+                key(action, mark)
             case Sync():
                 self._sync(action, mark)
             case Backfill():
@@ -142,6 +151,10 @@ class Executor:
                 return rows
         return None
 
+    @property
+    def _partitions(self) -> Partitions:
+        return Partitions(self.session, self.budget, self.guard, self._waiting)
+
     def _sync(self, action: Sync, mark: Mark) -> None:
         if action.side:
             self._sync_rows(action, mark)
@@ -149,6 +162,8 @@ class Executor:
         mapping = self.mapping(action.table)
         locks: tuple[TableLock, ...] = ()
         first: tuple[str, ...] = ()
+        if mapping.partitioned and mapping.needs_sync:
+            self._sync_partitioned(action, mapping)
         if action.remove:
             if sync_installed(self.session, mapping):
                 statements = sync.remove(mapping, self.rollout)
@@ -197,6 +212,30 @@ class Executor:
             ).fetchone()
             is not None
         )
+
+    def _sync_partitioned(self, action: Sync, mapping: TableMapping) -> None:
+        """One trigger at a time: the server makes, or drops, each of them on every partition, under a lock that stops writers.
+
+        In such an order that nothing is settled that would not be kept in step: rows that come before the last trigger
+        stands are unsettled, and the backfill finds them.
+        """
+        steps: list[tuple[str, ...]]
+        if action.remove:
+            steps = (
+                [(one,) for one in sync.drop_triggers(mapping)]
+                if sync_installed(self.session, mapping)
+                else []
+            )
+            mode = Lock.ACCESS_EXCLUSIVE
+        else:
+            steps = sync.install_one_by_one(mapping, self.rollout, sync_triggers(self.session, mapping))
+            mode = Lock.SHARE_ROW_EXCLUSIVE
+            if steps:
+                functions = sync.install(mapping, self.rollout, action.authority).functions
+                run_locked(self.session, functions, (), self.budget, self.guard, self._waiting)
+        for statements in steps:
+            locks = (TableLock(table=action.table, mode=mode),)
+            run_locked(self.session, statements, locks, self.budget, self.guard, self._waiting)
 
     def _settling(self, work: Callable[[], int | None], step: Step | None) -> int | None:
         """Do the work; if the connection was lost at COMMIT, look whether it took effect, and repeat it if it did not."""
@@ -264,6 +303,15 @@ class Executor:
             attempts=attempts,
             rows=rows,
         )
+
+
+def sync_triggers(conn: Session, mapping: TableMapping) -> frozenset[str]:
+    """The sync triggers that the table has, by name."""
+    rows = conn.execute(
+        "SELECT tgname FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND pg_catalog.starts_with(tgname, '~zdm_')",
+        (mapping.oid,),
+    )
+    return frozenset(name for (name,) in rows)
 
 
 def sync_installed(conn: Session, mapping: TableMapping) -> bool:

@@ -24,15 +24,17 @@ from zdm.sql.fence import FencePart
 def _installer(work: Work, *, fenced: bool) -> Callable[[TableMapping, Authority], Sequence[str]]:
     def install(mapping: TableMapping, authority: Authority) -> Sequence[str]:
         # The triggers' definitions follow the renames, so their comments must as well.
-        statements = list(sync.install(mapping, work.rollout.id, authority).statements)
+        made = sync.install(mapping, work.rollout.id, authority)
+        # On each partition of a table they would take too long to make again, and need not be.
+        statements = list(made.functions + made.comments if mapping.partitioned else made.statements)
         for planned in work.plan.row_mappings:
             if planned.old.oid == mapping.oid:
                 rows = fence.effective_rows(planned, work.plan, fenced=fenced)
                 for side in row_sync.sides(rows):
                     # The new side's triggers stay as they are; what they call writes the renamed columns.
-                    made = row_sync.install(rows, work.rollout.id, side)
-                    statements += made.functions if side == "new" else made.functions + made.triggers
-                    statements += made.comments
+                    added = row_sync.install(rows, work.rollout.id, side)
+                    statements += added.functions if side == "new" else added.functions + added.triggers
+                    statements += added.comments
         return statements
 
     return install

@@ -124,6 +124,7 @@ class Mapper:
                 for c in shape.columns
             ),
             dropped_in_new=shape.dropped,
+            partitioned=table.partitioned,
         )
         if self.problems or not mapping.needs_sync or shape.expose is Expose.COLUMNS:
             return mapping
@@ -206,11 +207,13 @@ class Mapper:
     def _refuse_what_sync_cannot_do(self, shape: TableShape) -> None:
         """Triggers that come after ours, and views that could not keep row security, would break the promise silently."""
         label = shape.groups[0].operation
-        for trigger in shape.table.triggers:
+        own = [(shape.name, trigger) for trigger in shape.table.triggers]
+        own += [(part.name, trigger) for part in shape.table.partitions for trigger in part.triggers]
+        for table, trigger in own:
             if trigger.row and trigger.timing == "before" and trigger.name.encode() > OUR_TRIGGERS:
                 self.problems.append(
                     Problem(
-                        f"the trigger {trigger.name} of {shape.name} fires after zdm's, so what it changes would not be synced",
+                        f"the trigger {trigger.name} of {table} fires after zdm's, so what it changes would not be synced",
                         label,
                         f"Rename it to sort before {OUR_TRIGGERS.decode()} (ALTER TRIGGER … RENAME TO …).",
                         "trigger-sorts-last",
@@ -400,7 +403,8 @@ class Mapper:
 
     def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:
         """Whether an INSERT's origin cannot be told from the row; see docs/architecture.md, Triggers."""
-        if any(t.row and t.timing == "before" and "INSERT" in t.definition for t in shape.table.triggers):
+        triggers = [*shape.table.triggers, *(t for part in shape.table.partitions for t in part.triggers)]
+        if any(t.row and t.timing == "before" and "INSERT" in t.definition for t in triggers):
             # An application trigger may fill columns of either side before ours looks at the row.
             return True
         if not group.old:

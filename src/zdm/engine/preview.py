@@ -7,13 +7,26 @@ from psycopg import sql as composing
 from zdm.catalog import steps as step_store
 from zdm.catalog.steps import StepStatus
 from zdm.db.session import Session
+from zdm.engine import partitions
 from zdm.engine.promises import promise_checks
 from zdm.engine.results import PreviewStep
 from zdm.model.mapping import Authority, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Plan
 from zdm.model.row_mapping import RowMapping
-from zdm.model.step import Action, Backfill, Concurrent, Phase, Scan, Step, Sync, Transaction, Verify
+from zdm.model.step import (
+    Action,
+    Backfill,
+    Concurrent,
+    PartitionedForeignKey,
+    PartitionedIndex,
+    Phase,
+    Scan,
+    Step,
+    Sync,
+    Transaction,
+    Verify,
+)
 from zdm.sql import row_sync, rows, sync
 from zdm.sql.identifiers import qualified_name
 
@@ -25,6 +38,8 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
             return action.first + action.statements
         case Concurrent() | Scan():
             return (action.statement,)
+        case PartitionedIndex() | PartitionedForeignKey():
+            return partitions.statements_of(action)
         case Sync(side="old" | "new" as side):
             rows_of = plan.row_mapping(action.table)
             assert rows_of is not None

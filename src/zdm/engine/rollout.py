@@ -6,7 +6,9 @@ from contextlib import suppress
 from datetime import timedelta
 
 from zdm.catalog import approvals, events, install, registry, rollouts
+from zdm.catalog import steps as step_store
 from zdm.catalog.rollouts import Rollout
+from zdm.catalog.steps import StepStatus
 from zdm.db.session import Session, fetch_value, transaction
 from zdm.engine import doctor as doctor_checks
 from zdm.engine.compile import compile_plan
@@ -331,7 +333,12 @@ class Engine:
             State.SWITCHOVER_FAILED,
             State.SWITCHED_OVER,
         )
-        if work.rollout.state not in standing:
+        # A cleanup that failed before the first swap has changed no row, and may have failed for what some rows hold.
+        whole = work.rollout.state is State.CLEANUP_FAILED and not any(
+            record.step.endswith(".swap") and record.status is StepStatus.FINISHED
+            for record in step_store.all_of(work.session, work.rollout.id)
+        )
+        if work.rollout.state not in standing and not whole:
             raise IllegalMove(
                 f"The rollout is {work.rollout.state}: there are not both sides of the rows.",
                 remedy="This works from the end of preparation until cleanup.",

@@ -16,6 +16,7 @@ from zdm.operations import fidelity
 from zdm.operations.base import Context
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.sql import row_sync, sync, views
+from zdm.sql.partitions import refuse_unverified
 from zdm.sql.templates import dollar_quoted
 
 
@@ -81,6 +82,8 @@ def _swap(
             # Those of the new side went before, since what they call writes the columns that go here.
             triggers += row_sync.drop_triggers(rows, "old")
     statements = contract_statements(mapping, shape, following, drop_triggers=triggers, recreate_views=remake)
+    if mapping.partitioned and mapping.needs_sync:
+        statements.insert(0, refuse_unverified(mapping))
     if not drops and not statements:
         return None
     if mapping.needs_sync and not mapping.dropped_in_new:

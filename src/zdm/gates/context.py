@@ -65,6 +65,7 @@ class VerificationFact:
     mismatches: by kind of deviation, only kinds that occurred.
     samples: keys of some deviating rows.
     backfill_pass: the pass of the backfill that was finished before; None if none was.
+    snapshot: of the comparison; empty if it is not known.
     """
 
     started_at: datetime
@@ -72,6 +73,7 @@ class VerificationFact:
     mismatches: Mapping[str, int] = field(default_factory=dict)
     samples: tuple[str, ...] = ()
     backfill_pass: int | None = None
+    snapshot: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,21 @@ WHERE c.oid = coalesce(nullif(%s, 0)::pg_catalog.oid, pg_catalog.to_regclass(%s)
 # 1: for each row; 2: before. Names sort bytewise.
 _LATER_TRIGGERS = """
 SELECT t.tgname FROM pg_catalog.pg_trigger AS t
-WHERE t.tgrelid = %s AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3
-  AND t.tgname COLLATE "C" > %s AND NOT pg_catalog.starts_with(t.tgname, %s)
+WHERE (t.tgrelid = %(oid)s OR t.tgparentid = 0 AND t.tgrelid IN (
+    SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid::pg_catalog.regclass) AS p))
+  AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3
+  AND t.tgname COLLATE "C" > %(prefix)s AND NOT pg_catalog.starts_with(t.tgname, %(prefix)s)
 ORDER BY t.tgname COLLATE "C"
+"""
+
+
+_PARTITION_TRIGGERS = """
+SELECT w.name, p.relid::pg_catalog.regclass::text,
+  CASE WHEN t.oid IS NULL THEN 'missing' ELSE 'not enabled ALWAYS' END
+FROM pg_catalog.pg_partition_tree(%s::pg_catalog.oid::pg_catalog.regclass) AS p CROSS JOIN pg_catalog.unnest(%s::text[]) AS w (name)
+LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = p.relid AND t.tgname = w.name
+WHERE p.level > 0 AND t.tgenabled IS DISTINCT FROM 'A'
+ORDER BY 2, 1
 """
 
 
@@ -112,7 +124,15 @@ def _sync_objects(ctx: GateContext, mapping: TableMapping) -> list[str]:
         return []
     # The query is composed of literals by the module that names the objects.
     there = ctx.conn.execute(sql.SQL(sync.state_query(mapping, ctx.rollout.id))).fetchall()
-    return [f"{text} (on {mapping.table})" for text in sync.findings(expected, there)]
+    found = [f"{text} (on {mapping.table})" for text in sync.findings(expected, there)]
+    if mapping.partitioned:
+        # Partitions have the row triggers; the one for TRUNCATE is the table's own.
+        names = [item.name for item in expected if item.kind == "trigger" and "truncate" not in item.name]
+        found += [
+            f"trigger {name} of the partition {partition} is {what}"
+            for name, partition, what in ctx.conn.execute(_PARTITION_TRIGGERS, (mapping.oid, names))
+        ]
+    return found
 
 
 def _rows(ctx: GateContext, mapping: RowMapping) -> list[str]:
@@ -141,7 +161,7 @@ def _written(table: QualifiedName) -> str:
 def _later_triggers(ctx: GateContext, mapping: TableMapping) -> list[str]:
     if not mapping.needs_sync:
         return []
-    rows = ctx.conn.execute(_LATER_TRIGGERS, (mapping.oid, sync.PREFIX, sync.PREFIX))
+    rows = ctx.conn.execute(_LATER_TRIGGERS, {"oid": mapping.oid, "prefix": sync.PREFIX})
     return [
         f"trigger {name} of {mapping.table} fires after the sync and may undo it; rename it"
         for (name,) in rows

@@ -77,7 +77,9 @@ class CatalogFacts:
             return None
         keys = tuple(str(key) for kind in found.sample_keys.values() for key in kind)
         mismatches = {kind: count for kind, count in found.mismatches.items() if count}
-        return VerificationFact(found.started_at, found.rows, mismatches, keys, found.backfill_pass)
+        return VerificationFact(
+            found.started_at, found.rows, mismatches, keys, found.backfill_pass, found.snapshot
+        )
 
     def sync_failures(self, samples: int) -> Sequence[SyncFailureFact]:
         """Per table the number of rows that are recorded as failed."""

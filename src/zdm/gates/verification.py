@@ -12,10 +12,14 @@ from zdm.db.session import fetch_value, transaction
 from zdm.gates.base import Gate, counted, enumerated
 from zdm.gates.context import BackfillFact, GateContext, VerificationFact
 from zdm.model.duration import Duration, format_duration
-from zdm.model.names import QualifiedName
+from zdm.model.names import QualifiedName, qualified
 from zdm.model.verdict import Verdict
 from zdm.sql.fence import effective
+from zdm.sql.partitions import came_after, disagrees
 from zdm.sql.rows import Kind, describe
+
+_PATIENCE = timedelta(seconds=30)
+"""How long a partition that came since is looked through; one that takes longer has to be verified."""
 
 
 class Verification(Gate):
@@ -78,6 +82,31 @@ class Verification(Gate):
             found.append(f"{table} was verified {_ago(age)}")
         if backfill is not None and self._backfilled_since(fact, backfill):
             found.append(f"{table} was backfilled after it was verified")
+        return found + self._unverified(ctx, table, fact)
+
+    def _unverified(self, ctx: GateContext, table: QualifiedName, fact: VerificationFact) -> list[str]:
+        """Partitions that came since then with rows in which the sides disagree; mostly such that nobody has filled."""
+        mapping = effective(ctx.plan.mapping(table), fenced=ctx.rollout.fenced_at is not None)
+        if not mapping.partitioned or not fact.snapshot:
+            return []
+        snapshot = sql.SQL("{}::pg_catalog.pg_snapshot").format(sql.Literal(fact.snapshot))
+        found: list[str] = []
+        with transaction(
+            ctx.conn,
+            read_only=True,
+            rollback=True,
+            lock_timeout=timedelta(seconds=1),
+            statement_timeout=_PATIENCE,
+        ):
+            for schema, name in ctx.conn.execute(came_after(mapping, snapshot)).fetchall():
+                wrong = sql.SQL("SELECT EXISTS (SELECT FROM ONLY {} WHERE {})").format(
+                    sql.Identifier(schema, name), disagrees(mapping)
+                )
+                if fetch_value(ctx.conn, wrong):
+                    found.append(
+                        f"{qualified(schema, name)} became a partition of {table} after that was verified, and has rows that are "
+                        "not filled (`--repair` fills them)"
+                    )
         return found
 
     def _backfilled_since(self, fact: VerificationFact, backfill: BackfillFact) -> bool:

@@ -168,6 +168,7 @@ class TableMapping(Value):
         (needed where an explicit NULL of the new application could not be told from an untouched column).
     old_columns / new_columns: what the old and the new version's views show, in order.
     dropped_in_new: True if the new version has no such table (`drop_table`).
+    partitioned: whether its rows are in partitions; which there are is looked up whenever rows are gone through.
     """
 
     table: QualifiedName
@@ -181,6 +182,7 @@ class TableMapping(Value):
     old_columns: tuple[ViewColumn, ...] = ()
     new_columns: tuple[ViewColumn, ...] = ()
     dropped_in_new: bool = False
+    partitioned: bool = False
 
     @property
     def needs_sync(self) -> bool:

@@ -60,7 +60,7 @@ class CarryRequest(Value):
 
     key: str
     table: QualifiedName
-    kind: Literal["index", "check", "foreign key"]
+    kind: Literal["index", "unique", "check", "foreign key"]
     name: str
     columns: tuple[CarriedColumn, ...]
     references: QualifiedName | None = None

@@ -68,11 +68,13 @@ class TableLock(Value):
     """The strongest lock a step takes on one table, and how long it keeps it.
 
     hold: "brief" (catalog changes only), "scan" (as long as reading the table takes) or "rewrite".
+    only: not the partitions of the table.
     """
 
     table: QualifiedName
     mode: Lock
     hold: Literal["brief", "scan", "rewrite"] = "brief"
+    only: bool = False
 
 
 class Transaction(Value):
@@ -116,6 +118,54 @@ class Scan(Value):
     locks: tuple[TableLock, ...] = ()
 
 
+class PartitionedIndex(Value):
+    """An index of a partitioned table: one on each partition, built CONCURRENTLY, each attached to the table's own.
+
+    The table's own index is made first, so that a partition that comes meanwhile brings its part. Which partitions there are
+    is looked up when the step runs; it goes on until the server calls the table's index valid.
+
+    body: what follows ``ON table`` in CREATE INDEX; for a constraint, what follows its name in ADD CONSTRAINT.
+    remove: take back what was built, whether all, some or nothing of it is there.
+    """
+
+    kind: Literal["partitioned index"] = "partitioned index"
+    table: QualifiedName
+    name: str
+    body: str
+    unique: bool = False
+    constraint: bool = False
+    remove: bool = False
+
+    @property
+    def locks(self) -> tuple[TableLock, ...]:
+        """The strongest lock, which is taken on the table and then on one partition after the other."""
+        return (TableLock(table=self.table, mode=Lock.ACCESS_EXCLUSIVE),)
+
+
+class PartitionedForeignKey(Value):
+    """A foreign key of a partitioned table: added NOT VALID to one partition after the other, proven there, then on the table.
+
+    The server takes proven keys of the partitions for its own, so the last step scans nothing. (Before PostgreSQL 18 it
+    refuses NOT VALID on the table itself.)
+
+    body: what follows the constraint's name.
+    remove: take back what was added, whether all, some or nothing of it is there.
+    """
+
+    kind: Literal["partitioned foreign key"] = "partitioned foreign key"
+    table: QualifiedName
+    name: str
+    body: str
+    references: QualifiedName
+    remove: bool = False
+
+    @property
+    def locks(self) -> tuple[TableLock, ...]:
+        """Both tables: briefly by the statements that add the key, weakly by the scans that prove it."""
+        mode = Lock.ACCESS_EXCLUSIVE if self.remove else Lock.SHARE_ROW_EXCLUSIVE
+        return tuple(TableLock(table=t, mode=mode) for t in dict.fromkeys((self.table, self.references)))
+
+
 class Sync(Value):
     """Install the sync functions and triggers of one table, change their authority, or remove them.
 
@@ -155,7 +205,10 @@ class Verify(Value):
     over: QualifiedName | None = None
 
 
-Action = Annotated[Transaction | Concurrent | Scan | Sync | Backfill | Verify, Field(discriminator="kind")]
+Action = Annotated[
+    Transaction | Concurrent | Scan | PartitionedIndex | PartitionedForeignKey | Sync | Backfill | Verify,
+    Field(discriminator="kind"),
+]
 
 
 class Step(Value):
@@ -184,7 +237,7 @@ class Step(Value):
     def locks(self) -> tuple[TableLock, ...]:
         """The table locks that the step takes."""
         action = self.action
-        if isinstance(action, Transaction | Concurrent | Scan):
+        if isinstance(action, Transaction | Concurrent | Scan | PartitionedIndex | PartitionedForeignKey):
             return action.locks
         if isinstance(action, Sync):
             if action.authority is Authority.NEW or (action.remove and self.phase is Phase.CLEANUP):

@@ -95,6 +95,25 @@ class Dependent(Value):
     oid: int | None = None
 
 
+class Partition(Value):
+    """One descendant of a partitioned table.
+
+    Parameters
+    ----------
+    kind: "partition" (it holds rows), "partitioned table" (it has partitions of its own) or "foreign table".
+    own: what it has of its own on its columns: indexes, constraints, defaults … that the table above it has not.
+    triggers: those that it has of its own.
+    """
+
+    name: QualifiedName
+    oid: int
+    kind: TableKind
+    owner: str
+    may_alter: bool
+    own: tuple[Dependent, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+
+
 class Table(Value):
     """One table as it stands."""
 
@@ -113,6 +132,17 @@ class Table(Value):
     bytes: int = 0  # pg_table_size
     row_security: bool = False
     comment: str | None = None
+    partitions: tuple[Partition, ...] = ()
+    """Every descendant of a partitioned table, in the server's order of their numbers."""
+    partition_key: tuple[str, ...] = ()
+    """Columns that decide in which partition a row is, at any level."""
+    partition_expressions: bool = False
+    """Whether some level decides by an expression, so that no unique index can be had."""
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether its rows are in partitions."""
+        return self.kind is TableKind.PARTITIONED
 
     def column(self, name: str) -> Column | None:
         """The column called `name`, or None."""

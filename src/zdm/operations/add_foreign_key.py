@@ -16,7 +16,7 @@ from zdm.model.step import Phase, Stage, Step
 from zdm.model.table import TableKind
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.params import Name, TableName, check_free, find_columns, find_shape
+from zdm.operations.params import Name, TableName, check_free, find_columns, find_shape, is_partitioned
 
 Reaction = Literal["no action", "restrict", "cascade", "set null", "set default"]
 
@@ -181,6 +181,28 @@ class AddForeignKey(Operation):
             after="SELECT convalidated AND confdeltype = 'c' FROM pg_constraint WHERE conrelid = 'pets'::regclass"
             " AND conname = 'pets_owner_id_fkey'",
         ),
+        Scenario(
+            setup="CREATE TABLE owners (id int PRIMARY KEY); INSERT INTO owners SELECT generate_series(1, 50);"
+            " CREATE TABLE pets (id int, owner_id int) PARTITION BY HASH (id);"
+            " CREATE TABLE pets_0 PARTITION OF pets FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+            " CREATE TABLE pets_1 (owner_id int, id int); ALTER TABLE pets ATTACH PARTITION pets_1 FOR VALUES WITH (MODULUS 2, REMAINDER 1);"
+            " INSERT INTO pets SELECT g, g % 50 + 1 FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "add_foreign_key": {
+                        "table": "pets",
+                        "columns": ["owner_id"],
+                        "references": {"table": "owners", "columns": ["id"]},
+                        "on_delete": "set null",
+                    }
+                },
+                {"create_index": {"table": "pets", "name": "pets_owner_idx", "columns": ["owner_id"]}},
+            ),
+            old_writes=("INSERT INTO pets VALUES ({n}, {n} % 50 + 1)",),
+            new_writes=("UPDATE pets SET owner_id = {n} % 50 + 1 WHERE id = {n} % 300 + 1",),
+            after="SELECT bool_and(convalidated AND confdeltype = 'n' AND conname = 'pets_owner_id_fkey') AND count(*) = 3"
+            " FROM pg_constraint WHERE conrelid IN (SELECT relid FROM pg_partition_tree('pets')) AND contype = 'f'",
+        ),
     )
 
     def tables(self) -> Sequence[str]:
@@ -219,6 +241,7 @@ class AddForeignKey(Operation):
             body=self.key().body(columns, parent, parent_columns),
             references=parent,
             naive="add-foreign-key-scan",
+            partitioned=is_partitioned(context.draft, table),
         )
 
     def promises(self, context: Context) -> list[Promise]:

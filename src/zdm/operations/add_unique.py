@@ -15,7 +15,15 @@ from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.params import Name, TableName, check_free, find_columns, find_shape
+from zdm.operations.params import (
+    Name,
+    TableName,
+    check_free,
+    check_unique,
+    find_columns,
+    find_shape,
+    is_partitioned,
+)
 
 
 class AddUnique(Operation):
@@ -82,6 +90,7 @@ class AddUnique(Operation):
         columns = find_columns(shape, self.columns, problems)
         name = self._name(draft.name(self.table).name)
         check_free(draft, shape, name, "constraint", problems, shape.name.schema_)
+        check_unique(shape, [c.physical for c in columns], f"the unique constraint {name}", problems)
         for column in columns:
             shape.uses[column.physical] = f"the unique constraint {name}"
         draft.memo[label] = (shape.name, name, [c.physical for c in columns])
@@ -98,6 +107,24 @@ class AddUnique(Operation):
         tail = self._tail(columns)
         timing = f" DEFERRABLE INITIALLY {self.initially.upper()}" if self.deferrable else ""
         base = f"{phase.value}.{table}.add_unique.{name}"
+        if is_partitioned(context.draft, table):
+            body = ddl.text(
+                "UNIQUE{nulls} ({columns}){timing}",
+                nulls=ddl.raw(" NULLS NOT DISTINCT" if self.nulls_not_distinct else ""),
+                columns=ddl.idents(columns),
+                timing=ddl.raw(timing),
+            )
+            return [
+                ddl.partitioned_unique(
+                    step_id=base,
+                    phase=phase,
+                    stage=stage,
+                    operation=context.label,
+                    on=table,
+                    name=name,
+                    body=body,
+                )
+            ]
         return [
             Step(
                 id=f"{base}.index",

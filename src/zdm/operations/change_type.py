@@ -76,6 +76,40 @@ class ChangeType(Operation):
             " AND table_name = 'accounts' AND column_name = 'balance' AND data_type = 'numeric' AND numeric_scale = 2",
         ),
         Scenario(
+            setup="CREATE TABLE readings (id bigint NOT NULL, day int NOT NULL, value int CONSTRAINT sane CHECK (value >= 0),"
+            " CONSTRAINT one_each UNIQUE (value, id, day)) PARTITION BY RANGE (day);"
+            " CREATE TABLE readings_1 (value int CONSTRAINT sane CHECK (value >= 0), day int NOT NULL, id bigint NOT NULL);"
+            " ALTER TABLE readings ATTACH PARTITION readings_1 FOR VALUES FROM (0) TO (10);"
+            " CREATE TABLE readings_rest PARTITION OF readings DEFAULT PARTITION BY LIST (day);"
+            " CREATE TABLE readings_any PARTITION OF readings_rest DEFAULT;"
+            " CREATE INDEX readings_value_idx ON readings (value DESC) WHERE value > 5;"
+            " INSERT INTO readings SELECT g, g % 25, g FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "change_type": {
+                        "table": "readings",
+                        "column": "value",
+                        "to": "bigint",
+                    }
+                },
+                {"rename_column": {"table": "readings", "column": "value", "to": "measured"}},
+            ),
+            old_writes=(
+                "INSERT INTO readings (id, day, value) VALUES ({n}, {n} % 25, {n})",
+                "UPDATE readings SET day = {n} % 25 WHERE id = {n} % 300 + 1",
+                "UPDATE readings SET value = value + 1 WHERE id = {n} % 300 + 1",
+            ),
+            new_writes=(
+                "INSERT INTO readings (id, day, measured) VALUES ({n}, {n} % 25, {n})",
+                "UPDATE readings SET day = {n} % 25, measured = {n} WHERE id = {n} % 300 + 1",
+            ),
+            old_reads=("SELECT id, value FROM readings WHERE day = 3 LIMIT 5",),
+            new_reads=("SELECT id, measured FROM readings WHERE day = 3 LIMIT 5",),
+            agree="SELECT bool_and(n.measured = o.value) FROM readings n JOIN public.readings o USING (id, day)",
+            after="SELECT count(*) = 4 AND bool_and(a.atttypid = 'bigint'::regtype) FROM pg_attribute a"
+            " WHERE a.attname = 'measured' AND a.attrelid IN (SELECT relid FROM pg_partition_tree('readings'))",
+        ),
+        Scenario(
             setup="CREATE TABLE images (id serial PRIMARY KEY, is_public boolean NOT NULL DEFAULT false);"
             " INSERT INTO images (is_public) SELECT g % 3 = 0 FROM generate_series(1, 300) g;",
             operations=(

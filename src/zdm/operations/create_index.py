@@ -22,9 +22,11 @@ from zdm.operations.params import (
     Sql,
     TableName,
     check_free,
+    check_unique,
     find_column,
     find_columns,
     find_shape,
+    is_partitioned,
 )
 from zdm.operations.shape import TableShape
 
@@ -203,10 +205,24 @@ class CreateIndex(Operation):
         include = [c.physical for c in find_columns(shape, self.include, problems)]
         if self.where is not None:
             self._request(draft, shape, f"{label}/where", self.where, label, boolean=True)
+        self._check_partitioned(shape, keys, problems)
         for one in [k for k in keys if k is not None] + include:
             shape.uses[one] = f"the index {self.name}"
         draft.memo[label] = (shape.name, keys, include, False)
         return problems
+
+    def _check_partitioned(self, shape: TableShape, keys: list[str | None], problems: list[Problem]) -> None:
+        if not shape.table.partitioned or not self.unique:
+            return
+        if self.definition is not None:
+            problems.append(
+                Problem(
+                    "a unique index of a partitioned table cannot be a raw `definition`, whose columns are not known",
+                    remedy="Use `columns`.",
+                )
+            )
+            return
+        check_unique(shape, [k for k in keys if k is not None], f"the unique index {self.name}", problems)
 
     def _apply_created(self, draft: Draft, label: str, created: tuple[str, ...]) -> list[Problem]:
         table = draft.name(self.table)
@@ -250,6 +266,7 @@ class CreateIndex(Operation):
         if phase is not (Phase.MIGRATION if created or not self.unique else Phase.SWITCHOVER):
             return []
         index = qualified(table.schema_, self.name)
+        partitioned = is_partitioned(context.draft, table)
         return [
             Step(
                 id=f"{phase.value}.{table}.create_index.{self.name}",
@@ -257,8 +274,14 @@ class CreateIndex(Operation):
                 phase=phase,
                 stage=Stage.INDEXES if phase is Phase.MIGRATION else Stage.CONSTRAINTS,
                 operation=context.label,
-                action=ddl.create_index(index, table, self._tail(keys, include, context), unique=self.unique),
-                undo=(ddl.drop_index(index, table),),
+                action=ddl.create_index(
+                    index,
+                    table,
+                    self._tail(keys, include, context),
+                    unique=self.unique,
+                    partitioned=partitioned,
+                ),
+                undo=(ddl.drop_index(index, table, partitioned=partitioned),),
                 naive="create-index-blocks-writes",
             )
         ]

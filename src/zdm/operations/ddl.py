@@ -7,7 +7,18 @@ from collections.abc import Iterable
 from psycopg import sql
 
 from zdm.model.names import QualifiedName
-from zdm.model.step import Concurrent, Lock, Phase, Scan, Stage, Step, TableLock, Transaction
+from zdm.model.step import (
+    Concurrent,
+    Lock,
+    PartitionedForeignKey,
+    PartitionedIndex,
+    Phase,
+    Scan,
+    Stage,
+    Step,
+    TableLock,
+    Transaction,
+)
 
 
 def text(template: str, /, **parts: sql.Composable) -> str:
@@ -96,8 +107,12 @@ def constraint_valid(name: str, on: QualifiedName) -> str:
     )
 
 
-def drop_index(name: QualifiedName, on: QualifiedName) -> Concurrent:
+def drop_index(
+    name: QualifiedName, on: QualifiedName, *, partitioned: bool = False
+) -> Concurrent | PartitionedIndex:
     """DROP INDEX CONCURRENTLY IF EXISTS, as an action that can be repeated."""
+    if partitioned:
+        return PartitionedIndex(table=on, name=name.name, body="", remove=True)
     return Concurrent(
         statement=text("DROP INDEX CONCURRENTLY IF EXISTS {i}", i=table(name)),
         done_when=index_gone(name),
@@ -123,9 +138,16 @@ def alter(on: QualifiedName, template: str, /, **parts: sql.Composable) -> Trans
 
 
 def create_index(
-    name: QualifiedName, on: QualifiedName, tail: sql.Composable, *, unique: bool = False
-) -> Concurrent:
+    name: QualifiedName,
+    on: QualifiedName,
+    tail: sql.Composable,
+    *,
+    unique: bool = False,
+    partitioned: bool = False,
+) -> Concurrent | PartitionedIndex:
     """CREATE [UNIQUE] INDEX CONCURRENTLY; `tail` begins with USING. A repeat first drops what an aborted run left invalid."""
+    if partitioned:
+        return PartitionedIndex(table=on, name=name.name, body=tail.as_string(None), unique=unique)
     return Concurrent(
         statement=text(
             "CREATE UNIQUE INDEX CONCURRENTLY {i} ON {t} {tail}"
@@ -151,6 +173,30 @@ def validate_constraint(name: str, on: QualifiedName, *references: QualifiedName
     )
 
 
+def partitioned_unique(
+    *,
+    step_id: str,
+    phase: Phase,
+    stage: Stage,
+    operation: str,
+    on: QualifiedName,
+    name: str,
+    body: str,
+) -> Step:
+    """The step of a UNIQUE constraint on a partitioned table; `body` is what follows the constraint's name."""
+    action = PartitionedIndex(table=on, name=name, body=body, constraint=True)
+    return Step(
+        id=step_id,
+        title=f"build the unique constraint {name} of {on}, partition by partition",
+        phase=phase,
+        stage=stage,
+        operation=operation,
+        action=action,
+        undo=(action.model_copy(update={"remove": True}),),
+        naive="add-unique-builds-index",
+    )
+
+
 def checked_constraint(
     *,
     step_id: str,
@@ -162,8 +208,26 @@ def checked_constraint(
     body: sql.Composable,
     references: QualifiedName | None = None,
     naive: str,
+    partitioned: bool = False,
 ) -> list[Step]:
-    """The two steps of a CHECK or FOREIGN KEY on a table in use: NOT VALID first, proven by a scan that blocks nobody."""
+    """The two steps of a CHECK or FOREIGN KEY on a table in use: NOT VALID first, proven by a scan that blocks nobody.
+
+    A foreign key of a partitioned table is one step, which goes from partition to partition.
+    """
+    if partitioned and references is not None:
+        action = PartitionedForeignKey(table=on, name=name, body=body.as_string(None), references=references)
+        return [
+            Step(
+                id=step_id,
+                title=f"add the foreign key {name} to {on}, partition by partition",
+                phase=phase,
+                stage=stage,
+                operation=operation,
+                action=action,
+                undo=(action.model_copy(update={"remove": True}),),
+                naive=naive,
+            )
+        ]
     mode = Lock.SHARE_ROW_EXCLUSIVE if references else Lock.ACCESS_EXCLUSIVE
     others = () if references is None else (references,)
     what = "foreign key" if references else "check"

@@ -13,7 +13,7 @@ from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.params import Name, TableName, find_shape
+from zdm.operations.params import Name, TableName, find_shape, is_partitioned
 
 
 class DropIndex(Operation):
@@ -77,7 +77,11 @@ class DropIndex(Operation):
                 phase=phase,
                 stage=Stage.TIGHTEN,
                 operation=context.label,
-                action=ddl.drop_index(qualified(table.schema_, self.name), table),
+                action=ddl.drop_index(
+                    qualified(table.schema_, self.name),
+                    table,
+                    partitioned=is_partitioned(context.draft, table),
+                ),
                 naive="drop-index-blocks-reads",
             )
         ]

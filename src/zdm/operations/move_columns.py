@@ -173,7 +173,7 @@ class MoveColumns(Operation):
 
     def apply(self, draft: Draft, label: str) -> list[Problem]:
         problems: list[Problem] = []
-        shape = find_shape(draft, self.table, problems)
+        shape = find_shape(draft, self.table, problems, ordinary=True)
         found = (
             [(moved, find_column(shape, moved.column, problems)) for moved in self.columns] if shape else []
         )
@@ -358,7 +358,7 @@ class MoveColumns(Operation):
         originals: Sequence[tuple[MovedColumn, Column]],
         problems: list[Problem],
     ) -> DraftSide | None:
-        other = find_shape(draft, self.to, problems)
+        other = find_shape(draft, self.to, problems, ordinary=True)
         if other is None:
             return None
         table = other.table

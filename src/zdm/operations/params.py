@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from zdm.errors import Problem
 from zdm.model.mapping import Expose
-from zdm.model.names import MAX_IDENTIFIER_BYTES, Value, qualified
-from zdm.model.table import Column, TableKind
+from zdm.model.names import MAX_IDENTIFIER_BYTES, QualifiedName, Value, qualified
+from zdm.model.table import Column, Table, TableKind
 from zdm.operations.base import Draft, split_name
 from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 
@@ -138,8 +138,38 @@ class NewColumnSpec(Value):
     collation: Dotted | None = Field(default=None, description="its collation")
 
 
-def find_shape(draft: Draft, written: str, problems: list[Problem]) -> TableShape | None:
-    """The shape of an existing ordinary table that this role may alter; otherwise None, with what is wrong appended."""
+def _of_partitions(table: Table) -> list[Problem]:
+    """What is wrong with the partitions of a table, each by its name."""
+    found = []
+    for part in table.partitions:
+        if part.kind is TableKind.FOREIGN:
+            found.append(
+                Problem(
+                    f"{part.name}, a partition of {table.name}, is a foreign table, whose rows no trigger of ours can keep in step",
+                    remedy=f"Detach {part.name} until cleanup, or move its rows into an ordinary partition.",
+                    rule="not-an-ordinary-table",
+                )
+            )
+        elif not part.may_alter:
+            found.append(
+                Problem(
+                    f"{part.name}, a partition of {table.name}, belongs to {part.owner}, and the connected role is not a member of it",
+                    remedy=f"ALTER TABLE {part.name} OWNER TO {table.owner}, or grant membership in {part.owner}.",
+                    rule="not-owner",
+                )
+            )
+    return found
+
+
+def find_shape(
+    draft: Draft, written: str, problems: list[Problem], *, ordinary: bool = False
+) -> TableShape | None:
+    """The shape of an existing table that this role may alter; otherwise None, with what is wrong appended.
+
+    Parameters
+    ----------
+    ordinary: a partitioned table will not do.
+    """
     try:
         name = draft.name(written)
     except ValueError as error:
@@ -165,15 +195,26 @@ def find_shape(draft: Draft, written: str, problems: list[Problem]) -> TableShap
             )
         return None
     table = shape.table
-    if table.kind is not TableKind.TABLE:
+    if table.kind not in {TableKind.TABLE, TableKind.PARTITIONED}:
         problems.append(
             Problem(
-                f"{name} is a {table.kind.value}; zdm changes ordinary tables",
-                remedy="Change it by hand, or name the tables that it is made of.",
+                f"{name} is a {table.kind.value}; zdm changes ordinary and partitioned tables",
+                remedy="Name the partitioned table that it belongs to."
+                if table.kind is TableKind.PARTITION
+                else "Change it by hand, or name the tables that it is made of.",
                 rule="not-an-ordinary-table",
             )
         )
         return None
+    if ordinary and table.partitioned:
+        problems.append(
+            Problem(
+                f"{name} is a partitioned table; rows are mapped between ordinary tables only",
+                remedy="Map them by hand, or into a table that is partitioned afterwards.",
+                rule="not-an-ordinary-table",
+            )
+        )
+    problems.extend(_of_partitions(table))
     if not table.may_alter:
         problems.append(
             Problem(
@@ -277,6 +318,36 @@ def check_free(
         )
     elif shape is not None:
         shape.new_names.add(name)
+
+
+def is_partitioned(draft: Draft, table: QualifiedName) -> bool:
+    """Whether the table exists, and is partitioned."""
+    found = draft.tables.get(table)
+    return found is not None and found.partitioned
+
+
+def check_unique(shape: TableShape, columns: Iterable[str], what: str, problems: list[Problem]) -> None:
+    """Append a problem if the server could not keep the physical columns unique over all partitions of the table."""
+    table = shape.table
+    if not table.partitioned:
+        return
+    if table.partition_expressions:
+        problems.append(
+            Problem(
+                f"{what} cannot be had: {table.name} is partitioned by an expression",
+                remedy="Leave it out; a partition can have one of its own.",
+                rule="unique-without-partition-key",
+            )
+        )
+    elif missing := [name for name in table.partition_key if name not in set(columns)]:
+        problems.append(
+            Problem(
+                f"{what} of {table.name} does not contain {', '.join(missing)}, by which the table is partitioned, so the server "
+                "cannot keep it unique over all partitions",
+                remedy=f"Add {', '.join(missing)} to its columns.",
+                rule="unique-without-partition-key",
+            )
+        )
 
 
 def replace_column(shape: TableShape, column: ShapeColumn, new: DraftNew) -> ShapeColumn:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -83,6 +83,27 @@ def install(mapping: TableMapping, rollout: int, authority: Authority) -> SyncOb
     if not mapping.needs_sync:
         return SyncObjects()
     return _Generator(mapping, rollout, authority).objects()
+
+
+def install_one_by_one(mapping: TableMapping, rollout: int, there: Collection[str]) -> list[tuple[str, ...]]:
+    """What makes those triggers that are not `there`, a transaction's statements for each, in the order in which they must come.
+
+    The one that settles new rows is the last: a row that is settled must be kept in step from then on.
+    """
+    generator = _Generator(mapping, rollout, Authority.OLD)
+    return [
+        (
+            _text(trigger.definition),
+            _text(
+                sql.SQL("ALTER TABLE {} ENABLE ALWAYS TRIGGER {}").format(
+                    generator.table, sql.Identifier(trigger.name)
+                )
+            ),
+            _text(generator.comments((), (trigger,))),
+        )
+        for trigger in reversed(generator.triggers)
+        if trigger.name not in there
+    ]
 
 
 def switch(mapping: TableMapping, rollout: int, authority: Authority) -> tuple[str, ...]:
@@ -407,8 +428,30 @@ class _Generator:
     # --- functions ----------------------------------------------------------------------------------------------------
 
     def _insert(self) -> dict[str, sql.Composable]:
-        decide = _LINES.join(self._decide_insert(group) for group in self.mapping.groups)
+        decide = sql.SQL(_INSERT).format(
+            marker=self.marker,
+            failed=_was(FAILED),
+            whole=_LINES.join(self._settled_as(group) for group in self.mapping.groups),
+            groups=sql.Literal(_ALL_GROUPS),
+            decide=_LINES.join(self._decide_insert(group) for group in self.mapping.groups),
+        )
         return self._body(decide, update=False)
+
+    def _settled_as(self, group: ColumnGroup) -> sql.Composable:
+        """Sets zdm_agree to false if the group does not hold what the row's marker says of it."""
+        ups = [n for n in group.new if n.up is not None]
+        downs = [o for o in group.old if o.down is not None]
+        promised = [
+            sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(n.name)) for n in group.new if n.not_null
+        ]
+        parts: list[sql.Composable] = [_comment(group.name)]
+        if promised:
+            parts.append(sql.SQL("IF NOT {} THEN zdm_agree := false; END IF;").format(all_of(promised)))
+        for columns, wrote in ((ups, sql.SQL("NOT {}").format(_was(group.bit))), (downs, _was(group.bit))):
+            if columns:
+                text = sql.SQL("IF zdm_agree AND {} THEN\n{}\nEND IF;")
+                parts.append(text.format(wrote, _try(columns)))
+        return _LINES.join(parts)
 
     def _settle(self) -> dict[str, sql.Composable]:
         decide = _LINES.join(self._decide_update(group) for group in self.mapping.groups)
@@ -833,6 +876,18 @@ _SETTLE_NEW = """  IF {d} OPERATOR(pg_catalog.=) 2 THEN
     IF zdm_agree THEN {d} := 3; ELSE {own} END IF;
   END IF;"""
 
+# A row that comes with a settled marker was moved here from another partition, or is copied or restored. If both sides agree
+# as the marker says, they stay; to decide anew who wrote them would be to guess.
+_INSERT = """  zdm_agree := COALESCE(NEW.{marker} OPERATOR(pg_catalog.>=) 0, false) AND NOT {failed};
+  IF zdm_agree THEN
+{whole}
+  END IF;
+  IF zdm_agree THEN
+    zdm_bits := zdm_was OPERATOR(pg_catalog.&) {groups};
+  ELSE
+{decide}
+  END IF;"""
+
 _INSERT_BOTH = """  {name}
   IF {view} THEN
     {d} := 2; {own}
@@ -966,6 +1021,17 @@ def _reads_beside_down(group: ColumnGroup) -> list[str]:
 
 def _new_changed(group: ColumnGroup) -> sql.Composable:
     return any_of(_changed(n.name, n.comparison, n.type) for n in group.new)
+
+
+def _try(columns: Sequence[NewColumn] | Sequence[OldColumn]) -> sql.Composable:
+    """Sets zdm_agree: what derives the columns gives what the row holds."""
+    made = [(column, column.up if isinstance(column, NewColumn) else column.down) for column in columns]
+    assign = _LINES.join(
+        sql.SQL("      zdm_try.{} := {};").format(sql.Identifier(column.name), _over_new(expression))
+        for column, expression in made
+    )
+    result = _same([(column.name, column.comparison, column.type) for column in columns])
+    return _part("part_try", assign=assign, result=result)
 
 
 def _same(columns: Iterable[tuple[str, Comparison, str]]) -> sql.Composable:

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from zdm.db.partitions import Leaf, leaves
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority, ColumnGroup, TableMapping
@@ -84,12 +85,18 @@ def _group(job: _Job, group: ColumnGroup, authority: Authority) -> int:
     ]
     if assignments is None or not stale:
         return 0
-    wrong, table = any_of(stale), qualified_name(mapping.table)
+    wrong = any_of(stale)
+    return sum(_leaf(job, leaf, assignments, wrong) for leaf in leaves(conn, mapping.oid))
+
+
+def _leaf(job: _Job, leaf: Leaf, assignments: sql.Composable, wrong: sql.Composable) -> int:
+    """Repair the rows that are in one table, the mapped one itself or a partition of it."""
+    conn, table = job.conn, qualified_name(leaf.name)
     blocks = int(
         fetch_value(
             conn,
             "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::bigint",
-            [mapping.oid],
+            [leaf.oid],
         )
         or 0
     )

@@ -11,11 +11,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from zdm.db.partitions import leaves
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
 from zdm.sql.rows import Kind
-from zdm.verify.statements import Statements, between
+from zdm.verify.statements import Statements, all_rows, between
 
 SAMPLES = 10
 MOST_RAISING = 1000
@@ -149,9 +150,7 @@ class _Look:
         )
 
     def _count_all(self) -> sql.Composed:
-        return sql.SQL("SELECT pg_catalog.count(*) FROM ONLY {}").format(
-            sql.Identifier(self._mapping.table.schema_, self._mapping.table.name)
-        )
+        return sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(all_rows(self._mapping))
 
     def _compare(self) -> None:
         try:
@@ -160,14 +159,18 @@ class _Look:
         except psycopg.Error as error:
             if not _of_a_row(error):
                 raise
-            blocks = int(
-                fetch_value(
-                    self._conn,
-                    "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::bigint",
-                    [self._mapping.oid],
+            # The partitions are those of now, the rows those of the snapshot. Cleanup looks itself at partitions that came
+            # after the snapshot.
+            for leaf in leaves(self._conn, self._mapping.oid):
+                blocks = int(
+                    fetch_value(
+                        self._conn,
+                        "SELECT pg_catalog.pg_relation_size(%s::oid) / pg_catalog.current_setting('block_size')::bigint",
+                        [leaf.oid],
+                    )
                 )
-            )
-            self._seek((0, 0), (max(1, blocks), 0))
+                self._statements = Statements(self._mapping, leaf.name)
+                self._seek((0, 0), (max(1, blocks), 0))
 
     def _region(self, within: sql.Composable | None) -> None:
         row = self._conn.execute(self._statements.count(within)).fetchone()

@@ -5,16 +5,17 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.mapping import TOGGLE, TableMapping
+from zdm.model.names import QualifiedName
 from zdm.sql.identifiers import any_of, column, comma, differs, qualified_name, type_name
 from zdm.sql.rows import Mismatch, mismatch_kinds, render
 
 
 class Statements:
-    """Everything that is asked about one table."""
+    """Everything that is asked about one table, or about one of its partitions."""
 
-    def __init__(self, mapping: TableMapping) -> None:
+    def __init__(self, mapping: TableMapping, partition: QualifiedName | None = None) -> None:
         self._mapping = mapping
-        self._table = qualified_name(mapping.table)
+        self._table = all_rows(mapping) if partition is None else _only(partition)
         self._found = mismatch_kinds(mapping)
         self._bad = self._quickly(mapping)
 
@@ -48,7 +49,7 @@ class Statements:
     def count(self, within: sql.Composable | None = None) -> sql.Composed:
         """All rows, and those with anything wrong."""
         return sql.SQL(
-            "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {}) FROM ONLY {} WHERE {}"
+            "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE {}) FROM {} WHERE {}"
         ).format(self._bad, self._table, within or sql.SQL("true"))
 
     def details(self, within: sql.Composable | None = None) -> sql.Composed:
@@ -56,7 +57,7 @@ class Statements:
         counts = comma(
             sql.SQL("pg_catalog.count(*) FILTER (WHERE {})").format(m.predicate) for m in self._found
         )
-        return sql.SQL("SELECT {} FROM ONLY {} WHERE {} AND {}").format(
+        return sql.SQL("SELECT {} FROM {} WHERE {} AND {}").format(
             counts, self._table, within or sql.SQL("true"), self._bad
         )
 
@@ -69,17 +70,33 @@ class Statements:
     ) -> sql.Composed:
         """The keys of some rows, as one array of texts each."""
         key = comma(
-            [sql.SQL("{}::text").format(column(name)) for name in self._mapping.key]
-            or [sql.SQL("ctid::text")]
+            [sql.SQL("{}::text").format(column(name)) for name in self._mapping.key] or [self._position()]
         )
-        return sql.SQL("SELECT ARRAY[{}] FROM ONLY {} WHERE {} AND {} LIMIT {}").format(
+        return sql.SQL("SELECT ARRAY[{}] FROM {} WHERE {} AND {} LIMIT {}").format(
             key, self._table, within or sql.SQL("true"), condition, sql.Literal(limit)
         )
+
+    def _position(self) -> sql.Composable:
+        """What names a row of a table without a key."""
+        if self._mapping.partitioned:
+            return sql.SQL("(tableoid::pg_catalog.regclass::text || ctid::text)")
+        return sql.SQL("ctid::text")
 
     def named(self, values: list[str | None]) -> str:
         """A key as people read it, such as ``id=42``."""
         names = self._mapping.key or ("ctid",)
         return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+
+
+def all_rows(mapping: TableMapping) -> sql.Composed:
+    """What FROM takes for every row of the table: a partitioned table has none itself."""
+    return (
+        sql.SQL("{}").format(qualified_name(mapping.table)) if mapping.partitioned else _only(mapping.table)
+    )
+
+
+def _only(table: QualifiedName) -> sql.Composed:
+    return sql.SQL("ONLY {}").format(qualified_name(table))
 
 
 def between(start: tuple[int, int], end: tuple[int, int]) -> sql.Composed:

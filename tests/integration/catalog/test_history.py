@@ -32,7 +32,7 @@ def test_every_change_of_state_is_recorded(conn: Connection, new_rollout: NewRol
     rollouts.move(conn, rollout, State.PREPARING)
     steps.mark_started(conn, rollout, "preparation.t.columns")
     steps.mark_failed(conn, rollout, "preparation.t.columns", "no luck")
-    backfills.open(conn, rollout, table, 1, 1, 1)
+    backfills.open(conn, rollout, table, [backfills.Part(1, 1, 1)], 1)
     backfills.advance(conn, rollout, table, 0, 1, 10)
     backfills.finish(conn, rollout, table)
     rollouts.set_paused(conn, rollout, True)

@@ -68,7 +68,7 @@ def rollout(catalog: Database) -> Iterator[int]:
         rollouts.move(conn, made.id, State.PREPARING)
         rollouts.move(conn, made.id, State.PREPARED)
         rollouts.move(conn, made.id, State.MIGRATING)
-        backfills.open(conn, made.id, TABLE, 1, 4, 1)
+        backfills.open(conn, made.id, TABLE, [backfills.Part(1, 1, 4)], 1)
         backfills.advance(conn, made.id, TABLE, 0, 2, 60)
         approvals.add(conn, made.id, Phase.SWITCHOVER, "bea")
         verifications.store(

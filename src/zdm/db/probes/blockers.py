@@ -89,17 +89,17 @@ def _seconds(age: timedelta) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-# A relation's children count too: DDL on a partitioned table or an inheritance parent locks them all.
+# A relation's children count too: DDL on a partitioned table or an inheritance parent locks them all, unless told not to.
 _RELATIONS = """
-WITH RECURSIVE wanted (schema_name, table_name, modes) AS (
-  SELECT * FROM ROWS FROM (
-    pg_catalog.jsonb_to_recordset(%(wanted)s::pg_catalog.jsonb) AS (schema_name text, table_name text, modes text[]))
-), family (oid, modes) AS (
-  SELECT c.oid, w.modes FROM wanted w
+WITH RECURSIVE wanted (schema_name, table_name, modes, alone) AS (
+  SELECT * FROM ROWS FROM (pg_catalog.jsonb_to_recordset(%(wanted)s::pg_catalog.jsonb)
+    AS (schema_name text, table_name text, modes text[], alone boolean))
+), family (oid, modes, alone) AS (
+  SELECT c.oid, w.modes, w.alone FROM wanted w
     JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema_name
     JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.table_name
   UNION ALL
-  SELECT i.inhrelid, f.modes FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.oid
+  SELECT i.inhrelid, f.modes, f.alone FROM family f JOIN pg_catalog.pg_inherits i ON i.inhparent = f.oid WHERE NOT f.alone
 )
 """
 
@@ -153,6 +153,7 @@ def blockers(conn: psycopg.Connection[Any], locks: Sequence[TableLock]) -> tuple
             "schema_name": lock.table.schema_,
             "table_name": lock.table.name,
             "modes": [f"{mode}Lock" for mode in CONFLICTS[lock.mode]],
+            "alone": lock.only,
         }
         for lock in locks
         if lock.mode is not Lock.NONE

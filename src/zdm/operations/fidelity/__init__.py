@@ -16,6 +16,12 @@ from zdm.operations.fidelity.following import InSwap, follow_steps, in_swap
 from zdm.operations.fidelity.indexes import index_column_steps, index_steps, review_indexes
 from zdm.operations.fidelity.logical import review_added, review_subscriptions
 from zdm.operations.fidelity.naming import naming_step
+from zdm.operations.fidelity.partitions import (
+    exchange_steps,
+    partition_naming_steps,
+    review_altered,
+    review_partitions,
+)
 from zdm.operations.fidelity.promises import carried_in, promises
 from zdm.operations.fidelity.references import reference_steps, review_references
 from zdm.operations.fidelity.review import Review, carry_key, primary_key, temporary
@@ -57,8 +63,9 @@ def settle(draft: Draft) -> list[Problem]:
             review_dependents(review)
             review_triggers(review)
             review_subscriptions(review)
+            review_partitions(review)
         review_added(review)
-        problems += review.problems
+        problems += review.problems + review_altered(shape)
     return problems
 
 
@@ -72,15 +79,20 @@ def plan(phase: Phase, context: Context) -> list[Step]:
             found += attribute_steps(shape)
         found += follow_steps(phase, shape, context)
         carries = context.draft.carries
-        requests = [r for r in carries if r.table == shape.name and r.kind != "foreign key"]
+        requests = [r for r in carries if r.table == shape.name and r.kind not in {"foreign key", "unique"}]
         for request in requests:
             if phase is carried_in(shape, request, context):
                 carry = index_steps if request.kind == "index" else constraint_steps
-                found += carry(shape, request, context.carried[request.key], phase)
+                # The unique constraint of a partitioned table cannot be made of an index, so it was asked for as well.
+                whole = carry_key(shape.name, "unique", request.name)
+                body = context.carried.get(whole, context.carried[request.key])
+                found += carry(shape, request, body, phase)
         if phase is Phase.CLEANUP:
+            found += exchange_steps(shape, [r for r in requests if r.kind == "index"])
             naming = naming_step(shape, requests)
             if naming is not None:
                 found.append(naming)
             if requests or shape.uses:
                 found += index_column_steps(shape)
+            found += partition_naming_steps(shape)
     return found + reference_steps(phase, context)

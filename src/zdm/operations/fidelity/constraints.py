@@ -43,8 +43,16 @@ def review_constraints(review: Review) -> None:
                 what,
                 f"Add drop_constraint {constraint.name} to this migration, and add the new one you want.",
             )
+        elif review.shape.table.partitioned and constraint.kind == "foreign key" and not constraint.validated:
+            review.refuse(
+                hit[0],
+                f"{what} and is NOT VALID, which a key that goes from partition to partition cannot be",
+                f"VALIDATE CONSTRAINT {constraint.name} first, or add drop_constraint {constraint.name} to this migration.",
+            )
         elif constraint.kind == "unique":
             review.request("index", constraint.index or constraint.name, hit[0])
+            if review.shape.table.partitioned:
+                review.request("unique", constraint.name, hit[0])
         elif constraint.kind == "foreign key":
             request_reference(review.draft, review.shape.table, constraint, review.replaced[hit[0]])
         else:
@@ -57,7 +65,14 @@ def _review_primary_key(review: Review, key: Constraint, hit: list[str]) -> None
     index = find_index(review.shape, key.index or key.name)
     lost = [c for c in hit if c not in review.successors]
     optional = [c for c in hit if c in review.successors and not review.successors[c].not_null]
-    if lost:
+    if review.shape.table.partitioned:
+        review.refuse(
+            hit[0],
+            f"{what}, and a partitioned table cannot get one from an index that is there already",
+            "Map other columns, or move the rows to a new table.",
+            "primary-key-column",
+        )
+    elif lost:
         review.refuse(
             lost[0],
             what,

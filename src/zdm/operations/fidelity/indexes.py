@@ -46,6 +46,19 @@ def index_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phas
     name = qualified(shape.name.schema_, temporary(request.name))
     stage = Stage.INDEXES if phase is Phase.MIGRATION else Stage.CONSTRAINTS
     base = f"{phase.value}.{shape.name}.carry.{request.name}"
+    partitioned = shape.table.partitioned
+    if partitioned and backed is not None:
+        return [
+            ddl.partitioned_unique(
+                step_id=base,
+                phase=phase,
+                stage=stage,
+                operation=request.where,
+                on=shape.name,
+                name=name.name,
+                body=body,
+            )
+        ]
     steps = [
         Step(
             id=base,
@@ -53,8 +66,14 @@ def index_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phas
             phase=phase,
             stage=stage,
             operation=request.where,
-            action=ddl.create_index(name, shape.name, ddl.raw(body), unique=is_unique(shape, request)),
-            undo=(ddl.drop_index(name, shape.name),),
+            action=ddl.create_index(
+                name,
+                shape.name,
+                ddl.raw(body),
+                unique=is_unique(shape, request),
+                partitioned=partitioned,
+            ),
+            undo=(ddl.drop_index(name, shape.name, partitioned=partitioned),),
             naive="create-index-blocks-writes",
         )
     ]

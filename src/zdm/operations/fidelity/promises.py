@@ -25,7 +25,7 @@ def promises(context: Context) -> list[Promise]:
     found: list[Promise] = []
     for shape in context.draft.shapes.values():
         for request in context.draft.carries:
-            if shape.dropped or request.table != shape.name or request.kind == "foreign key":
+            if shape.dropped or request.table != shape.name or request.kind in {"foreign key", "unique"}:
                 continue
             constraint = find_constraint(shape, request.name)
             if request.kind == "index":

@@ -14,6 +14,7 @@ from zdm.model.table import Constraint, Table, TableKind
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft
 from zdm.operations.fidelity.review import Review, carried_columns, carry_key, constraint_comment, temporary
+from zdm.operations.params import is_partitioned
 
 _FOREIGN_KEY = "foreign key"
 _UNCHANGEABLE = (TableKind.PARTITIONED, TableKind.PARTITION, TableKind.FOREIGN)
@@ -96,6 +97,7 @@ def reference_steps(phase: Phase, context: Context) -> list[Step]:
                 body=ddl.raw(context.carried[request.key]),
                 references=request.references,
                 naive="add-foreign-key-scan",
+                partitioned=is_partitioned(context.draft, request.table),
             )
             found += steps if key.validated else steps[:1]
         elif phase is Phase.CLEANUP:
