@@ -12,6 +12,7 @@ from zdm.db.session import fetch_value, transaction
 from zdm.gates.base import Gate, counted, enumerated
 from zdm.gates.context import BackfillFact, GateContext, VerificationFact
 from zdm.model.duration import Duration, format_duration
+from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.verdict import Verdict
 from zdm.sql.fence import effective
@@ -86,8 +87,8 @@ class Verification(Gate):
 
     def _unverified(self, ctx: GateContext, table: QualifiedName, fact: VerificationFact) -> list[str]:
         """Partitions that came since then with rows in which the sides disagree; mostly such that nobody has filled."""
-        mapping = effective(ctx.plan.mapping(table), fenced=ctx.rollout.fenced_at is not None)
-        if not mapping.partitioned or not fact.snapshot:
+        mapping = self._mapping(ctx, table)
+        if mapping is None or not mapping.partitioned or not fact.snapshot:
             return []
         snapshot = sql.SQL("{}::pg_catalog.pg_snapshot").format(sql.Literal(fact.snapshot))
         found: list[str] = []
@@ -114,8 +115,16 @@ class Verification(Gate):
             return True
         return backfill.last_chunk_at is not None and backfill.last_chunk_at > fact.started_at
 
+    @staticmethod
+    def _mapping(ctx: GateContext, table: QualifiedName) -> TableMapping | None:
+        """The table under the names of the moment; None where rows of two tables are compared."""
+        planned = next((mapping for mapping in ctx.plan.mappings if mapping.table == table), None)
+        return None if planned is None else effective(planned, fenced=ctx.rollout.fenced_at is not None)
+
     def _has_rows(self, ctx: GateContext, table: QualifiedName) -> bool:
-        mapping = effective(ctx.plan.mapping(table), fenced=ctx.rollout.fenced_at is not None)
+        mapping = self._mapping(ctx, table)
+        if mapping is None:
+            return False
         name = sql.Identifier(mapping.table.schema_, mapping.table.name)
         with transaction(ctx.conn, read_only=True, rollback=True, lock_timeout=timedelta(seconds=1)):
             return bool(fetch_value(ctx.conn, sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)))
