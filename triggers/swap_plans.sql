@@ -7,6 +7,9 @@
 
 DO {quote}
 BEGIN
+  -- Two at once would both want to change its row.
+  PERFORM pg_catalog.pg_advisory_xact_lock('pg_catalog.pg_namespace'::pg_catalog.regclass::pg_catalog.oid::integer, n.oid::integer)
+  FROM pg_catalog.pg_namespace AS n WHERE n.nspname = {schema};
   EXECUTE (
     SELECT pg_catalog.format('GRANT USAGE ON SCHEMA %I TO %I', n.nspname, pg_catalog.pg_get_userbyid(n.nspowner))
     FROM pg_catalog.pg_namespace AS n WHERE n.nspname = {schema}

@@ -162,6 +162,8 @@ class TableMapping(Value):
     table: the table under its old name.
     final_name: its name in the new version (equal unless renamed).
     key: columns of the primary key, or of the best unique key; empty if there is none. Only used to name rows to people.
+    guarded: the columns of each unique key that stands on replaced columns as well as on their successors until cleanup;
+        physical names of the new side.
     groups: the mapped groups; empty if the migration needs no data (then there is no marker, trigger or backfill).
     marker: physical name of the marker column.
     marker_in_view: whether the new view must show the marker, as its last column, to tell the origin of an INSERT
@@ -175,6 +177,7 @@ class TableMapping(Value):
     final_name: str
     oid: int
     key: tuple[str, ...] = ()
+    guarded: tuple[tuple[str, ...], ...] = ()
     groups: tuple[ColumnGroup, ...] = ()
     marker: str = "_zdm_state"
     marker_in_view: bool = False

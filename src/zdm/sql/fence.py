@@ -127,6 +127,7 @@ def _fenced(mapping: TableMapping) -> TableMapping:
         update={
             "table": table,
             "key": tuple(names.get(column, column) for column in mapping.key),
+            "guarded": tuple(tuple(names.get(column, column) for column in key) for key in mapping.guarded),
             "groups": tuple(_fenced_group(group, names) for group in mapping.groups),
             "old_columns": tuple(
                 c.model_copy(update={"physical": names.get(c.physical, c.physical)})

@@ -468,8 +468,32 @@ class _Generator:
             "enter": _part("part_enter"),
             "leave": _part("part_leave"),
             "decide": decide,
-            "derive": self._derive(update=update),
+            "derive": _LINES.join([self._derive(update=update), *self._guards(update=update)]),
         }
+
+    def _guards(self, *, update: bool) -> list[sql.Composable]:
+        """For each key that stands twice: whoever gives a row a key waits for whoever is giving it to another one."""
+        made: list[sql.Composable] = []
+        for number, key in enumerate(self.mapping.guarded):
+            columns = [sql.SQL("NEW.{}").format(sql.Identifier(name)) for name in key]
+            when = all_of(sql.SQL("{} IS NOT NULL").format(column) for column in columns)
+            if update:
+                when = all_of([any_of(self._changed(name) for name in key), when])
+            same = all_of(
+                sql.SQL("zdm_table.{0} OPERATOR(pg_catalog.=) NEW.{0}").format(sql.Identifier(name))
+                for name in key
+            )
+            made.append(
+                _part(
+                    "part_guard",
+                    when=when,
+                    row=sql.SQL("ROW({})").format(comma(columns)),
+                    seed=sql.Literal(self.mapping.oid * MAX_GROUPS + number),
+                    table=self.table,
+                    same=same,
+                )
+            )
+        return made
 
     def _decide_update(self, group: ColumnGroup) -> sql.Composable:
         fresh = sql.SQL("(OLD.{} IS NULL OR ({} AND NOT {}))").format(

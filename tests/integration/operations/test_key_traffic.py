@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import psycopg
+import pytest
 
 from tests.conformance.harness import Rollout
 from tests.support.servers import Database
@@ -80,6 +82,11 @@ class Pooled:
         assert self.run("SELECT count(*) FROM items WHERE id = %s", second + 1_000_000) == [(0,)]
 
 
+KEYED = """CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL DEFAULT 0);
+INSERT INTO t SELECT g, 0 FROM generate_series(1, 100) g;"""
+TO_BIGINT: dict[str, object] = {"change_type": {"table": "t", "column": "id", "to": "bigint"}}
+
+
 class AfterEachStep(Silent):
     """A reporter that lets something happen after each step."""
 
@@ -123,6 +130,62 @@ def test_pooled_sessions_keep_their_plans_through_all_phases(database: Database)
             pass
     rollout.nothing_left()
     assert database.value("SELECT count(DISTINCT id) = count(*) FROM items") is True
+
+
+def test_upserts_of_one_key_at_once_find_each_other(database: Database) -> None:
+    """Two unique indexes stand, and ON CONFLICT names one of them: who inserts a key second still finds the first one's row."""
+    rollout = Rollout(database, Scenario(setup=KEYED, operations=(TO_BIGINT,)))
+    rollout.advance_to(State.SWITCHED_OVER)
+    together, errors = threading.Barrier(4), []
+
+    def upsert(path: str) -> None:
+        with psycopg.connect(database.dsn, autocommit=True) as connection:
+            connection.execute(f"SET search_path = {path}".encode())
+            for key in range(1000, 1400):
+                together.wait()
+                try:
+                    connection.execute(
+                        "INSERT INTO t (id) VALUES (%s) ON CONFLICT (id) DO UPDATE SET n = t.n + 1", [key]
+                    )
+                except psycopg.Error as error:
+                    errors.append(error.sqlstate)
+
+    threads = [
+        threading.Thread(target=upsert, args=(path,)) for path in ("public", "public_try_it, public") * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Without the guard there are dozens. What is left: the first one updates the row while the second looks for it.
+    assert len(errors) <= 2, errors
+    assert database.value("SELECT count(*) FROM t WHERE id >= 1000") == 400
+
+
+def test_the_guard_of_upserts_stops_nobody_else(database: Database) -> None:
+    rollout = Rollout(database, Scenario(setup=KEYED, operations=(TO_BIGINT,)))
+    role = database.create_role()
+    database.execute(f'GRANT INSERT ON t TO "{role}"')
+    rollout.advance_to(State.MIGRATED)
+    with (
+        psycopg.connect(database.dsn) as first,
+        psycopg.connect(database.dsn) as second,
+        psycopg.connect(database.dsn_for(role)) as writer,
+    ):
+        for connection in (first, second, writer):
+            connection.execute("SET lock_timeout = '2s'")
+        # The key is there: neither has a reason to wait for the other, however long that one takes.
+        for connection in (first, second):
+            connection.execute("INSERT INTO t (id) VALUES (7) ON CONFLICT (id) DO NOTHING")
+        # A role that may not read the table.
+        writer.execute("INSERT INTO t (id) VALUES (5000)")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            first.execute("INSERT INTO t (id) VALUES (5000) ON CONFLICT (id) DO NOTHING")
+        # Bulk loads take a bounded number of places in the lock table.
+        second.execute("INSERT INTO t (id) SELECT g FROM generate_series(10000, 30000) g")
+        held = database.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1")
+        assert 0 < held <= 102
+        second.rollback()
 
 
 # Every reaction of a foreign key, with the referencing column replaced (replaced) and left alone (kept).
