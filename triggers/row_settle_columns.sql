@@ -1,9 +1,8 @@
 -- template: row_settle_columns
 -- version: 1
--- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, holds, names, assign, clear, unmapped, forget
+-- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, holds, first, assign, clear, unmapped, forget
 -- Makes the columns of the other side's row hold what this side's row says at this moment; without such a row, what they are empty
--- with. A row that is inserted while the other side holds something else has met a row which is not filled yet: taking it would
--- destroy the old value, so it is refused, as is an insert of a key that exists.
+-- with.
 
 CREATE OR REPLACE FUNCTION {function}(zdm_at {source}, zdm_lazy pg_catalog.bool, zdm_first pg_catalog.bool)
 RETURNS pg_catalog.bool LANGUAGE plpgsql AS {quote}
@@ -26,12 +25,7 @@ BEGIN
   END IF;
   IF zdm_wanted THEN
 {agree}
-    IF zdm_first AND EXISTS (SELECT FROM {target} AS zdm_t WHERE {match} AND {holds}) THEN
-      RAISE object_not_in_prerequisite_state USING
-        MESSAGE = pg_catalog.format('the row %s is not filled yet: the old version''s columns %s hold values that it would overwrite',
-          {mine}, {names}),
-        HINT = 'Until migration is complete, read the old structure; then the row is there.';
-    END IF;
+{first}
     PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
     UPDATE {target} AS zdm_t SET {assign} WHERE {match};
     IF NOT FOUND THEN

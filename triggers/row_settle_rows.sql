@@ -1,10 +1,9 @@
 -- template: row_settle_rows
 -- version: 1
--- parameters: function, quote, source, target, declare, own_key, match, compute, lazy, agree, mine, all, there, write, settled, probe_columns, probe_values
+-- parameters: function, quote, source, declare, own_key, compute, lazy, agree, first, mine, all, there, write, go, settled
 -- Makes the other side's row hold what this side's row says at this moment, or go with it; false if that raised, and is recorded. The caller holds the row's lock. A row
 -- that agrees already, by the mapping of either direction, is left alone: a mapping that loses something must not be derived again
 -- over what the other version wrote. While it writes, `zdm.row` names the row being mirrored, so that the trigger over there knows.
--- At REPEATABLE READ a row that the backfill has made meanwhile is not seen by DELETE; an INSERT of the same key meets it, and raises.
 
 CREATE OR REPLACE FUNCTION {function}(zdm_at {source}, zdm_lazy pg_catalog.bool, zdm_first pg_catalog.bool)
 RETURNS pg_catalog.bool LANGUAGE plpgsql AS {quote}
@@ -28,21 +27,12 @@ BEGIN
   IF zdm_wanted THEN
 {lazy}
 {agree}
+{first}
     PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
 {write}
   ELSE
     PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
-    DELETE FROM {target} AS zdm_t WHERE {match};
-    IF NOT FOUND AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
-      BEGIN
-        INSERT INTO {target} ({probe_columns}) OVERRIDING SYSTEM VALUE VALUES ({probe_values}) ON CONFLICT DO NOTHING;
-        DELETE FROM {target} AS zdm_t WHERE {match};
-      EXCEPTION
-        WHEN transaction_rollback OR insufficient_resources OR object_not_in_prerequisite_state OR operator_intervention
-          OR system_error THEN RAISE;
-        WHEN OTHERS THEN NULL;
-      END;
-    END IF;
+{go}
   END IF;
   PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);
 {settled}

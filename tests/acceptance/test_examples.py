@@ -44,6 +44,11 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT name, is_public FROM images WHERE name LIKE 'only new%' ORDER BY name",
         [("only new 1", True), ("only new 2", False)],
     ),
+    "ledger_reports": (
+        "INSERT INTO financial_reports (value, notes, timestamp) VALUES (7.5, 'only new', '2026-01-02 03:04+00')",
+        "SELECT amount::text, status FROM ledger_entries WHERE description = 'only new'",
+        [("7.50", "active")],
+    ),
     "mastodon_account_stats": (
         (
             "WITH a AS (INSERT INTO accounts (username) VALUES ('only new') RETURNING id)"

@@ -22,7 +22,7 @@ class RowStatements:
     """Rows are *unsettled* if they must have a row on the new side and have none, and *failed* if their mapping raised.
 
     The source rows are locked FOR KEY SHARE: a row that is deleted or changes its key at the same time would leave a zombie
-    otherwise. An INSERT that meets a row which a trigger has made meanwhile is repeated with ON CONFLICT DO NOTHING: a row
+    otherwise; FOR SHARE where any update can take a row out of the mapping. An INSERT that meets a row which a trigger has made meanwhile is repeated with ON CONFLICT DO NOTHING: a row
     that is there is newer than the snapshot of the chunk.
     """
 
@@ -50,6 +50,7 @@ class RowStatements:
         self.unsettled = _rendered(
             sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(self.failed, self._absent)
         )
+        self._lock = sql.SQL("FOR SHARE" if mapping.selective else "FOR KEY SHARE")
         self._values = _rendered(row_sync.insert_values(mapping.new, ALIAS))
         self._columns = _rendered(row_sync.insert_columns(mapping.new))
         settle = row_sync.settle(mapping, rollout, "new")
@@ -61,7 +62,7 @@ class RowStatements:
         """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""
         if careful:
             return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
-        return self._insert(self._within(start, end), sql.SQL("FOR KEY SHARE"))
+        return self._insert(self._within(start, end), self._lock)
 
     def fill_meeting(self, start: int, end: int) -> sql.Composed:
         """The same where rows may be made by others at this moment."""
@@ -75,8 +76,9 @@ class RowStatements:
         del careful
         condition = sql.SQL(
             "{alias}.ctid = ANY (ARRAY(SELECT {alias}.ctid FROM ONLY {source} AS {alias} WHERE {within} AND {unsettled}"
-            " LIMIT {limit} FOR KEY SHARE SKIP LOCKED)) AND {unsettled}"
+            " LIMIT {limit} {lock} SKIP LOCKED)) AND {unsettled}"
         ).format(
+            lock=self._lock,
             alias=sql.Identifier(ALIAS),
             source=self._source,
             within=self._within(start, end),
@@ -111,10 +113,11 @@ class RowStatements:
     def retry_failed(self, start: int, end: int) -> sql.Composed:
         """Try the failed rows of these blocks again. Returns one row: how many, how many still fail."""
         return sql.SQL(
-            "WITH {alias} AS MATERIALIZED (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {within} AND {failed} FOR KEY SHARE"
+            "WITH {alias} AS MATERIALIZED (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {within} AND {failed} {lock}"
             " SKIP LOCKED), tried AS MATERIALIZED (SELECT {settle} AS good FROM {alias})"
             " SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE NOT good) FROM tried"
         ).format(
+            lock=self._lock,
             alias=sql.Identifier(ALIAS),
             source=self._source,
             within=self._within(start, end),

@@ -112,15 +112,14 @@ def compile_plan(
         roundtrips=tuple(mapper.roundtrips),
         promises=tuple(promises),
     )
-    steps: list[Step] = []
+    # Of one stage those of rows come first: their functions go before the tables whose rows they take.
+    steps: list[Step] = [step for found in rows for step in row_steps(found)]
     for phase in Phase:
         for operation, seen in zip(migration.operations, context, strict=True):
             steps += operation.plan(phase, seen)
         steps += fidelity.plan(phase, context[0])
     for mapping in mapped:
         steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)))
-    for found in rows:
-        steps += row_steps(found)
     steps += view_steps(plan, draft)
     steps += swap_steps(plan, context[0], previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}

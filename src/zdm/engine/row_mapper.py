@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from psycopg import sql
+
 from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
+from zdm.db.session import fetch_value, transaction
 from zdm.engine.mapper import Mapper
 from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression, Volatility
@@ -39,6 +42,7 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
             mapper.problems.append(
                 Problem(f"{draft.where!r} is of type {where.type}; a condition is needed", draft.operation)
             )
+    _check_gone(mapper, draft, old, where)
     if len(mapper.problems) > before:
         return None
     id_ = new.table
@@ -87,7 +91,7 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
                 comparison=type_comparison(mapper.conn, c.type, c.collation),
                 value=value,
                 not_null=c.not_null,
-                empty=None if empty is None else "".join(str(part) for part in empty.parts),
+                empty=None if empty is None else empty.render(sql.Identifier).as_string(None),
                 known_empty=empty is None or empty.volatility is Volatility.IMMUTABLE,
             )
         )
@@ -105,4 +109,45 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
         columns=tuple(columns),
         guarded=side.guarded,
         created=side.created,
+        gone=_gone(mapper, draft, side),
     )
+
+
+def _gone(mapper: Mapper, draft: DraftRows, side: DraftSide) -> tuple[tuple[str, str], ...]:
+    types = {name: (type_, collation) for name, type_, collation in side.readable}
+    requests = {
+        name: Request(draft.operation, text, *types[name])
+        for name, text in side.gone.items()
+        if name in types
+    }
+    found = mapper.check(side.table.name, [], requests)
+    mapper.problems += [
+        Problem(f"there is no column {name} in {side.table}", draft.operation, rule="unknown-column")
+        for name in side.gone
+        if name not in types
+    ]
+    return tuple((name, value.render(sql.Identifier).as_string(None)) for name, value in found.items())
+
+
+def _check_gone(mapper: Mapper, draft: DraftRows, old: RowSide, where: Expression | None) -> None:
+    """What a row is given instead of being deleted must take it out of the mapping, or its row would be made again."""
+    given = dict(old.gone)
+    if not given:
+        return
+    met = where is None
+    if where is not None and set(where.columns) <= given.keys():
+        types = dict(zip((name for name, _, _ in draft.old.readable), draft.old.readable, strict=True))
+        asked = where.render(
+            lambda name: sql.SQL("CAST({} AS {})").format(sql.SQL(given[name]), sql.SQL(types[name][1]))
+        )
+        with transaction(mapper.conn, read_only=True, rollback=True):
+            met = fetch_value(mapper.conn, sql.SQL("SELECT {} IS TRUE").format(asked))
+    if met:
+        mapper.problems.append(
+            Problem(
+                f"a row with {', '.join(f'{name} = {value}' for name, value in given.items())} still has a row in "
+                f"{draft.new.table}, so it would be made again as soon as the new version deletes it",
+                draft.operation,
+                "Give `gone` values that `where` leaves out.",
+            )
+        )

@@ -63,6 +63,11 @@ class MirroredColumn(Value):
     known_empty: bool = True
 
     @property
+    def once(self) -> bool:
+        """Whether the value reads nothing of the other side: a row is given it when it is made, and keeps what it is given later."""
+        return not self.value.columns
+
+    @property
     def plain(self) -> bool:
         """Whether it is the other side's column as it is, which cannot raise."""
         parts = [part for part in self.value.parts if part != ""]
@@ -80,6 +85,8 @@ class RowSide(Value):
     guarded: a row may be refused for reasons that the mapping does not show (checks, other keys, triggers), so each write is
         tried in a subtransaction, lest the application's own write should fail.
     created: the migration makes the table, so `oid` is 0.
+    gone: of the old side's ROWS: columns, and their values as SQL, that a row is given instead of being deleted when its row of
+        the new side is; the mapping's filter must then leave it out.
     """
 
     table: QualifiedName
@@ -91,6 +98,12 @@ class RowSide(Value):
     columns: tuple[MirroredColumn, ...]
     guarded: bool = False
     created: bool = False
+    gone: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def followed(self) -> tuple[MirroredColumn, ...]:
+        """The columns that are written again whenever the other side's row changes, and compared."""
+        return tuple(c for c in self.columns if not c.once)
 
     @property
     def raises(self) -> bool:
@@ -120,6 +133,11 @@ class RowMapping(Value):
     presence: Presence = Presence.EVERY
     unmapped: Unmapped = Unmapped.REFUSE
     one_way: bool = False
+
+    @property
+    def selective(self) -> bool:
+        """Whether a row of the old side may come to have none on the new one by a write that leaves its key alone."""
+        return self.where is not None or self.presence is Presence.NEEDED
 
     def side(self, name: str) -> RowSide:
         """The side called ``old`` or ``new``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from psycopg import sql
@@ -14,15 +13,24 @@ from zdm.model.names import QualifiedName, Value, fit
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import Presence, SideKind
 from zdm.model.sample import Scenario
-from zdm.model.step import Phase, Stage, Step, Transaction
-from zdm.model.table import Column, Table
+from zdm.model.step import Phase, Stage, Step
+from zdm.model.table import Column
 from zdm.operations import ddl
 from zdm.operations.add_foreign_key import Reaction
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
+from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
 from zdm.operations.params import Name, Sql, TableName, find_column, find_shape
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import ShapeColumn, TableShape
+from zdm.operations.target import (
+    Target,
+    existing_table,
+    make_table,
+    quoted,
+    readable,
+    table_steps,
+    unique_over,
+)
 
 
 class MovedColumn(Value):
@@ -184,11 +192,10 @@ class MoveColumns(Operation):
         self._check_key(shape, problems)
         if problems:
             return problems
-        new = self._created(draft, shape, originals, label, problems) if self.create else None
-        if self.create is None:
-            new = self._existing(draft, shape, originals, problems)
-        if new is None or problems:
+        target = self._target(draft, shape, originals, label, problems)
+        if target is None or problems:
             return problems
+        new = target.side
         old = DraftSide(
             table=shape.name,
             oid=shape.table.oid,
@@ -198,20 +205,20 @@ class MoveColumns(Operation):
                 DraftMirrored(
                     name=original.name,
                     type=original.type,
-                    value=moved.down or _quoted(moved.final),
+                    value=moved.down or quoted(moved.final),
                     collation=original.collation,
                     not_null=original.not_null,
                     empty=moved.empty or original.default,
                 )
                 for moved, original in originals
             ],
-            readable=_readable(shape.table),
+            readable=readable(shape.table),
         )
         draft.rows.append(DraftRows(operation=label, old=old, new=new, presence=self.rows))
         for _, column in columns:
             shape.columns.remove(column)
             shape.removed.append(column.physical)
-        draft.memo[label] = (shape, new, originals)
+        draft.memo[label] = (shape, target, originals)
         own = [c.name for c in self.create.columns] if self.create else []
         draft.findings.append(
             Finding(
@@ -290,167 +297,54 @@ class MoveColumns(Operation):
             Problem(f"column {name} is both moved and part of the key") for name in wanted if name in moved
         )
 
-    def _created(
+    def _target(
         self,
         draft: Draft,
         shape: TableShape,
         originals: Sequence[tuple[MovedColumn, Column]],
         label: str,
         problems: list[Problem],
-    ) -> DraftSide | None:
-        assert self.create is not None
-        types = {name: _column(shape.table, source) for name, source in self.key.items()}
-        keys = [TableColumn(name=name, type=c.type, not_null=True) for name, c in types.items()]
-        moved = [
-            TableColumn(
+    ) -> Target | None:
+        columns = [
+            DraftMirrored(
                 name=m.final,
                 type=draft.type(m.type) if m.type else original.type,
+                value=m.up or quoted(m.column),
+                collation=original.collation,
+                not_null=original.not_null,
+            )
+            for m, original in originals
+        ]
+        if self.create is None:
+            return existing_table(draft, shape, self.to, self.key, columns, problems)
+        keys = [
+            TableColumn(name=name, type=column.type, not_null=True)
+            for name, source in self.key.items()
+            if (column := shape.table.column(source)) is not None
+        ]
+        moved = [
+            TableColumn(
+                name=c.name,
+                type=c.type,
                 not_null=original.not_null,
                 default=original.default if m.type is None else None,
                 comment=original.comment,
             )
-            for m, original in originals
+            for c, (m, original) in zip(columns, originals, strict=True)
         ]
-        primary = self.create.primary_key or tuple(self.key)
-        own = list(self.create.columns)
-        first = [c for c in own if c.name in primary]
-        unique = self.create.unique
-        if set(primary) != set(self.key):
-            unique = (UniqueKey(columns=tuple(self.key)), *unique)
-        made = CreateTable(
-            name=self.to,
-            columns=(*first, *keys, *moved, *(c for c in own if c not in first)),
-            primary_key=primary,
-            unique=unique,
-            checks=self.create.checks,
-            comment=self.create.comment,
-            grants=self.create.grants,
-        )
-        problems += made.apply(draft, f"{label}/table")
-        draft.memo[f"{label}/made"] = made
-        if problems:
-            return None
-        name = draft.name(self.to)
-        return DraftSide(
-            table=name,
-            oid=0,
-            kind=SideKind.ROWS,
-            key=list(self.key),
-            columns=[
-                DraftMirrored(
-                    name=m.final,
-                    type=column.type,
-                    value=m.up or _quoted(m.column),
-                    collation=original.collation,
-                    not_null=original.not_null,
-                )
-                for (m, original), column in zip(originals, moved, strict=True)
-            ],
-            readable=[(c.name, draft.type(c.type), c.collation) for c in made.columns],
-            guarded=bool(self.create.unique or self.create.checks),
-            created=True,
-        )
-
-    def _existing(
-        self,
-        draft: Draft,
-        shape: TableShape,
-        originals: Sequence[tuple[MovedColumn, Column]],
-        problems: list[Problem],
-    ) -> DraftSide | None:
-        other = find_shape(draft, self.to, problems, ordinary=True)
-        if other is None:
-            return None
-        table = other.table
-        if other is shape:
-            problems.append(Problem("a table's columns cannot move to the table itself"))
-        if other.groups or other.removed or other.added or other.final_name != other.name.name:
-            problems.append(
-                Problem(
-                    f"table {other.name} is changed by this migration, and gets columns by it",
-                    remedy="Change it in one migration, and move the columns in the next.",
-                )
-            )
-        if not unique_over(table, tuple(self.key)):
-            problems.append(
-                Problem(
-                    f"({', '.join(self.key)}) is no unique key of {table.name} whose columns are NOT NULL",
-                    remedy="Add the unique constraint first; without it two rows could claim one place.",
-                    rule="no-key",
-                )
-            )
-        columns: list[DraftMirrored] = []
-        for moved, original in originals:
-            column = find_column(other, moved.final, problems)
-            there = table.column(moved.final)
-            if column is None or there is None:
-                continue
-            columns.append(
-                DraftMirrored(
-                    name=there.name,
-                    type=there.type,
-                    value=moved.up or _quoted(original.name),
-                    collation=there.collation,
-                    not_null=there.not_null,
-                )
-            )
-        for name, source in self.key.items():
-            there, here = table.column(name), _column(shape.table, source)
-            if there is not None and there.type != here.type:
-                problems.append(
-                    Problem(
-                        f"{name} of {table.name} is {there.type}, {source} of {shape.name} is {here.type}",
-                        remedy="Bring both to one type first (change_type).",
-                        rule="no-key",
-                    )
-                )
-        known = {*self.key, *(c.name for c in columns)}
-        problems.extend(
-            Problem(
-                f"column {c.name} of {table.name} is NOT NULL without a default: rows that the old version makes have no value for it",
-                remedy="Give it a default first.",
-            )
-            for c in table.columns
-            if c.not_null and c.name not in known and c.default is None and not c.identity and not c.generated
-        )
-        others = [i for i in table.indexes if i.unique and set(i.columns) != set(self.key)]
-        checked = [c for c in table.constraints if c.kind in {"check", "exclusion", "foreign key"}]
-        return DraftSide(
-            table=table.name,
-            oid=table.oid,
-            kind=SideKind.ROWS,
-            key=list(self.key),
-            columns=columns,
-            readable=_readable(table),
-            guarded=bool(others or checked or table.triggers),
+        return make_table(
+            draft, shape, self.to, keys, moved, columns, self.create, f"{label}/table", problems
         )
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
-        shape, new, originals = context.draft.memo[context.label]
-        steps: list[Step] = []
+        shape, target, originals = context.draft.memo[context.label]
+        steps = table_steps(target, phase, context)
         if phase is Phase.PREPARATION:
             steps += self._defaults(shape, originals, context.label)
-        if self.create is None:
-            return steps
-        made: CreateTable = context.draft.memo[f"{context.label}/made"]
-        for step in made.plan(phase, replace(context, label=f"{context.label}/table")):
-            action = step.action
-            assert isinstance(action, Transaction)
-            owner = ddl.text(
-                "ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(new.table), owner=ddl.ident(shape.table.owner)
-            )
-            steps.append(
-                step.model_copy(
-                    update={
-                        "operation": context.label,
-                        "action": action.model_copy(update={"statements": (*action.statements, owner)}),
-                    }
-                )
-            )
-        if phase is Phase.MIGRATION and self.create.foreign_key is not None:
-            steps += self._foreign_key(shape, new, context.label)
+        if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:
+            steps += self._foreign_key(shape, target.side, context.label)
         return steps
 
     def _foreign_key(self, shape: TableShape, new: DraftSide, label: str) -> list[Step]:
@@ -499,30 +393,3 @@ class MoveColumns(Operation):
                 undo=(ddl.alter(shape.name, "{a}", a=sql.SQL(", ").join(undone)),),
             )
         ]
-
-
-def unique_over(table: Table, columns: Sequence[str]) -> bool:
-    """Whether a valid, plain unique index covers exactly these NOT NULL columns, so that rows can be found and met by them."""
-    required = {c.name for c in table.columns if c.not_null}
-    if not columns or not required.issuperset(columns):
-        return False
-    keys = [
-        c.columns
-        for c in table.constraints
-        if c.kind in {"primary key", "unique"} and "DEFERRABLE" not in c.definition
-    ]
-    return any(set(key) == set(columns) for key in keys)
-
-
-def _readable(table: Table) -> list[tuple[str, str, str | None]]:
-    return [(c.name, c.type, c.collation) for c in table.columns]
-
-
-def _column(table: Table, name: str) -> Column:
-    found = table.column(name)
-    assert found is not None
-    return found
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -38,6 +38,7 @@ class DraftSide:
     readable: list[tuple[str, str, str | None]]
     guarded: bool = False
     created: bool = False
+    gone: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -51,4 +52,3 @@ class DraftRows:
     presence: Presence = Presence.EVERY
     unmapped: Unmapped = Unmapped.REFUSE
     one_way: bool = False
-    notes: list[str] = field(default_factory=list)

@@ -47,6 +47,7 @@ def install(mapping: RowMapping, rollout: int, side: Side) -> SyncObjects:
     """What mirrors writes of one side: functions, then its triggers, which take SHARE ROW EXCLUSIVE on its table. Repeatable."""
     made = _Generator(mapping, rollout, side)
     functions = [statement for f in made.functions for statement in f.statements]
+    functions.append(made.owner())
     triggers: list[sql.Composable] = [
         sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), made.table)
         for t in made.triggers
@@ -154,7 +155,7 @@ def holds(side: RowSide, alias: str) -> sql.Composable:
     """A condition over a row of COLUMNS: some column holds anything but what it is empty with."""
     return any_of(
         differs(column(c.name, alias), _empty(c), c.comparison, c.type) if c.known_empty else sql.SQL("true")
-        for c in side.columns
+        for c in side.followed
     )
 
 
@@ -198,7 +199,7 @@ def _differ(side: RowSide, mine: str, other: str) -> sql.Composable:
             c.comparison,
             c.type,
         )
-        for c in side.columns
+        for c in side.followed
     )
 
 
@@ -211,7 +212,7 @@ def _match(side: RowSide, mine: str, other: str) -> sql.Composable:
 
 def _mirror_images(mapping: RowMapping) -> bool:
     """Both directions copy values as they are, so that following in one means following in the other."""
-    return all(c.plain for side in (mapping.old, mapping.new) for c in side.columns)
+    return all(c.plain for side in (mapping.old, mapping.new) for c in side.followed)
 
 
 def _empty(found: MirroredColumn) -> sql.Composable:
@@ -266,6 +267,8 @@ class _Generator:
     def triggers(self) -> tuple[_Trigger, ...]:
         on, late = self._function_name("on"), self._function_name("late")
         inserted = holds(self.mine, "new") if self._lazy else sql.SQL("true")
+        if self._shared:
+            inserted = self._genuine
         made = [
             self._trigger("insert", "INSERT", on, all_of([*self._backfilled, inserted])),
             self._trigger("update", "UPDATE", on, self._changed(self._reads)),
@@ -295,8 +298,23 @@ class _Generator:
         return self.mine.kind is SideKind.COLUMNS and self.yours.kind is SideKind.ROWS
 
     @property
+    def _shared(self) -> bool:
+        """Whether rows of this side may be made by another mapping, whose new side the application writes first."""
+        return self.side == "old" and self.mine.kind is SideKind.ROWS
+
+    @property
+    def _genuine(self) -> sql.Composable:
+        """Nobody mirrors anything at this moment, or it is this mapping that does."""
+        guard = sql.SQL("COALESCE(pg_catalog.current_setting('zdm.row', true), '')")
+        return sql.SQL("({0} OPERATOR(pg_catalog.=) '' OR pg_catalog.starts_with({0}, {1}))").format(
+            guard, sql.Literal(f"{self.mapping.number}:")
+        )
+
+    @property
     def _late_events(self) -> tuple[str, ...]:
         """The events after which a row must be made at the end of the transaction, if nobody makes it."""
+        if self._shared:
+            return ("INSERT",)
         if self.mapping.presence is not Presence.EVERY:
             return ()
         if self._lazy:
@@ -329,6 +347,14 @@ class _Generator:
                 sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name]))
                 for name in names
             ]
+        )
+
+    def owner(self) -> sql.Composed:
+        return dollar_quoted(
+            "row_owner",
+            schema=sql.Literal(SCHEMA),
+            table=sql.Literal(_text(self.table)),
+            functions=sql.Literal([f.name for f in self.functions]),
         )
 
     def comments(self) -> sql.Composed:
@@ -427,13 +453,12 @@ class _Generator:
         pieces: dict[str, sql.Composable] = {
             "function": sql.Identifier(SCHEMA, name),
             "source": self.table,
-            "target": self.target,
             "declare": sql.SQL("\n").join(
                 sql.SQL("  {} {};").format(_value(number), type_name(c.type))
                 for number, c in enumerate(self.yours.columns)
             ),
             "own_key": same_key(self.mine, "zdm_s", "zdm_at"),
-            "match": _match(self.yours, "zdm_t", "zdm_at"),
+            "first": self._first(),
             "compute": self._compute(),
             "agree": self._agree(),
             "mine": self._guard(self.side, self.mine, "zdm_at"),
@@ -445,16 +470,15 @@ class _Generator:
             pieces |= {
                 "lazy": self._lazily(),
                 "write": self._upsert(),
+                "go": self._go(),
                 "settled": self._forget_failure(),
-                "probe_columns": insert_columns(self.yours),
-                "probe_values": insert_values(self.yours, "zdm_at"),
             }
         else:
             template = "row_settle_columns"
-            names = ", ".join(c.name for c in self.yours.columns)
             pieces |= {
+                "target": self.target,
+                "match": _match(self.yours, "zdm_t", "zdm_at"),
                 "holds": holds(self.yours, "zdm_t"),
-                "names": sql.Literal(names),
                 "assign": comma(
                     sql.SQL("{} = {}").format(column(c.name), _value(number))
                     for number, c in enumerate(self.yours.columns)
@@ -517,32 +541,64 @@ class _Generator:
         ).format(body=body, raised=_RAISED, failed=self._failed())
 
     def _agree(self) -> sql.Composable:
+        match = _match(self.yours, "zdm_t", "zdm_at")
+        if self._filter is not None:
+            match = all_of([match, sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))])
         up = all_of(
             sql.SQL("NOT {}").format(differs(column(c.name, "zdm_t"), _value(number), c.comparison, c.type))
             for number, c in enumerate(self.yours.columns)
+            if not c.once
         )
+        out = sql.SQL("    IF FOUND THEN\n{}\n      RETURN true;\n    END IF;").format(self._forget_failure())
         if self.mapping.one_way or _mirror_images(self.mapping):
-            return sql.SQL(
-                "    PERFORM FROM {} AS zdm_t WHERE {} AND {};\n    IF FOUND THEN\n{}\n      RETURN true;\n    END IF;"
-            ).format(self.target, _match(self.yours, "zdm_t", "zdm_at"), up, self._forget_failure())
+            return sql.SQL("    PERFORM FROM {} AS zdm_t WHERE {} AND {};\n{}").format(
+                self.target, match, up, out
+            )
         down = sql.SQL("NOT {}").format(_differ(self.mine, "zdm_row", "zdm_t"))
         return sql.SQL(
             "    BEGIN\n      PERFORM FROM {} AS zdm_t WHERE {} AND ({} OR {});\n    EXCEPTION\n{}"
-            "      WHEN OTHERS THEN PERFORM WHERE false;\n    END;\n    IF FOUND THEN\n{}\n      RETURN true;\n    END IF;"
-        ).format(
-            self.target,
-            _match(self.yours, "zdm_t", "zdm_at"),
-            up,
-            down,
-            _RAISED,
-            self._forget_failure(),
+            "      WHEN OTHERS THEN PERFORM WHERE false;\n    END;\n{}"
+        ).format(self.target, match, up, down, _RAISED, out)
+
+    @property
+    def _filter(self) -> Expression | None:
+        """What the old side's row must meet, where that is the side across."""
+        return self.mapping.where if self.side == "new" else None
+
+    def _first(self) -> sql.Composable:
+        if self.side == "old":
+            return sql.SQL("")
+        claimed = [holds(self.yours, "zdm_t")]
+        if self._filter is not None:
+            claimed.append(sql.SQL("({} IS NOT TRUE)").format(render(self._filter, "zdm_t")))
+        return load("row_first").fill(
+            target=self.target,
+            match=_match(self.yours, "zdm_t", "zdm_at"),
+            claimed=any_of(claimed),
+            mine=self._guard(self.side, self.mine, "zdm_at"),
+            names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
+        )
+
+    def _go(self) -> sql.Composable:
+        match = _match(self.yours, "zdm_t", "zdm_at")
+        if self.yours.gone:
+            assign = comma(
+                sql.SQL("{} = {}").format(column(name), trusted(value)) for name, value in self.yours.gone
+            )
+            return sql.SQL("    UPDATE {} AS zdm_t SET {} WHERE {};").format(self.target, assign, match)
+        return load("row_go").fill(
+            target=self.target,
+            match=match,
+            probe_columns=insert_columns(self.yours),
+            probe_values=insert_values(self.yours, "zdm_at"),
         )
 
     def _lazily(self) -> sql.Composable:
         if not self._lazy:
             return sql.SQL("")
         return sql.SQL(
-            "    IF (zdm_lazy OR zdm_mirrored) AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {}) THEN\n"
+            "    IF (zdm_mirrored OR zdm_lazy AND (zdm_first\n"
+            "      OR pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed')) AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {}) THEN\n"
             "      RETURN true;\n    END IF;"
         ).format(holds(self.mine, "zdm_row"), self.target, _match(self.yours, "zdm_t", "zdm_at"))
 
@@ -551,10 +607,10 @@ class _Generator:
         values: list[sql.Composable] = [render(value, "zdm_row") for value in side.key_values]
         values += [_value(number) for number, _ in enumerate(side.columns)]
         action: sql.Composable = sql.SQL("NOTHING")
-        if side.columns:
+        if side.followed:
             action = sql.SQL("UPDATE SET {}").format(
                 comma(
-                    sql.SQL("{} = EXCLUDED.{}").format(column(c.name), column(c.name)) for c in side.columns
+                    sql.SQL("{} = EXCLUDED.{}").format(column(c.name), column(c.name)) for c in side.followed
                 )
             )
         statement = sql.SQL(
@@ -566,11 +622,33 @@ class _Generator:
             comma(column(name) for name in side.key),
             action,
         )
+        if self._filter is not None:
+            statement = sql.SQL("{}\n{}").format(statement, self._within_filter(self._filter))
         if not side.guarded or self.side == "new":
             return statement
         return sql.SQL(
             "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
         ).format(body=statement, raised=_RAISED, failed=self._failed())
+
+    def _within_filter(self, where: Expression) -> sql.Composable:
+        """The old row that was made must be one that the mapping takes; else the next look would let the new row go."""
+        return sql.SQL(
+            "    IF NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {} AND ({}) IS TRUE) THEN\n"
+            "      RAISE check_violation USING MESSAGE = pg_catalog.format({}, ROW({})::pg_catalog.text),\n"
+            "        HINT = 'Until cleanup every row must have an old form, or a rollback would lose it.';\n    END IF;"
+        ).format(
+            self.target,
+            _match(self.yours, "zdm_t", "zdm_at"),
+            render(where, "zdm_t"),
+            sql.Literal(
+                f"the row %s of {self.mine.table} has no old form: in {self.yours.table} it would not meet {where.source!r}".replace(
+                    "%s", "\0"
+                )
+                .replace("%", "%%")
+                .replace("\0", "%s")
+            ),
+            comma(column(name, "zdm_at") for name in self.mine.key),
+        )
 
     def _failed(self) -> sql.Composable:
         """Record that this row has no form over there at present; the application's write goes through."""
@@ -638,6 +716,22 @@ class _Generator:
                 comma(sql.SQL("{} = {}").format(column(c.name), _empty(c)) for c in self.yours.columns),
                 holds(self.yours, "zdm_t"),
             )
+        if self.side == "new" and (self.mapping.where is not None or self.yours.gone):
+            where = self.mapping.where
+            taken: sql.Composable = (
+                sql.SQL("true") if where is None else sql.SQL("({} IS TRUE)").format(render(where, "zdm_t"))
+            )
+            what = sql.SQL("DELETE FROM {} AS zdm_t WHERE {};").format(self.target, taken)
+            if self.yours.gone:
+                what = sql.SQL("UPDATE {} AS zdm_t SET {} WHERE {};").format(
+                    self.target,
+                    comma(sql.SQL("{} = {}").format(column(n), trusted(v)) for n, v in self.yours.gone),
+                    taken,
+                )
+            return sql.SQL(
+                "    PERFORM pg_catalog.set_config('zdm.row', {}, true);\n    {}\n"
+                "    PERFORM pg_catalog.set_config('zdm.row', '', true);"
+            ).format(sql.Literal(f"{self.mapping.number}:{across(self.side)}:*"), what)
         return load("row_truncate").fill(
             target=self.target, guard=sql.Literal(f"{self.mapping.number}:{across(self.side)}:*")
         )

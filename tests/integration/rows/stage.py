@@ -49,7 +49,7 @@ CREATE TRIGGER naive AFTER INSERT OR UPDATE OR DELETE ON accounts FOR EACH ROW E
 """
 
 BAD = """
-SELECT count(*) FILTER (WHERE a.id IS NULL), count(*) FILTER (WHERE s.account_id IS NULL),
+SELECT count(*) FILTER (WHERE a.id IS NULL), count(*) FILTER (WHERE s.account_id IS NULL {missing}),
        count(*) FILTER (WHERE (a.statuses, a.followers) IS DISTINCT FROM (s.statuses, s.followers)
                         AND a.id IS NOT NULL AND s.account_id IS NOT NULL)
 FROM public.accounts a FULL JOIN public.account_stats s ON s.account_id = a.id
@@ -115,5 +115,7 @@ class Rows:
 
     def bad(self) -> tuple[int, int, int]:
         """Zombies, missing and stale rows."""
-        ((zombies, missing, stale),) = self.database.execute(BAD)
+        needed = self.options.get("rows") == "needed"
+        query = BAD.format(missing="AND (a.statuses, a.followers) <> (0, 0)" if needed else "")
+        ((zombies, missing, stale),) = self.database.execute(query)
         return zombies, missing, stale

@@ -39,9 +39,9 @@ class Edge:
         return max(1, min(ROWS, int(at * ROWS + rng.gauss(300, 600))))
 
 
-@pytest.mark.parametrize("naive", [False, True])
-def test_chasing_the_edge(database: Database, naive: bool) -> None:
-    rows = Rows(database, rows=ROWS, naive=naive)
+@pytest.mark.parametrize(("naive", "options"), [(False, {}), (False, {"rows": "needed"}), (True, {})])
+def test_chasing_the_edge(database: Database, naive: bool, options: dict[str, object]) -> None:
+    rows = Rows(database, rows=ROWS, naive=naive, options=options)
     edge = Edge()
 
     def old(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
@@ -49,7 +49,7 @@ def test_chasing_the_edge(database: Database, naive: bool) -> None:
         connection.execute("SELECT 1 FROM public.accounts LIMIT 1")
         for _ in range(3):
             account = edge.near(rng)
-            kind = rng.randrange(4)
+            kind = rng.randrange(5)
             if kind == 0:
                 connection.execute("DELETE FROM public.accounts WHERE id = %s", [account])
             elif kind == 1:
@@ -60,6 +60,10 @@ def test_chasing_the_edge(database: Database, naive: bool) -> None:
             elif kind == 2:
                 connection.execute(
                     "UPDATE public.accounts SET id = -nextval('public.moved') WHERE id = %s", [account]
+                )
+            elif kind == 3:
+                connection.execute(
+                    "UPDATE public.accounts SET statuses = 0, followers = 0 WHERE id = %s", [account]
                 )
             else:
                 connection.execute(

@@ -1,0 +1,460 @@
+"""split_table: rows of a table, or those that meet a condition, get tables of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from psycopg import sql
+from pydantic import Field, field_validator
+
+from zdm.errors import Problem
+from zdm.model.names import QualifiedName, Value
+from zdm.model.plan import Finding, Severity
+from zdm.model.row_mapping import SideKind
+from zdm.model.sample import Scenario
+from zdm.model.step import Phase, Stage, Step, Transaction
+from zdm.model.table import Table
+from zdm.operations import ddl
+from zdm.operations.base import Context, Draft, Operation
+from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
+from zdm.operations.drop_table import DropTable
+from zdm.operations.params import Name, Sql, TableName, find_shape
+from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
+from zdm.operations.shape import TableShape
+from zdm.operations.target import (
+    Target,
+    existing_table,
+    make_table,
+    quoted,
+    readable,
+    required,
+    table_steps,
+    unique_over,
+)
+from zdm.sql.templates import dollar_quoted
+
+
+class PartColumn(Value):
+    """One column of a part; its name alone stands for one that is copied as it is."""
+
+    column: Name = Field(description="its name in the part")
+    up: Sql | None = Field(
+        default=None,
+        description="its value, over the old table's columns; the column of that name if not given",
+    )
+    type: Sql | None = Field(
+        default=None, description="its type; that of the column it is copied from if not given"
+    )
+    not_null: bool | None = Field(
+        default=None, description="whether it is NOT NULL; as the column it is copied from if not given"
+    )
+    default: Sql | None = Field(
+        default=None, description="its default; that of the column it is copied from if not given"
+    )
+
+
+class CreatedPart(Value):
+    """The part's table to make: what it has besides the key and the mapped columns."""
+
+    columns: tuple[TableColumn, ...] = Field(default=(), description="columns of its own")
+    primary_key: tuple[Name, ...] = Field(
+        default=(), description="the primary key's columns; those of `key` if not given"
+    )
+    unique: tuple[UniqueKey, ...] = Field(default=(), description="further unique constraints")
+    checks: tuple[Check, ...] = Field(default=(), description="check constraints")
+    comment: str | None = Field(default=None, description="its comment")
+    grants: dict[Name, tuple[Privilege, ...]] = Field(
+        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
+    )
+
+
+class Part(Value):
+    """One table that rows go to."""
+
+    to: TableName = Field(description="the table")
+    key: dict[Name, Name] = Field(
+        min_length=1,
+        description="which row belongs to which: each key column of `to`, and the key column of `table` that it equals",
+    )
+    columns: tuple[PartColumn, ...] = Field(
+        min_length=1, description="its mapped columns, by name or in detail"
+    )
+    where: Sql | None = Field(
+        default=None, description="only rows that meet this, over the old table's columns"
+    )
+    down: dict[Name, Sql] = Field(
+        default_factory=dict,
+        description="the old table's columns, over this one's; each column that is copied as it is needs none",
+    )
+    gone: dict[Name, Sql] = Field(
+        default_factory=dict,
+        description="what the old row is given instead of being deleted, when its row here is; `where` must then leave it out",
+    )
+    one_way: bool = Field(
+        default=False, description="what the new version writes here does not flow back to the old table"
+    )
+    create: CreatedPart | None = Field(default=None, description="make `to`; without it, `to` exists already")
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple({"column": item} if isinstance(item, str) else item for item in value)
+        return value
+
+
+class SplitTable(Operation):
+    """Mirror rows of a table in other tables, by columns, by a condition, or both; the old table stays or goes at cleanup."""
+
+    kind: ClassVar[str] = "split_table"
+    summary: ClassVar[str] = "split a table into others, by columns or by a condition"
+
+    table: TableName = Field(description="the table whose rows are split")
+    into: tuple[Part, ...] = Field(min_length=1, description="the tables that get them")
+    keep: bool = Field(default=False, description="the new version has the old table as well")
+
+    scenarios: ClassVar[tuple[Scenario, ...]] = (
+        Scenario(
+            setup="CREATE TABLE entries (entry_id bigserial PRIMARY KEY, amount numeric(12,2) NOT NULL, description text,"
+            " status text NOT NULL DEFAULT 'active'); INSERT INTO entries (amount, description, status)"
+            " SELECT g, 'entry ' || g, CASE WHEN g % 3 = 0 THEN 'inactive' ELSE 'active' END FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "split_table": {
+                        "table": "entries",
+                        "keep": True,
+                        "into": [
+                            {
+                                "to": "reports",
+                                "key": {"id": "entry_id"},
+                                "where": "status = 'active'",
+                                "columns": [
+                                    {"column": "value", "up": "amount"},
+                                    {"column": "notes", "up": "upper(description)", "type": "text"},
+                                ],
+                                "down": {
+                                    "amount": "value",
+                                    "description": "lower(notes)",
+                                    "status": "'active'",
+                                },
+                                "gone": {"status": "'inactive'"},
+                                "create": {
+                                    "columns": [{"name": "checked", "type": "boolean", "default": "false"}]
+                                },
+                            }
+                        ],
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO entries (amount, description) VALUES ({n}, 'old {n}')",
+                "UPDATE entries SET amount = amount + 1 WHERE entry_id = {n} % 300 + 1",
+                (
+                    "UPDATE entries SET status = CASE status WHEN 'active' THEN 'inactive' ELSE 'active' END"
+                    " WHERE entry_id = {n} % 300 + 1"
+                ),
+                "DELETE FROM entries WHERE entry_id = (SELECT max(entry_id) FROM entries WHERE description LIKE 'old%')",
+            ),
+            new_writes=(
+                "INSERT INTO reports (value, notes) VALUES ({n}, 'NEW {n}')",
+                "UPDATE reports SET value = value + 1 WHERE id = {n} % 300 + 1",
+                "DELETE FROM reports WHERE id = (SELECT max(id) FROM reports WHERE notes LIKE 'NEW%')",
+            ),
+            old_reads=("SELECT entry_id, amount, status FROM entries LIMIT 5",),
+            new_reads=("SELECT id, value, notes FROM reports LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM (SELECT * FROM public.entries WHERE status = 'active') e"
+            " FULL JOIN public.reports r ON r.id = e.entry_id"
+            " WHERE e.entry_id IS NULL OR r.id IS NULL OR e.amount <> r.value OR lower(e.description) <> lower(r.notes))",
+            after="SELECT to_regclass('entries') IS NOT NULL AND (SELECT count(*) FROM reports) > 100",
+        ),
+        Scenario(
+            setup="CREATE TABLE customers (id bigserial PRIMARY KEY, email text NOT NULL, nick text, street text NOT NULL DEFAULT '',"
+            " city text); INSERT INTO customers (email, street, city)"
+            " SELECT 'c' || g, 'Street ' || g, 'City' FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "split_table": {
+                        "table": "customers",
+                        "into": [
+                            {
+                                "to": "logins",
+                                "key": {"id": "id"},
+                                "columns": ["email", "nick"],
+                                "create": {},
+                            },
+                            {
+                                "to": "addresses",
+                                "key": {"customer_id": "id"},
+                                "columns": ["street", {"column": "town", "up": "city"}],
+                                "down": {"email": "'unknown'"},
+                                "create": {},
+                            },
+                        ],
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO customers (email, city) VALUES ('old {n}', 'Old')",
+                "UPDATE customers SET street = 'x{n}', nick = 'n{n}' WHERE id = {n} % 300 + 1",
+                "DELETE FROM customers WHERE email = 'old {n}'",
+            ),
+            new_writes=(
+                (
+                    "WITH l AS (INSERT INTO logins (email) VALUES ('new {n}') RETURNING id)"
+                    " INSERT INTO addresses (customer_id, town) SELECT id, 'New' FROM l"
+                ),
+                "UPDATE addresses SET town = 't{n}' WHERE customer_id = {n} % 300 + 1",
+                "UPDATE logins SET nick = 'm{n}' WHERE id = {n} % 300 + 1",
+            ),
+            old_reads=("SELECT id, email, city FROM customers LIMIT 5",),
+            new_reads=(
+                "SELECT l.email, a.town FROM logins l JOIN addresses a ON a.customer_id = l.id LIMIT 5",
+            ),
+            agree="SELECT NOT EXISTS (SELECT FROM public.customers c FULL JOIN public.logins l USING (id)"
+            " FULL JOIN public.addresses a ON a.customer_id = id"
+            " WHERE (c.email, c.nick, c.street, c.city) IS DISTINCT FROM (l.email, l.nick, a.street, a.town))",
+            after="SELECT to_regclass('customers') IS NULL AND (SELECT count(*) FROM logins) >= 300"
+            " AND pg_get_serial_sequence('logins', 'id') IS NOT NULL",
+        ),
+    )
+
+    def tables(self) -> Sequence[str]:
+        return (self.table, *(part.to for part in self.into if part.create is None))
+
+    def types(self) -> Sequence[str]:
+        found = [c.type for part in self.into for c in part.columns if c.type is not None]
+        found += [c.type for part in self.into if part.create is not None for c in part.create.columns]
+        return tuple(found)
+
+    def names(self, draft: Draft) -> Sequence[QualifiedName]:
+        found: list[QualifiedName] = []
+        for part in self.into:
+            if part.create is not None:
+                try:
+                    found.append(draft.name(part.to))
+                except ValueError:
+                    return ()
+        return tuple(found)
+
+    # --- what it means ------------------------------------------------------------------------------------------------
+
+    def apply(self, draft: Draft, label: str) -> list[Problem]:
+        problems: list[Problem] = []
+        shape = find_shape(draft, self.table, problems, ordinary=True)
+        if shape is None:
+            return problems
+        if shape.groups or shape.removed or shape.added or shape.final_name != shape.name.name:
+            problems.append(
+                Problem(
+                    f"table {shape.name} is changed by this migration, and split by it",
+                    remedy="Change it in one migration, and split it in the next.",
+                )
+            )
+            return problems
+        made: list[tuple[Part, Target]] = []
+        for number, part in enumerate(self.into):
+            found = self._part(draft, shape, part, f"{label}/{number}", problems)
+            if found is not None:
+                made.append((part, found))
+        if problems:
+            return problems
+        for part, found in made:
+            rows = self._rows(shape, part, found, label)
+            draft.rows.append(rows)
+            known = {*rows.old.key, *(c.name for c in rows.old.columns)}
+            if not part.one_way:
+                problems += [
+                    Problem(
+                        f"column {c.name} of {shape.name} is NOT NULL without a default: rows that the new version inserts into "
+                        f"{found.side.table} have no value for it",
+                        remedy="Give it one in `down`.",
+                        rule="missing-down",
+                    )
+                    for c in shape.table.columns
+                    if c.name not in known and required(c)
+                ]
+        draft.memo[label] = [found for _, found in made]
+        if not self.keep:
+            problems += self._numbered(shape)
+            drop = DropTable(table=self.table)
+            problems += drop.apply(draft, f"{label}/drop")
+            draft.memo[f"{label}/dropping"] = drop
+        for part, found in made:
+            if part.one_way:
+                draft.findings.append(
+                    Finding(
+                        severity=Severity.WARNING,
+                        text=f"what the new version writes to {found.side.table} does not flow back; a rollback loses it",
+                        where=label,
+                    )
+                )
+        return problems
+
+    def _part(
+        self, draft: Draft, shape: TableShape, part: Part, label: str, problems: list[Problem]
+    ) -> Target | None:
+        table = shape.table
+        wanted = tuple(part.key.values())
+        if not unique_over(table, wanted):
+            problems.append(
+                Problem(
+                    f"({', '.join(wanted)}) is no unique key of {table.name} whose columns are NOT NULL",
+                    remedy=f"Use its key ({', '.join(table.key)})."
+                    if table.key
+                    else "Add a primary key first.",
+                    rule="no-key",
+                )
+            )
+            return None
+        columns: list[DraftMirrored] = []
+        made: list[TableColumn] = []
+        for c in part.columns:
+            # An `up` that names a column copies it.
+            source = table.column(c.up or c.column)
+            if source is None and (c.up is None or (c.type is None and part.create is not None)):
+                what = (
+                    f"there is no column {c.column} in {table.name}"
+                    if c.up is None
+                    else f"column {c.column} has no type"
+                )
+                problems.append(
+                    Problem(what, remedy="Give `up`, and the type of what it makes.", rule="unknown-column")
+                )
+                continue
+            type_ = draft.type(c.type) if c.type else (source.type if source else "")
+            not_null = c.not_null if c.not_null is not None else bool(source and source.not_null)
+            columns.append(
+                DraftMirrored(
+                    name=c.column,
+                    type=type_,
+                    value=c.up or quoted(c.column),
+                    collation=source.collation if source is not None and c.type is None else None,
+                    not_null=not_null,
+                )
+            )
+            if part.create is not None:
+                copied = source is not None and c.type is None and c.default is None
+                default = source.default if source is not None and copied else c.default
+                made.append(TableColumn(name=c.column, type=type_, not_null=not_null, default=default))
+        if problems:
+            return None
+        if part.create is None:
+            return existing_table(draft, shape, part.to, part.key, columns, problems)
+        keys = [self._key_column(table, name, source) for name, source in part.key.items()]
+        return make_table(draft, shape, part.to, keys, made, columns, part.create, label, problems)
+
+    @staticmethod
+    def _key_column(table: Table, name: str, source: str) -> TableColumn:
+        column = table.column(source)
+        assert column is not None
+        default = column.default
+        if column.identity:
+            # Both versions number rows from one sequence, or they would meet.
+            default = ddl.text(
+                "pg_catalog.nextval(pg_catalog.pg_get_serial_sequence({t}, {c})::pg_catalog.regclass)",
+                t=sql.Literal(ddl.table(table.name).as_string(None)),
+                c=sql.Literal(source),
+            )
+        return TableColumn(name=name, type=column.type, not_null=True, default=default)
+
+    def _numbered(self, shape: TableShape) -> list[Problem]:
+        keys = {name for part in self.into if part.create is not None for name in part.key.values()}
+        return [
+            Problem(
+                f"{c.name} of {shape.name} is an identity column, whose sequence goes with the table and cannot move to another",
+                remedy="Use `keep: true`, or turn it into a plain column with a default from a sequence of its own first.",
+                rule="identity-column",
+            )
+            for c in shape.table.columns
+            if c.identity and c.name in keys
+        ]
+
+    def _rows(self, shape: TableShape, part: Part, found: Target, label: str) -> DraftRows:
+        table = shape.table
+        downs = dict(part.down)
+        for c in part.columns:
+            source = table.column(c.up or c.column)
+            if source is not None and c.type is None:
+                downs.setdefault(source.name, quoted(c.column))
+        return DraftRows(
+            operation=label,
+            old=DraftSide(
+                table=shape.name,
+                oid=table.oid,
+                kind=SideKind.ROWS,
+                key=list(part.key.values()),
+                columns=[
+                    DraftMirrored(
+                        name=name,
+                        type=column.type,
+                        value=value,
+                        collation=column.collation,
+                        not_null=column.not_null,
+                        empty=column.default,
+                    )
+                    for name, value in downs.items()
+                    if (column := table.column(name)) is not None
+                ],
+                readable=readable(table),
+                gone=dict(part.gone),
+            ),
+            new=found.side,
+            where=part.where,
+            one_way=part.one_way,
+        )
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def plan(self, phase: Phase, context: Context) -> list[Step]:
+        steps: list[Step] = []
+        for found in context.draft.memo[context.label]:
+            steps += table_steps(found, phase, context)
+        if not self.keep and phase is Phase.CLEANUP:
+            steps += self._sequences(context)
+        if not self.keep:
+            drop: DropTable = context.draft.memo[f"{context.label}/dropping"]
+            steps += [
+                step.model_copy(update={"operation": context.label})
+                for step in drop.plan(phase, replace(context, label=f"{context.label}/drop"))
+            ]
+        return steps
+
+    def _sequences(self, context: Context) -> list[Step]:
+        """A sequence that numbers the old table's rows goes on with the first of the new ones."""
+        found: list[Target] = context.draft.memo[context.label]
+        steps: list[Step] = []
+        moved: set[str] = set()
+        for part, target in zip(self.into, found, strict=True):
+            for name, source in part.key.items():
+                if part.create is None or source in moved:
+                    continue
+                moved.add(source)
+                steps.append(
+                    Step(
+                        id=f"cleanup.{target.side.table}.sequence.{name}",
+                        title=f"let {name} of {target.side.table} own the sequence that numbers it",
+                        phase=Phase.CLEANUP,
+                        stage=Stage.TIGHTEN,
+                        operation=context.label,
+                        action=Transaction(
+                            statements=(
+                                dollar_quoted(
+                                    "sequence_move",
+                                    table=sql.Literal(
+                                        ddl.table(context.draft.name(self.table)).as_string(None)
+                                    ),
+                                    column=sql.Literal(source),
+                                    owner=sql.Literal(
+                                        sql.Identifier(
+                                            target.side.table.schema_, target.side.table.name, name
+                                        ).as_string(None)
+                                    ),
+                                ).as_string(None),
+                            ),
+                            locks=(ddl.lock(target.side.table),),
+                        ),
+                    )
+                )
+        return steps

@@ -1,0 +1,220 @@
+"""The table that rows of another one go to: made by the migration, or there already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from zdm.errors import Problem
+from zdm.model.row_mapping import SideKind
+from zdm.model.step import Phase, Step, Transaction
+from zdm.model.table import Column, Table
+from zdm.operations import ddl
+from zdm.operations.base import Context, Draft
+from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
+from zdm.operations.params import find_shape
+from zdm.operations.rows import DraftMirrored, DraftSide
+from zdm.operations.shape import TableShape
+
+
+class Created(Protocol):
+    """What a migration file says of a table to make, besides the key and the mapped columns."""
+
+    @property
+    def columns(self) -> tuple[TableColumn, ...]: ...
+    @property
+    def primary_key(self) -> tuple[str, ...]: ...
+    @property
+    def unique(self) -> tuple[UniqueKey, ...]: ...
+    @property
+    def checks(self) -> tuple[Check, ...]: ...
+    @property
+    def comment(self) -> str | None: ...
+    @property
+    def grants(self) -> dict[str, tuple[Privilege, ...]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The new side of a mapping.
+
+    Parameters
+    ----------
+    made: what makes the table; None if it exists.
+    owner: the role that owns the other table, and so this one.
+    label: under which `made` keeps what it found out.
+    """
+
+    side: DraftSide
+    owner: str
+    made: CreateTable | None = None
+    label: str = ""
+
+
+def make_table(
+    draft: Draft,
+    shape: TableShape,
+    written: str,
+    keys: Sequence[TableColumn],
+    mapped: Sequence[TableColumn],
+    columns: list[DraftMirrored],
+    created: Created,
+    label: str,
+    problems: list[Problem],
+) -> Target | None:
+    """The table that the migration makes: columns of its own that are in the primary key, the key, the mapped ones, the others."""
+    key = [c.name for c in keys]
+    primary = created.primary_key or tuple(key)
+    first = [c for c in created.columns if c.name in primary]
+    unique = created.unique
+    if set(primary) != set(key):
+        unique = (UniqueKey(columns=tuple(key)), *unique)
+    made = CreateTable(
+        name=written,
+        columns=(*first, *keys, *mapped, *(c for c in created.columns if c not in first)),
+        primary_key=primary,
+        unique=unique,
+        checks=created.checks,
+        comment=created.comment,
+        grants=created.grants,
+    )
+    found = made.apply(draft, label)
+    problems += found
+    if found:
+        return None
+    side = DraftSide(
+        table=draft.name(written),
+        oid=0,
+        kind=SideKind.ROWS,
+        key=key,
+        columns=columns,
+        readable=[(c.name, draft.type(c.type), c.collation) for c in made.columns],
+        guarded=bool(created.unique or created.checks),
+        created=True,
+    )
+    return Target(side, shape.table.owner, made, label)
+
+
+def existing_table(
+    draft: Draft,
+    shape: TableShape,
+    written: str,
+    key: Mapping[str, str],
+    columns: list[DraftMirrored],
+    problems: list[Problem],
+) -> Target | None:
+    """The table that is there, its columns being what they are; what stands in the way is appended."""
+    other = find_shape(draft, written, problems, ordinary=True)
+    if other is None:
+        return None
+    table = other.table
+    if other is shape:
+        problems.append(Problem("a table's rows cannot go to the table itself"))
+    if other.groups or other.removed or other.added or other.final_name != other.name.name:
+        problems.append(
+            Problem(
+                f"table {other.name} is changed by this migration, and gets rows by it",
+                remedy="Change it in one migration, and fill it in the next.",
+            )
+        )
+    if table.owner != shape.table.owner:
+        problems.append(
+            Problem(
+                f"{table.name} belongs to {table.owner}, {shape.name} to {shape.table.owner}: what is written to one could not be "
+                "written to the other",
+                remedy="Give both to one role first (ALTER TABLE … OWNER TO …).",
+                rule="not-owner",
+            )
+        )
+    if not unique_over(table, tuple(key)):
+        problems.append(
+            Problem(
+                f"({', '.join(key)}) is no unique key of {table.name} whose columns are NOT NULL",
+                remedy="Add the unique constraint first; without it two rows could claim one place.",
+                rule="no-key",
+            )
+        )
+    for name, source in key.items():
+        there, here = table.column(name), shape.table.column(source)
+        if there is not None and here is not None and there.type != here.type:
+            problems.append(
+                Problem(
+                    f"{name} of {table.name} is {there.type}, {source} of {shape.name} is {here.type}",
+                    remedy="Bring both to one type first (change_type).",
+                    rule="no-key",
+                )
+            )
+    for mapped in columns:
+        found = table.column(mapped.name)
+        if found is None:
+            problems.append(
+                Problem(f"there is no column {mapped.name} in {table.name}", rule="unknown-column")
+            )
+            continue
+        mapped.type, mapped.collation, mapped.not_null = found.type, found.collation, found.not_null
+    known = {*key, *(c.name for c in columns)}
+    problems.extend(
+        Problem(
+            f"column {c.name} of {table.name} is NOT NULL without a default: rows that the old version makes have no value for it",
+            remedy="Give it a default first.",
+        )
+        for c in table.columns
+        if c.name not in known and required(c)
+    )
+    others = [i for i in table.indexes if i.unique and set(i.columns) != set(key)]
+    checked = [c for c in table.constraints if c.kind in {"check", "exclusion", "foreign key"}]
+    side = DraftSide(
+        table=table.name,
+        oid=table.oid,
+        kind=SideKind.ROWS,
+        key=list(key),
+        columns=columns,
+        readable=readable(table),
+        guarded=bool(others or checked or table.triggers),
+    )
+    return Target(side, shape.table.owner)
+
+
+def table_steps(target: Target, phase: Phase, context: Context) -> list[Step]:
+    """The steps that make the table, which belongs to whom the other one belongs; none if it exists."""
+    if target.made is None:
+        return []
+    owner = ddl.text(
+        "ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(target.side.table), owner=ddl.ident(target.owner)
+    )
+    steps: list[Step] = []
+    for step in target.made.plan(phase, replace(context, label=target.label)):
+        action = step.action
+        assert isinstance(action, Transaction)
+        whole = action.model_copy(update={"statements": (*action.statements, owner)})
+        steps.append(step.model_copy(update={"operation": context.label, "action": whole}))
+    return steps
+
+
+def unique_over(table: Table, columns: Sequence[str]) -> bool:
+    """Whether a unique constraint, not deferrable, covers exactly these NOT NULL columns: rows can be found and met by them."""
+    filled = {c.name for c in table.columns if c.not_null}
+    if not columns or not filled.issuperset(columns):
+        return False
+    keys = [
+        c.columns
+        for c in table.constraints
+        if c.kind in {"primary key", "unique"} and "DEFERRABLE" not in c.definition
+    ]
+    return any(set(key) == set(columns) for key in keys)
+
+
+def required(column: Column) -> bool:
+    """Whether an INSERT must name the column."""
+    return column.not_null and column.default is None and not column.identity and not column.generated
+
+
+def readable(table: Table) -> list[tuple[str, str, str | None]]:
+    """The columns of a table as `DraftSide.readable` has them."""
+    return [(c.name, c.type, c.collation) for c in table.columns]
+
+
+def quoted(name: str) -> str:
+    """A column's name as an expression."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,17 @@
+-- template: row_go
+-- version: 1
+-- parameters: target, match, probe_columns, probe_values
+-- Lets the other side's row go. At REPEATABLE READ a row that the backfill has made meanwhile is not seen by DELETE; an INSERT of
+-- the same key meets it, and raises a serialization error.
+
+    DELETE FROM {target} AS zdm_t WHERE {match};
+    IF NOT FOUND AND pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+      BEGIN
+        INSERT INTO {target} ({probe_columns}) OVERRIDING SYSTEM VALUE VALUES ({probe_values}) ON CONFLICT DO NOTHING;
+        DELETE FROM {target} AS zdm_t WHERE {match};
+      EXCEPTION
+        WHEN transaction_rollback OR insufficient_resources OR object_not_in_prerequisite_state OR operator_intervention
+          OR system_error THEN RAISE;
+        WHEN OTHERS THEN NULL;
+      END;
+    END IF;
