@@ -174,6 +174,14 @@ SELECT
        JOIN pg_namespace n ON n.oid = c.relnamespace
        WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid AND p.deptype IN ('a', 'i')
        UNION ALL
+       -- views that show columns which they do not group by, since they group by the primary key
+       SELECT 'view that groups by the key', format('%%I.%%I', n.nspname, v.relname), k.attnum::int, v.oid
+       FROM pg_constraint c JOIN pg_depend p ON p.refclassid = 'pg_constraint'::regclass AND p.refobjid = c.oid
+       JOIN pg_rewrite r ON p.classid = 'pg_rewrite'::regclass AND r.oid = p.objid
+       JOIN pg_class v ON v.oid = r.ev_class JOIN pg_namespace n ON n.oid = v.relnamespace
+       CROSS JOIN LATERAL unnest(c.conkey) AS k (attnum)
+       WHERE c.conrelid = t.oid AND c.contype = 'p'
+       UNION ALL
        -- what takes numbers of an identity's sequence by its own right, and would be lost or stand in the way when that goes
        SELECT 'user of the identity sequence', pg_describe_object(u.classid, u.objid, u.objsubid), p.refobjsubid, u.objid
        FROM pg_depend p JOIN pg_class c ON p.classid = 'pg_class'::regclass AND c.oid = p.objid AND c.relkind = 'S'

@@ -20,6 +20,7 @@ BLOCKING = frozenset(
         "publication",
         "replica identity",
         "user of the identity sequence",
+        "view that groups by the key",
     }
 )
 """Kinds of `Dependent` that stand in the way of ALTER COLUMN TYPE."""
@@ -43,6 +44,7 @@ _REMEDIES = {
     "replica identity": "Choose a replica identity that does not use the column (ALTER TABLE … REPLICA IDENTITY).",
     "generated column": "Add drop_column for the generated column to this migration, or drop it in an earlier one; add it again "
     "afterwards.",
+    "view that groups by the key": "Let it name every column that it shows in GROUP BY, as no successor is a key before cleanup.",
     "user of the identity sequence": "The sequence cannot move, so let it take its numbers from another one.",
 }
 _STORED = (

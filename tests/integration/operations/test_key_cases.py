@@ -1,0 +1,144 @@
+"""Keys of other types, what depends on them, and what is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conformance.harness import OPEN_GATES, Rollout
+from tests.support.servers import Database
+from zdm.errors import BadInput
+from zdm.model.phases import State
+from zdm.model.sample import Scenario
+from zdm.operations.migration import Migration
+
+
+def change(table: str, column: str, to: str, **more: Any) -> dict[str, object]:
+    return {"change_type": {"table": table, "column": column, "to": to, **more}}
+
+
+PEOPLE = """
+CREATE TABLE people (id serial PRIMARY KEY, name text NOT NULL, born date);
+CREATE TABLE pets (name text, person int REFERENCES people ON UPDATE CASCADE, UNIQUE (person, name));
+CREATE TABLE things (id text PRIMARY KEY, part_of text REFERENCES things);
+CREATE VIEW owners AS SELECT p.id, p.name, p.born, count(*) AS pets
+FROM people p JOIN pets t ON t.person = p.id GROUP BY p.id, p.name, p.born;
+INSERT INTO people (name) SELECT 'p' || g FROM generate_series(1, 20) g;
+INSERT INTO pets SELECT 'pet' || g, g % 20 + 1 FROM generate_series(1, 60) g;
+INSERT INTO things SELECT '00000000-0000-0000-0000-' || lpad(g::text, 12, '0') FROM generate_series(1, 9) g;
+UPDATE things SET part_of = '00000000-0000-0000-0000-000000000001';
+"""
+
+
+def test_a_key_becomes_text_and_another_uuid_with_all_that_refers_to_them(database: Database) -> None:
+    """Both sides of each reference get the same mapping; views that group by the key are made anew with the new one."""
+    back = {"down": "substr(id, 3)::int", "up": "'n-' || id"}
+    operations = [
+        change(
+            "people",
+            "id",
+            "text",
+            default="'n-' || nextval('people_id_seq')",
+            **back,
+        ),
+        change(
+            "pets",
+            "person",
+            "text",
+            up="'n-' || person",
+            down="substr(person, 3)::int",
+        ),
+        change("things", "id", "uuid"),
+        change("things", "part_of", "uuid"),
+    ]
+    rollout = Rollout(
+        database,
+        Scenario(setup=PEOPLE, operations=()),
+        given=Migration.model_validate(
+            {"id": "try_it", "operations": operations, "gates": OPEN_GATES, "dependents": "recreate"}
+        ),
+    )
+    for state in (State.MIGRATED, State.SWITCHED_OVER):
+        rollout.advance_to(state, restart=True)
+        rollout.execute_new(
+            "INSERT INTO people (id, name) VALUES ('n-500', 'new'); INSERT INTO people (name) VALUES ('numbered')"
+        )
+        rollout.execute_new(
+            "INSERT INTO pets VALUES ('rex', 'n-500'); UPDATE people SET id = 'n-501' WHERE id = 'n-500'"
+        )
+        database.execute("INSERT INTO people (name) VALUES ('old')")
+        assert database.value("SELECT person FROM pets WHERE name = 'rex'") == 501
+        rollout.engine().rollback("try_it")
+        assert rollout.dump() == rollout.before
+        database.execute("DELETE FROM pets WHERE name = 'rex'; DELETE FROM people WHERE id = 501")
+    rollout.advance_to(State.COMPLETED, restart=True)
+    rollout.nothing_left()
+    database.execute("INSERT INTO people (name) VALUES ('after')")
+    last = database.value("SELECT max(substr(id, 3)::int) FROM people")
+    assert database.execute("SELECT id FROM people WHERE name = 'after'") == [(f"n-{last}",)]
+    assert database.execute("SELECT name, pets FROM owners WHERE id = 'n-7'") == [("p7", 3)]
+    assert database.value("SELECT pg_get_serial_sequence('people', 'id')") == "public.people_id_seq"
+    assert database.execute("SELECT DISTINCT part_of::text FROM things") == [
+        ("00000000-0000-0000-0000-000000000001",)
+    ]
+
+
+@pytest.mark.parametrize(
+    "setup, operation, what",
+    [
+        (
+            "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE)",
+            change("t", "id", "bigint"),
+            "the primary key t_pkey stands on id, and is deferrable",
+        ),
+        (
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE c (id int REFERENCES t); INSERT INTO t VALUES (2); INSERT INTO c TABLE t",
+            change("t", "id", "bigint", up="id + 10::bigint", down="(id - 10)::int"),
+            "1 row of public.c would break foreign key c_id_fkey",
+        ),
+        (
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE c (id int REFERENCES t) PARTITION BY LIST (id)",
+            change("t", "id", "bigint"),
+            "the foreign key c_id_fkey of public.c points at id, and public.c is a partitioned table",
+        ),
+        (
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE c (id int REFERENCES t)",
+            change("t", "id", "text"),
+            "the foreign key c_id_fkey of public.c cannot follow the replaced column",
+        ),
+        (
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE c (id int DEFAULT 1 REFERENCES t ON DELETE SET DEFAULT)",
+            change("c", "id", "bigint"),
+            "it sets id to a default, which the successor has only after cleanup",
+        ),
+        (
+            "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY); CREATE TABLE u (id int DEFAULT nextval('t_id_seq'))",
+            change("t", "id", "bigint"),
+            "the user of the identity sequence default value for column id of table public.u uses id",
+        ),
+        (
+            "CREATE TABLE t (id int PRIMARY KEY, a int); CREATE VIEW v AS SELECT id, a FROM t GROUP BY id",
+            change("t", "id", "bigint"),
+            "the view that groups by the key public.v uses id",
+        ),
+        (
+            "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY)",
+            change("t", "id", "numeric"),
+            "id is an identity column, and numeric is no type that PostgreSQL numbers",
+        ),
+    ],
+)
+def test_what_cannot_follow_is_refused_before_anything_changes(
+    database: Database, setup: str, operation: dict[str, object], what: str
+) -> None:
+    migration = Migration.model_validate(
+        {"id": "try_it", "operations": [operation], "dependents": "recreate"}
+    )
+    rollout = Rollout(database, Scenario(setup=setup, operations=()), given=migration)
+    with pytest.raises(BadInput) as caught:
+        rollout.engine().plan(rollout.migration)
+    (problem,) = caught.value.problems
+    assert what in problem.what
+    assert problem.remedy
+    assert problem.rule
