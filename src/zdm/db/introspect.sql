@@ -188,6 +188,10 @@ SELECT
        JOIN pg_depend u ON u.refclassid = 'pg_class'::regclass AND u.refobjid = c.oid AND u.deptype = 'n'
        WHERE p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid AND p.deptype = 'i'
        UNION ALL
+       SELECT CASE i.inhparent WHEN t.oid THEN 'child' ELSE 'parent' END,
+         (CASE i.inhparent WHEN t.oid THEN i.inhrelid ELSE i.inhparent END)::regclass::text, 0, NULL
+       FROM pg_inherits i WHERE t.oid IN (i.inhrelid, i.inhparent) AND t.relkind = 'r' AND NOT t.relispartition
+       UNION ALL
        SELECT 'publication', quote_ident(b.pubname), k.attnum::int, r.oid
        FROM pg_publication_rel r JOIN pg_publication b ON b.oid = r.prpubid
        CROSS JOIN LATERAL (  -- column lists and row filters came with 15

@@ -34,6 +34,8 @@ from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 from zdm.operations.succession import plain_defaults
 
 MARKER = "_zdm_state"
+MOST_COLUMNS = 1600
+"""What the server allows, dropped columns counted."""
 OUR_TRIGGERS = b"~zdm_1"
 """How the first of the sync triggers' names begins; the server fires triggers in the bytewise order of their names."""
 
@@ -98,6 +100,7 @@ class Mapper:
         table = shape.table
         marker = _free(MARKER, shape)
         groups = self._groups(shape)
+        self._refuse_too_many_columns(shape)
         for name, count in Counter(c.name for c in shape.columns).items():
             if count > 1:
                 self.problems.append(
@@ -169,6 +172,31 @@ class Mapper:
                 )
             )
         return tuple(made)
+
+    def _refuse_too_many_columns(self, shape: TableShape) -> None:
+        """The server counts every column that a table ever had; on a partition they may be more than on the table."""
+        added = len(shape.all_new()) + (1 if shape.groups else 0)
+        if not added:
+            return
+        row = self.conn.execute(
+            """SELECT c.oid::pg_catalog.regclass::text, max(a.attnum), count(*) FILTER (WHERE a.attisdropped)
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+               WHERE c.oid = %(oid)s
+                 OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid::pg_catalog.regclass) p)
+               GROUP BY c.oid ORDER BY 2 DESC LIMIT 1""",
+            {"oid": shape.table.oid},
+        ).fetchone()
+        if row is not None and row[1] + added > MOST_COLUMNS:
+            name, there, dropped = row
+            self.problems.append(
+                Problem(
+                    f"{name} has {there} columns, {dropped} dropped ones included, and would need {added} more; a table can have "
+                    f"{MOST_COLUMNS}",
+                    next((group.operation for group in shape.groups), str(shape.name)),
+                    "Map fewer columns at a time; if dropped ones fill the table, move its rows to a new one.",
+                    "too-many-columns",
+                )
+            )
 
     def _refuse_not_null_domains(self, shape: TableShape) -> None:
         """The server checks a domain's NOT NULL before any trigger runs, so a row of the new version could not be inserted."""

@@ -138,6 +138,18 @@ class NewColumnSpec(Value):
     collation: Dotted | None = Field(default=None, description="its collation")
 
 
+_INSTEAD = {
+    TableKind.PARTITION: "Name the partitioned table that it belongs to.",
+    TableKind.INHERITED: "Take it out of the inheritance (ALTER TABLE … NO INHERIT …) until cleanup, or make it a partitioned table.",
+}
+
+
+def _relatives(table: Table) -> str:
+    """Whom it inherits from, and who inherits from it, in brackets."""
+    words = [f"{d.kind} {d.name}" for d in table.dependents if d.kind in {"parent", "child"}]
+    return f" ({', '.join(words)})" if words else ""
+
+
 def _of_partitions(table: Table) -> list[Problem]:
     """What is wrong with the partitions of a table, each by its name."""
     found = []
@@ -195,13 +207,21 @@ def find_shape(
             )
         return None
     table = shape.table
+    system = name.schema_ in {"information_schema", "zdm"} or name.schema_.startswith("pg_")
+    if system and table.kind is not TableKind.TEMPORARY:
+        problems.append(
+            Problem(
+                f"{name} is a system table",
+                remedy="Leave it as it is; only PostgreSQL, or zdm, may change it.",
+                rule="not-an-ordinary-table",
+            )
+        )
+        return None
     if table.kind not in {TableKind.TABLE, TableKind.PARTITIONED}:
         problems.append(
             Problem(
-                f"{name} is a {table.kind.value}; zdm changes ordinary and partitioned tables",
-                remedy="Name the partitioned table that it belongs to."
-                if table.kind is TableKind.PARTITION
-                else "Change it by hand, or name the tables that it is made of.",
+                f"{name} is a {table.kind.value}{_relatives(table)}; zdm changes ordinary and partitioned tables",
+                remedy=_INSTEAD.get(table.kind, "Change it by hand, or name the tables that it is made of."),
                 rule="not-an-ordinary-table",
             )
         )

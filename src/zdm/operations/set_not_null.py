@@ -203,11 +203,21 @@ def prove_not_null(shape: TableShape, physical: str, context: Context) -> list[S
             step(
                 "",
                 f"make {physical} of {table} NOT NULL, which the proof makes instant",
-                ddl.alter(
-                    table,
-                    "ALTER COLUMN {c} SET NOT NULL, DROP CONSTRAINT {proof}",
-                    c=sql.Identifier(physical),
-                    proof=ddl.ident(proof),
+                Transaction(
+                    # In one statement the proof would be dropped first, and the table be read under the lock.
+                    statements=(
+                        ddl.text(
+                            "ALTER TABLE {t} ALTER COLUMN {c} SET NOT NULL",
+                            t=ddl.table(table),
+                            c=sql.Identifier(physical),
+                        ),
+                        ddl.text(
+                            "ALTER TABLE {t} DROP CONSTRAINT {proof}",
+                            t=ddl.table(table),
+                            proof=ddl.ident(proof),
+                        ),
+                    ),
+                    locks=(ddl.lock(table),),
                 ),
             )
         )
