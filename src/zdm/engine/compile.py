@@ -8,6 +8,7 @@ from zdm.db.carry import carry
 from zdm.db.dependants import follow
 from zdm.db.dependants.views import recreate
 from zdm.db.introspect import read_tables
+from zdm.db.mentions import functions_that_mention
 from zdm.db.session import Session
 from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
@@ -83,6 +84,9 @@ def compile_plan(
     recreation, last = recreate(conn, draft.recreate)
     mapper.problems += problems + more + last
     mapper.findings += fidelity.told(draft, recreation)
+    mapper.findings += fidelity.mentioned(
+        draft, functions_that_mention(conn, fidelity.replaced_columns(draft))
+    )
     mapper.fail()
     context = [
         Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried, followed, recreation)

@@ -522,8 +522,9 @@ class Mapper:
                     self.findings.append(
                         Finding(
                             severity=Severity.WARNING,
-                            text=f"{group.name}: `up` or `down` raises on {found.failed} of {found.rows} rows of "
-                            f"{mapping.table} (for example {keys}); the backfill will stop there until they are corrected",
+                            text=f"{group.name}: `up` or `down` raises{_null_counts(group)} on {found.failed} of {found.rows} "
+                            f"rows of {mapping.table} (for example {keys}); the backfill will stop there until they are "
+                            f"corrected{_may_be_null(group)}",
                             where=self._label(mapping, group),
                             rule="up-raises",
                         )
@@ -541,6 +542,23 @@ def _view_default(shape: TableShape, column: ShapeColumn) -> str | None:
     if column.default_changed or (column.fresh and column.default):
         return column.default or "NULL"
     return None
+
+
+def _promised(group: ColumnGroup) -> str:
+    return ", ".join(new.final for new in group.new if new.not_null)
+
+
+def _null_counts(group: ColumnGroup) -> str:
+    """An `up` that gives NULL for a column that promises NOT NULL counts as one that raises."""
+    return f" (or gives NULL for {names}, which is NOT NULL)" if (names := _promised(group)) else ""
+
+
+def _may_be_null(group: ColumnGroup) -> str:
+    return (
+        f"; if {names} may be NULL in the new version, add drop_not_null to the migration"
+        if (names := _promised(group))
+        else ""
+    )
 
 
 def _column(table: Table, name: str):  # type: ignore[no-untyped-def]

@@ -174,3 +174,11 @@ class Recreation(Value):
 
     views: tuple[RecreatedView, ...] = ()
     change: tuple[str, ...] = ()
+
+
+class Mention(Value):
+    """A function whose body has the words for a column and its table."""
+
+    function: str
+    table: QualifiedName
+    column: str

@@ -190,3 +190,32 @@ def test_a_subscriber_gets_one_stream_without_a_break(make_server: ServerFactory
     finally:
         subscriber.drop()
         publisher.drop()
+
+
+def test_the_plan_names_functions_that_seem_to_name_the_column_and_a_promise_that_cannot_be_kept(
+    database: Database,
+) -> None:
+    database.execute(
+        "CREATE TABLE items (id serial PRIMARY KEY, amount int NOT NULL); INSERT INTO items (amount) VALUES (0), (1);"
+        "CREATE TABLE others (amounts int);"
+        "CREATE FUNCTION reads() RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN (SELECT sum(AMOUNT) FROM items); END';"
+        "CREATE FUNCTION knows() RETURNS bigint LANGUAGE sql AS 'SELECT sum(amounts) FROM others';"
+        "CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.amount := 1; RETURN NEW; END';"
+        "CREATE TRIGGER fires BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION fires()"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    nullable = {"up": "nullif(amount, 0)::bigint", "down": "coalesce(amount, 0)::int"}
+    findings = engine.plan(widen(**nullable)).findings
+    (named,) = [f.text for f in findings if f.rule == "function-names-column"]
+    assert named.startswith(
+        "the bodies of public.fires(), public.reads() seem to name amount of public.items"
+    )
+    (raises,) = [f.text for f in findings if f.rule == "up-raises"]
+    assert "gives NULL for amount, which is NOT NULL" in raises
+    assert "add drop_not_null" in raises
+    both = widen(**nullable).model_dump(mode="json")["operations"] + [
+        {"drop_not_null": {"table": "items", "column": "amount"}}
+    ]
+    loosened = Migration.model_validate({"id": "loosen", "operations": both, "gates": OPEN})
+    assert [f.rule for f in engine.plan(loosened).findings if f.rule == "up-raises"] == []

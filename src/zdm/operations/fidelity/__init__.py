@@ -13,6 +13,7 @@ from zdm.operations.fidelity.columns import attribute_steps, review_columns
 from zdm.operations.fidelity.constraints import constraint_steps, review_constraints
 from zdm.operations.fidelity.dependents import BLOCKING, review_dependents
 from zdm.operations.fidelity.following import InSwap, follow_steps, in_swap
+from zdm.operations.fidelity.functions import mentioned, replaced_columns
 from zdm.operations.fidelity.guards import guarded
 from zdm.operations.fidelity.indexes import index_column_steps, index_steps, review_indexes
 from zdm.operations.fidelity.logical import review_added, review_subscriptions
@@ -35,9 +36,11 @@ __all__ = [
     "carry_key",
     "guarded",
     "in_swap",
+    "mentioned",
     "plan",
     "primary_key",
     "promises",
+    "replaced_columns",
     "settle",
     "temporary",
     "told",
