@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conformance.harness import Abort, Dying
 from tests.support.dumps import dump
 from tests.support.schemas import PROJECTS, Project
 from tests.support.servers import Database, Server
@@ -172,7 +173,15 @@ def test_what_hangs_on_a_column_is_on_its_successor_afterwards(server: Server, d
         advance(engine, migration, state)
         engine.rollback("widen")
         assert dump(database) == before, state
-    advance(engine, migration, State.COMPLETED)
+    advance(engine, migration, State.SWITCHED_OVER)
+    # In cleanup, from which there is no way back, the process dies before each step.
+    for step in range(1, 200):
+        try:
+            result = Engine(database.dsn, reporter=Dying(step)).advance(migration)
+        except Abort:
+            continue
+        assert result.state is State.COMPLETED
+        break
     assert dump(database) == expected
 
 

@@ -117,7 +117,12 @@ SELECT
    FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND NOT starts_with(g.tgname::text, '~zdm_')) AS triggers,
 
   -- whatever else hangs on it ------------------------------------------------------------------------------------------
-  (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', z.kind, 'name', z.name, 'oid', z.oid::int8, 'columns', (
+  (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', z.kind, 'name', z.name, 'oid', z.oid::int8, 'digest', coalesce(CASE
+        WHEN z.kind IN ('view', 'materialized view') THEN md5(pg_get_viewdef(z.oid))
+        WHEN z.kind = 'policy' THEN (SELECT md5(concat_ws('/', o.polcmd::text, o.polpermissive::text, o.polroles::text,
+          pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))) FROM pg_policy o WHERE o.oid = z.oid)
+        WHEN z.kind = 'publication' THEN (SELECT md5(concat_ws('/', to_jsonb(r) ->> 'prattrs', to_jsonb(r) ->> 'prqual'))
+          FROM pg_publication_rel r WHERE r.oid = z.oid) END, ''), 'columns', (
       SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
       WHERE a.attrelid = t.oid AND a.attnum = ANY (z.attnums) AND a.attnum > 0)) ORDER BY z.kind, z.name), '[]')
    FROM (

@@ -30,7 +30,7 @@ def functions_that_mention(
     asked = list(columns)
     if not asked:
         return []
-    with transaction(conn, rollback=True, read_only=True):
+    with transaction(conn, rollback=True):
         rows = conn.execute(
             _QUERY,
             {

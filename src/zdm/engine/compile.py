@@ -19,6 +19,7 @@ from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
 from zdm.engine.version_views import view_steps
 from zdm.errors import Problem
+from zdm.model.hanging import Hanging, going, hanging_on
 from zdm.model.mapping import Expose, TableMapping
 from zdm.model.names import fit
 from zdm.model.plan import Plan, TableFacts
@@ -116,6 +117,13 @@ def compile_plan(
         roundtrips=tuple(mapper.roundtrips),
         promises=tuple(promises),
     )
+    hanging = [
+        Hanging(table=mapping.table, what=what, digest=digest)
+        for mapping in mapped
+        if mapping.table in draft.tables
+        for what, digest in hanging_on(draft.tables[mapping.table], going(mapping), draft.own_views).items()
+    ]
+    plan = plan.model_copy(update={"hanging": tuple(hanging)})
     # Of one stage those of rows come first: their functions go before the tables whose rows they take.
     steps: list[Step] = [step for found in rows for step in row_steps(found)]
     for phase in Phase:

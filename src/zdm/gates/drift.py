@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from psycopg import sql
 
+from zdm.db.introspect import read_table
 from zdm.db.session import transaction
 from zdm.gates.base import Gate, counted
 from zdm.gates.context import GateContext
+from zdm.model.hanging import going, hanging_on
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.row_mapping import RowMapping
@@ -23,6 +25,11 @@ FROM pg_catalog.pg_class AS c
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.oid = coalesce(nullif(%s, 0)::pg_catalog.oid, pg_catalog.to_regclass(%s)::pg_catalog.oid)
+"""
+
+_OWN_VIEWS = """
+SELECT pg_catalog.format('%%I.%%I', n.nspname, c.relname) FROM pg_catalog.pg_class AS c
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind = 'v' AND n.nspname = ANY (%s)
 """
 
 # 1: for each row; 2: before. Names sort bytewise.
@@ -70,6 +77,7 @@ class Drift(Gate):
                 for text in _rows(ctx, effective_rows(rows, ctx.plan, fenced=fenced))
             ]
             found += _views(ctx, fenced=fenced)
+            found += _hanging(ctx, fenced=fenced)
         if not found:
             return self.passed(f"{counted(len(ctx.plan.mappings), 'table')} as zdm left it", threshold)
         return self.refused(
@@ -182,3 +190,32 @@ def _views(ctx: GateContext, *, fenced: bool) -> list[str]:
     schemas = {name.schema_ for name in expected}
     there = ctx.conn.execute(sql.SQL(views.state_query(schemas))).fetchall()
     return views.findings(expected, there)
+
+
+def _hanging(ctx: GateContext, *, fenced: bool) -> list[str]:
+    """What was made on a column that goes, dropped from it or changed since the plan: cleanup would lose it, or bring it back."""
+    plan = ctx.plan
+    if plan.hanging is None:
+        return []
+    schemas = [s for s in (plan.old_schema, plan.new_schema, *plan.previous_schemas) if s]
+    own = {name for (name,) in ctx.conn.execute(_OWN_VIEWS, ([*schemas, *map(aside, schemas)],))}
+    found: list[str] = []
+    for mapping in plan.mappings:
+        columns = going(effective(mapping, fenced=fenced))
+        table = read_table(ctx.conn, effective(mapping, fenced=fenced).table) if columns else None
+        if table is None:
+            continue
+        before = {h.what: h.digest for h in plan.hanging if h.table == mapping.table}
+        now = hanging_on(table, columns, own)
+        found += [
+            f"{what} was made after the plan, on a column of {mapping.table} that goes at cleanup"
+            for what in now.keys() - before.keys()
+        ]
+        found += [f"{what} of {mapping.table} is not there any more" for what in before.keys() - now.keys()]
+        if not fenced:  # the fence renames columns, so the definitions differ
+            found += [
+                f"{what} of {mapping.table} was changed after the plan, which would make it anew as it was"
+                for what in before.keys() & now.keys()
+                if before[what] != now[what]
+            ]
+    return sorted(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from zdm.model.estimate import Estimates
+from zdm.model.hanging import Hanging
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, Value
 from zdm.model.promise import Promise
@@ -57,6 +58,7 @@ class Plan(Value):
     previous_schemas: version schemas that earlier, completed rollouts left for their applications; cleanup drops them.
     promises: constraints that rows may break; the verification counts who does.
     estimates: what it is expected to cost; None if nothing was measured.
+    hanging: what hung on the columns that go when the plan was made; None if that was not noted.
     """
 
     migration: str
@@ -73,6 +75,7 @@ class Plan(Value):
     roundtrips: tuple[Roundtrip, ...] = ()
     promises: tuple[Promise, ...] = ()
     estimates: Estimates | None = None
+    hanging: tuple[Hanging, ...] | None = None
 
     def promised(self, table: QualifiedName) -> tuple[Promise, ...]:
         """What the new version will demand of the rows of `table` (by its old name)."""

@@ -87,12 +87,16 @@ class Trigger(Value):
 
 
 class Dependent(Value):
-    """Something else that hangs on a column: a view, materialized view, policy, rule, publication, statistics, function …"""
+    """Something else that hangs on a column: a view, materialized view, policy, rule, publication, statistics, function …
+
+    `digest`: a hash of its definition, for views, policies and publications.
+    """
 
     kind: str
     name: str
     columns: tuple[str, ...] = ()
     oid: int | None = None
+    digest: str = ""
 
 
 class Partition(Value):

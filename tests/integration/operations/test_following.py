@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -12,9 +14,11 @@ from tests.conftest import ServerFactory
 from tests.support.interleave import eventually
 from tests.support.servers import Database, Server
 from tests.support.versions import on_all_versions
+from tests.support.writers import Writers
 from zdm.engine.rollout import Engine
-from zdm.errors import BadInput
+from zdm.errors import BadInput, Drift
 from zdm.model.phases import State
+from zdm.model.requests import Dependents
 from zdm.operations.migration import Migration
 
 OPEN = {"soak": "0s", "old_version_unused": False, "replication_lag": False, "approvals": 0}
@@ -219,3 +223,80 @@ def test_the_plan_names_functions_that_seem_to_name_the_column_and_a_promise_tha
     ]
     loosened = Migration.model_validate({"id": "loosen", "operations": both, "gates": OPEN})
     assert [f.rule for f in engine.plan(loosened).findings if f.rule == "up-raises"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("CREATE INDEX late ON items (amount)", "index late was made after the plan"),
+        ("CREATE VIEW late AS SELECT amount FROM items", "view public.late was made after the plan"),
+        ("DROP INDEX sorted", "index sorted of public.items is not there any more"),
+        (
+            "ALTER POLICY low ON items USING (amount < 5)",
+            "policy low on public.items of public.items was changed after the plan",
+        ),
+        (
+            "CREATE OR REPLACE VIEW seen AS SELECT id, amount FROM items WHERE id > 1",
+            "view public.seen of public.items was changed",
+        ),
+    ],
+)
+def test_what_hangs_on_the_column_is_looked_at_again_before_every_move(
+    database: Database, change: str, said: str
+) -> None:
+    """An index made meanwhile on the old column would go with it; what is made anew would undo what was changed meanwhile."""
+    database.execute(
+        "CREATE TABLE items (id serial PRIMARY KEY, amount int NOT NULL); INSERT INTO items (amount) VALUES (0), (1);"
+        "CREATE INDEX sorted ON items (amount); CREATE POLICY low ON items USING (amount < 10);"
+        "CREATE VIEW seen AS SELECT id, amount FROM items"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = widen().model_copy(update={"dependents": Dependents.RECREATE})
+    advance(engine, migration, State.SWITCHED_OVER)
+    database.execute(change)
+    with pytest.raises(Drift) as drift:
+        engine.advance(migration)
+    assert said in str(drift.value)
+    engine.rollback("widen")
+
+
+def test_readers_of_a_view_never_meet_an_error_while_it_is_made_anew(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE items (id serial PRIMARY KEY, amount int NOT NULL, label text);"
+        "INSERT INTO items (amount) SELECT g FROM generate_series(1, 100) g;"
+        "CREATE VIEW seen AS SELECT id, amount FROM items; CREATE VIEW total AS SELECT count(amount) AS n FROM seen;"
+        "CREATE MATERIALIZED VIEW frozen AS SELECT n FROM total"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = widen().model_copy(update={"dependents": Dependents.RECREATE})
+    advance(engine, migration, State.SWITCHED_OVER)
+
+    def reads(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        connection.execute("SELECT n FROM total")
+        connection.execute("UPDATE seen SET amount = amount + 1 WHERE id = %s", [rng.randrange(1, 101)])
+        row = connection.execute("SELECT n FROM frozen").fetchone()
+        assert row == (100,), number
+
+    with Writers(database.dsn) as writers, psycopg.connect(database.dsn) as holder:
+        writers.add("reads", reads, threads=2)
+        writers.wait_for(5)
+        holder.execute(
+            "SELECT FROM total"
+        )  # somebody who reads for long: he is waited for, and nobody waits behind
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(advance, Engine(database.dsn), migration, State.COMPLETED)
+            eventually(
+                lambda: database.value(
+                    "SELECT count(*) FROM pg_class WHERE relname = '_zdm_frozen' AND relispopulated"
+                ),
+                what="the new views beside the old ones",
+                seconds=60,
+            )
+            writers.wait_for(20)
+            holder.rollback()
+            done.result()
+        writers.wait_for(5)
+    writers.report.assert_only("40001", "40P01")
+    assert database.value("SELECT pg_typeof(amount)::text FROM seen LIMIT 1") == "bigint"
