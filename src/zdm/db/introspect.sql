@@ -114,7 +114,7 @@ SELECT
           SELECT FROM pg_depend p WHERE p.classid = 'pg_trigger'::regclass AND p.objid = g.oid
             AND p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid AND p.refobjsubid = a.attnum)))
       ) ORDER BY g.tgname), '[]')
-   FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND NOT starts_with(g.tgname::text, '~zdm_')) AS triggers,
+   FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgname !~ '^[~!]zdm_') AS triggers,
 
   -- whatever else hangs on it ------------------------------------------------------------------------------------------
   (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', z.kind, 'name', z.name, 'oid', z.oid::int8, 'digest', coalesce(CASE
