@@ -142,3 +142,30 @@ def test_what_cannot_follow_is_refused_before_anything_changes(
     assert what in problem.what
     assert problem.remedy
     assert problem.rule
+
+
+@pytest.mark.parametrize("numbered", ["serial", "int GENERATED ALWAYS AS IDENTITY"])
+def test_a_key_under_a_name_of_its_own_beside_the_old_one(database: Database, numbered: str) -> None:
+    """Without version schemas: both versions use the table itself, and neither needs to give a number."""
+    rollout = Rollout(
+        database,
+        Scenario(
+            setup=f"CREATE TABLE t (id {numbered} PRIMARY KEY, n text); INSERT INTO t (n) VALUES ('first');"
+            " CREATE TABLE c (t int REFERENCES t ON DELETE CASCADE); INSERT INTO c VALUES (1)",
+            operations=(change("t", "id", "bigint", name="number"),),
+        ),
+        expose="columns",
+    )
+    for state in (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER):
+        rollout.advance_to(state)
+        database.execute("INSERT INTO t (n) VALUES ('plain')")
+        rollout.execute_new("INSERT INTO t (n, number) VALUES ('given', 1000 + (SELECT count(*) FROM t))")
+        assert database.value("SELECT bool_and(id = number) FROM t WHERE n <> 'first'") is True
+    rollout.advance_to(State.COMPLETED)
+    rollout.nothing_left()
+    ((number,),) = database.execute("INSERT INTO t (n) VALUES ('after') RETURNING number")
+    assert 3 < number < 1000
+    assert database.value("SELECT count(*) = count(DISTINCT number) FROM t") is True
+    assert database.value("SELECT pg_get_serial_sequence('t', 'number')") == "public.t_id_seq"
+    database.execute("DELETE FROM t WHERE n = 'first'")
+    assert database.value("SELECT count(*) FROM c") == 0
