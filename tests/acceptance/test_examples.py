@@ -39,6 +39,15 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT author_id, action FROM events WHERE id = (SELECT event_id FROM push_event_payloads WHERE ref = 'only new')",
         [(77, 5)],
     ),
+    "conversation_tags": (
+        (
+            "WITH c AS (INSERT INTO conversations (user_id, title) SELECT id, 'only new' FROM users WHERE email = 'user1'"
+            " RETURNING id, user_id), t AS (INSERT INTO tags (user_id, name) SELECT user_id, 'only new' FROM c RETURNING id)"
+            " INSERT INTO conversation_tags SELECT c.id, t.id FROM c, t"
+        ),
+        "SELECT metadata FROM conversations WHERE title = 'only new'",
+        [({"category": "only new"},)],
+    ),
     "glance_visibility": (
         "INSERT INTO images (name, visibility) VALUES ('only new 1', 'public'), ('only new 2', 'community')",
         "SELECT name, is_public FROM images WHERE name LIKE 'only new%' ORDER BY name",

@@ -11,7 +11,7 @@ from zdm.backfill.table import column_text, within
 from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import row_sync
+from zdm.sql import parent_sync, row_objects, row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import render
 
@@ -41,7 +41,7 @@ class RowStatements:
         ).format(
             sql.Literal(rollout),
             sql.Literal(mapping.old.oid),
-            row_sync.failure_key(mapping.old, ALIAS),
+            row_objects.failure_key(mapping.old, ALIAS),
             sql.Literal(str(mapping.id)),
         )
         # A row that failed may raise again wherever it is asked about, so that is looked up first.
@@ -106,9 +106,15 @@ class RowStatements:
     def _settled(self, condition: sql.Composable) -> sql.Composed:
         # Materialised, so that a row is locked before the function reads it again.
         return sql.SQL(
-            "WITH {alias} AS MATERIALIZED (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {condition} FOR KEY SHARE)"
+            "WITH {alias} AS MATERIALIZED (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {condition} {lock})"
             " SELECT {settle} FROM {alias}"
-        ).format(alias=sql.Identifier(ALIAS), source=self._source, condition=condition, settle=self._settle)
+        ).format(
+            alias=sql.Identifier(ALIAS),
+            source=self._source,
+            condition=condition,
+            settle=self._settle,
+            lock=self._lock,
+        )
 
     def retry_failed(self, start: int, end: int) -> sql.Composed:
         """Try the failed rows of these blocks again. Returns one row: how many, how many still fail."""
@@ -175,6 +181,54 @@ class RowStatements:
         return within(start, end, ALIAS)
 
 
+class ParentStatements(RowStatements):
+    """The same for a mapping of many to one: row by row, since a parent may be found, made, or waited for.
+
+    The source rows are locked against any other write: two that write different links of one row would both stay.
+    """
+
+    def __init__(self, mapping: RowMapping, rollout: int) -> None:
+        super().__init__(mapping, rollout)
+        self._rollout = rollout
+        self._lock = sql.SQL("FOR NO KEY UPDATE")
+        absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_l WHERE {})").format(
+            self._target, parent_sync.links(mapping, "zdm_l", ALIAS)
+        )
+        wanted = sql.SQL("{}(ROW({}.*)::{})").format(
+            parent_sync.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source
+        )
+        self.unsettled = _rendered(
+            sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} ELSE false END").format(
+                self.failed, absent, wanted
+            )
+        )
+        self._settle = _rendered(parent_sync.settling(mapping, rollout, "new", ALIAS))
+
+    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
+        """Link what is not linked in these blocks."""
+        del careful
+        return super().fill(start, end, careful=True)
+
+    def fill_meeting(self, start: int, end: int) -> sql.Composed:
+        """The same: whatever others make is met by the functions."""
+        return self.fill(start, end, careful=True)
+
+    def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
+        """The search for the parent of the row at a position; it raises what finding or making it raises."""
+        parent = self._mapping.parent
+        assert parent is not None
+        found = parent_sync.finding(self._mapping, parent, self._rollout, ALIAS)
+        query = sql.SQL("SELECT {} IS NULL FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid").format(
+            found, self._source, sql.Identifier(ALIAS), sql.Literal(position)
+        )
+        return [(", ".join(parent.key), query)]
+
+
+def statements_of(mapping: RowMapping, rollout: int) -> RowStatements:
+    """The statements of a mapping, by its kind."""
+    return (RowStatements if mapping.parent is None else ParentStatements)(mapping, rollout)
+
+
 def surrogate(mapping: RowMapping) -> TableMapping:
     """The table that is gone through, under the name that the catalog calls the mapping by."""
     return TableMapping(
@@ -183,14 +237,14 @@ def surrogate(mapping: RowMapping) -> TableMapping:
 
 
 def refers(conn: psycopg.Connection[Any], mapping: RowMapping) -> bool:
-    """Whether the new side's table has foreign keys, which only triggers enforce."""
+    """Whether a table that rows are made in has foreign keys, which only triggers enforce."""
+    written = [table for table in mapping.tables if table != mapping.old.table]
     return bool(
         fetch_value(
             conn,
-            "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c JOIN pg_catalog.pg_class AS t ON t.oid = c.conrelid"
-            " JOIN pg_catalog.pg_namespace AS n ON n.oid = t.relnamespace"
-            " WHERE c.contype = 'f' AND n.nspname = %s AND t.relname = %s)",
-            [mapping.new.table.schema_, mapping.new.table.name],
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c WHERE c.contype = 'f'"
+            " AND c.conrelid = ANY (SELECT pg_catalog.to_regclass(t) FROM pg_catalog.unnest(%s::text[]) AS t))",
+            [[qualified_name(table).as_string(None) for table in written]],
         )
     )
 

@@ -12,7 +12,7 @@ import psycopg
 
 from zdm.backfill.options import Hooks, Options, Result, VacuumPolicy
 from zdm.backfill.outcome import Trouble, classify
-from zdm.backfill.row_statements import RowStatements, refers, surrogate
+from zdm.backfill.row_statements import RowStatements, refers, statements_of, surrogate
 from zdm.backfill.sweep import BadData, sweep
 from zdm.backfill.table import (
     Shape,
@@ -98,7 +98,7 @@ class _Run:
         self._rows = mapping if isinstance(mapping, RowMapping) else None
         if isinstance(mapping, RowMapping):
             self._mapping = surrogate(mapping)
-            self._statements = RowStatements(mapping, rollout)
+            self._statements = statements_of(mapping, rollout)
             # Rows are added to the other table; nothing of this one dies.
             self._options = replace(options, vacuum=VacuumPolicy(every=0))
         else:

@@ -12,6 +12,7 @@ from zdm.db.mentions import functions_that_mention
 from zdm.db.session import Session
 from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
+from zdm.engine.parent_mapper import measure_parents
 from zdm.engine.promises import find_promises
 from zdm.engine.row_mapper import row_mappings
 from zdm.engine.row_steps import row_steps
@@ -76,6 +77,9 @@ def compile_plan(
     mapper.fail()
     if measure:
         mapper.measure(mappings)
+        for found in rows:
+            if found.parent is not None:
+                measure_parents(mapper, found)
         mapper.fail()
     expressions = mapper.requested()
     mapper.fail()

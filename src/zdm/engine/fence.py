@@ -33,7 +33,7 @@ def _installer(work: Work, *, fenced: bool) -> Callable[[TableMapping, Authority
                 for side in row_sync.sides(rows):
                     # The new side's triggers stay as they are; what they call writes the renamed columns.
                     added = row_sync.install(rows, work.rollout.id, side)
-                    statements += added.functions if side == "new" else added.functions + added.triggers
+                    statements += added.functions + added.triggers if side == "old" else added.functions
                     statements += added.comments
         return statements
 

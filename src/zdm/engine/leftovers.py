@@ -42,9 +42,9 @@ def leftovers(conn: Connection, plan: Plan, *, schemas: bool = True) -> list[str
     # The table may have had such a column before.
     own = [column.physical for mapping in plan.mappings for column in mapping.old_columns]
     others = [
-        sql.Identifier(side.table.schema_, side.table.name).as_string(None)
+        sql.Identifier(table.schema_, table.name).as_string(None)
         for rows in plan.row_mappings
-        for side in (rows.old, rows.new)
+        for table in rows.tables
     ]
     found = conn.execute(
         _LEFTOVERS, {"tables": tables, "schemas": names, "own": own, "names": others}

@@ -27,7 +27,7 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import row_sync, rows, sync
+from zdm.sql import parent_sync, row_sync, rows, sync
 from zdm.sql.identifiers import qualified_name
 
 
@@ -40,7 +40,7 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
             return (action.statement,)
         case PartitionedIndex() | PartitionedForeignKey():
             return partitions.statements_of(action)
-        case Sync(side="old" | "new" as side):
+        case Sync(side="old" | "new" | "parent" as side):
             rows_of = plan.row_mapping(action.table)
             assert rows_of is not None
             if action.remove:
@@ -74,6 +74,17 @@ def _chunk(mapping: TableMapping) -> str:
 
 def _row_chunk(mapping: RowMapping) -> str:
     """As `zdm.backfill.row_statements` composes it, which asks for block numbers."""
+    if mapping.parent is not None:
+        template = composing.SQL(
+            "SELECT <find or make the parent, link it> FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
+            "'(<next block>,0)' AND {w} AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) FOR NO KEY UPDATE"
+        )
+        return template.format(
+            s=qualified_name(mapping.old.table),
+            t=qualified_name(mapping.new.table),
+            w=parent_sync.wants(mapping, mapping.parent, "o"),
+            j=parent_sync.links(mapping, "n", "o"),
+        ).as_string(None)
     template = composing.SQL(
         "INSERT INTO {t} ({c}) SELECT {v} FROM (SELECT o.* FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
         "'(<next block>,0)' AND {w} AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) FOR KEY SHARE) AS o"

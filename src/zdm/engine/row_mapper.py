@@ -10,6 +10,7 @@ from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
 from zdm.db.session import fetch_value, transaction
 from zdm.engine.mapper import Mapper
+from zdm.engine.parent_mapper import parent_mapping
 from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression, Volatility
 from zdm.model.mapping import TableMapping
@@ -23,7 +24,7 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
     taken = {table.table for table in tables if table.needs_sync}
     found: list[RowMapping] = []
     for number, draft in enumerate(mapper.draft.rows, 1):
-        made = _one(mapper, number, draft, taken)
+        made = (_one if draft.parent is None else parent_mapping)(mapper, number, draft, taken)
         if made is not None:
             taken.add(made.id)
             found.append(made)

@@ -6,7 +6,7 @@ from zdm.engine.table_steps import brief
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Backfill, Phase, Stage, Step, Sync, Transaction, Verify
 from zdm.sql import row_sync
-from zdm.sql.row_sync import Side
+from zdm.sql.row_objects import Side
 
 
 def row_steps(mapping: RowMapping) -> list[Step]:
@@ -50,19 +50,20 @@ def _sync(mapping: RowMapping, side: Side) -> Step:
 
 def _end(mapping: RowMapping) -> list[Step]:
     steps: list[Step] = []
-    if not mapping.one_way:
-        steps.append(
-            Step(
-                id=f"cleanup.{mapping.id}.mirror.new",
-                title=f"stop mirroring {mapping.new.table} in {mapping.old.table}",
-                phase=Phase.CLEANUP,
-                stage=Stage.CONTRACT,
-                operation=mapping.operation,
-                action=Transaction(
-                    statements=row_sync.drop_triggers(mapping, "new"), locks=(brief(mapping.new.table),)
-                ),
-            )
+    steps += [
+        Step(
+            id=f"cleanup.{mapping.id}.mirror.{side}",
+            title=f"stop mirroring {mapping.side(side).table} in {mapping.old.table}",
+            phase=Phase.CLEANUP,
+            stage=Stage.CONTRACT,
+            operation=mapping.operation,
+            action=Transaction(
+                statements=row_sync.drop_triggers(mapping, side), locks=(brief(mapping.side(side).table),)
+            ),
         )
+        for side in row_sync.sides(mapping)
+        if side != "old"
+    ]
     steps += [
         Step(
             id=f"cleanup.{mapping.id}.functions.{side}",

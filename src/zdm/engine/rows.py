@@ -22,6 +22,7 @@ from zdm.errors import Interrupted
 from zdm.model.names import QualifiedName
 from zdm.sql.rows import Kind, describe
 from zdm.throttle.governor import Governor
+from zdm.verify.parents import verify_parents
 from zdm.verify.repair import repair
 from zdm.verify.repair_rows import repair_rows
 from zdm.verify.rows import verify_rows
@@ -107,9 +108,8 @@ class RowWorker:
         with self.connect() as conn:
             rows = work.rows(table)
             if rows is not None:
-                found = verify_rows(
-                    self.connect, rows, work.rollout.id, workers=max(2, work.settings.workers)
-                )
+                compare = verify_rows if rows.parent is None else verify_parents
+                found = compare(self.connect, rows, work.rollout.id, workers=max(2, work.settings.workers))
             else:
                 fenced = work.rollout.fenced_at is not None
                 checks = promise_checks(work.plan, table, fenced=fenced, conn=conn)

@@ -52,6 +52,7 @@ class MirroredColumn(Value):
     value: over the other side's row.
     empty: for a side of COLUMNS: what it holds where the other side has no row, as SQL; None means NULL.
     known_empty: whether `empty` can be compared with; a volatile default cannot.
+    cleared: the same over its own row, where it is no constant (one field of a document).
     """
 
     name: str
@@ -61,6 +62,7 @@ class MirroredColumn(Value):
     not_null: bool = False
     empty: str | None = None
     known_empty: bool = True
+    cleared: Expression | None = None
 
     @property
     def once(self) -> bool:
@@ -113,6 +115,38 @@ class RowSide(Value):
         )
 
 
+PARENT = "parent."
+"""How a reference to the parent's column begins in an expression that also reads its own row."""
+
+
+class UnusedParents(StrEnum):
+    """What becomes of a parent when the old version lets go of the last row that refers to it."""
+
+    KEEP = "keep"
+    REMOVE = "remove"
+
+
+class ParentSide(RowSide):
+    """The shared table of a mapping of many to one: rows that are found, or made, by their natural key (`key`).
+
+    The mapping's old side then has the values, its new side the links: rows of the source's key and the parent's.
+    `key_values` are over the source's row; `value` and `cleared` of the old side's columns over the source's row and, as
+    `PARENT` marks them, the parent's.
+
+    Parameters
+    ----------
+    identity: what links refer to: its primary key, as a rule generated.
+    reference: the links' columns that equal it, in the same order.
+    """
+
+    identity: tuple[str, ...]
+    identity_types: tuple[str, ...]
+    reference: tuple[str, ...]
+    unused: UnusedParents = UnusedParents.KEEP
+    comparisons: tuple[Comparison, ...] = ()
+    """How the natural key's columns are compared."""
+
+
 class RowMapping(Value):
     """Rows of `old` and rows of `new`, kept in step while both versions live.
 
@@ -122,6 +156,7 @@ class RowMapping(Value):
     number: unique in the plan; names of triggers and functions hold it.
     where: over the old side's row: only rows that meet it have a new form.
     one_way: writes of the new version do not flow back.
+    parent: of a mapping of many to one.
     """
 
     id: QualifiedName
@@ -133,6 +168,13 @@ class RowMapping(Value):
     presence: Presence = Presence.EVERY
     unmapped: Unmapped = Unmapped.REFUSE
     one_way: bool = False
+    parent: ParentSide | None = None
+
+    @property
+    def tables(self) -> tuple[QualifiedName, ...]:
+        """Every table that carries its triggers."""
+        found = (self.old.table, self.new.table)
+        return found if self.parent is None else (*found, self.parent.table)
 
     @property
     def selective(self) -> bool:
@@ -140,7 +182,10 @@ class RowMapping(Value):
         return self.where is not None or self.presence is Presence.NEEDED
 
     def side(self, name: str) -> RowSide:
-        """The side called ``old`` or ``new``."""
+        """The side called ``old`` or ``new``, or the ``parent``."""
+        if name == "parent":
+            assert self.parent is not None
+            return self.parent
         return self.old if name == "old" else self.new
 
     def other(self, name: str) -> RowSide:

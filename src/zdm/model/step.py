@@ -171,7 +171,7 @@ class Sync(Value):
 
     table: the mapped table, or the id of a row mapping.
     remove: drop triggers and functions, whether or not they exist.
-    side: of a row mapping: the side whose writes are mirrored, ``old`` or ``new``. Empty for a table.
+    side: of a row mapping: the side whose writes are mirrored, ``old``, ``new``, or the ``parent``. Empty for a table.
     on: the table of that side, which carries the triggers.
     """
 
@@ -179,7 +179,7 @@ class Sync(Value):
     table: QualifiedName
     authority: Authority = Authority.OLD
     remove: bool = False
-    side: Literal["", "old", "new"] = ""
+    side: Literal["", "old", "new", "parent"] = ""
     on: QualifiedName | None = None
 
 

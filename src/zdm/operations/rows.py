@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zdm.model.names import QualifiedName
-from zdm.model.row_mapping import Presence, SideKind, Unmapped
+from zdm.model.row_mapping import Presence, SideKind, Unmapped, UnusedParents
 
 
 @dataclass(slots=True)
@@ -42,6 +42,26 @@ class DraftSide:
 
 
 @dataclass(slots=True)
+class DraftParent:
+    """The shared table of a mapping of many to one.
+
+    Parameters
+    ----------
+    side: its table, with the natural key.
+    values: what that is, over the source's row, in the same order.
+    identity / reference: what links refer to, and their columns that do.
+    lossy: a value that does not come back as it was is declared.
+    """
+
+    side: DraftSide
+    values: list[str]
+    identity: list[str]
+    reference: list[str]
+    unused: UnusedParents = UnusedParents.KEEP
+    lossy: bool = False
+
+
+@dataclass(slots=True)
 class DraftRows:
     """One mapping. The keys of both sides correspond by position, and are copied as they are."""
 
@@ -52,3 +72,4 @@ class DraftRows:
     presence: Presence = Presence.EVERY
     unmapped: Unmapped = Unmapped.REFUSE
     one_way: bool = False
+    parent: DraftParent | None = None

@@ -21,7 +21,7 @@ from zdm.model.expression import ColumnRef, Expression
 from zdm.model.mapping import Authority, ColumnGroup, Expose, TableMapping
 from zdm.model.names import QualifiedName, fit, qualified
 from zdm.model.plan import Plan
-from zdm.model.row_mapping import RowMapping
+from zdm.model.row_mapping import MirroredColumn, RowMapping
 from zdm.model.step import Lock, TableLock, Transaction
 from zdm.sql import views
 
@@ -100,7 +100,14 @@ def effective_rows(rows: RowMapping, plan: Plan, *, fenced: bool) -> RowMapping:
             "table": now.table,
             "key": tuple(names.get(name, name) for name in rows.old.key),
             "columns": tuple(
-                c.model_copy(update={"name": names.get(c.name, c.name)}) for c in rows.old.columns
+                c.model_copy(
+                    update={
+                        "name": names.get(c.name, c.name),
+                        # Of a mapping of many to one they read their own row as well.
+                        **(_own(c, names) if rows.parent is not None else {}),
+                    }
+                )
+                for c in rows.old.columns
             ),
         }
     )
@@ -113,7 +120,18 @@ def effective_rows(rows: RowMapping, plan: Plan, *, fenced: bool) -> RowMapping:
         }
     )
     where = _fenced_expression(rows.where, names)
-    return rows.model_copy(update={"old": old, "new": new, "where": where})
+    parent = rows.parent
+    if parent is not None:
+        values = tuple(_renamed(value, names) for value in parent.key_values)
+        parent = parent.model_copy(update={"key_values": values})
+    return rows.model_copy(update={"old": old, "new": new, "where": where, "parent": parent})
+
+
+def _own(column: MirroredColumn, names: dict[str, str]) -> dict[str, object]:
+    return {
+        "value": _renamed(column.value, names),
+        "cleared": _fenced_expression(column.cleared, names),
+    }
 
 
 def _fenced(mapping: TableMapping) -> TableMapping:

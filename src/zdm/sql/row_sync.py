@@ -12,30 +12,28 @@ anew: a trigger's ``NEW`` may be out of date by the time it runs, if an applicat
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
 from psycopg import sql
 
-from zdm.model.expression import Expression, Volatility
-from zdm.model.names import fit
+from zdm.model.expression import Expression
 from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind
+from zdm.sql import parent_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
-from zdm.sql.rows import PINNED_SETTINGS, render
+from zdm.sql.row_objects import (
+    RAISED,
+    Function,
+    Objects,
+    Side,
+    Trigger,
+    failed,
+    name_of,
+    record_failure,
+    same_key,
+    text_of,
+    trigger_of,
+)
+from zdm.sql.rows import render
 from zdm.sql.sync import SCHEMA, ExpectedObject, SyncObjects
 from zdm.sql.templates import dollar_quoted, load
-
-PREFIX = "!zdm_rows_"
-"""How the names of the triggers begin."""
-
-Side = Literal["old", "new"]
-
-_RAISED = sql.SQL(
-    "      WHEN transaction_rollback OR insufficient_resources OR object_not_in_prerequisite_state OR operator_intervention\n"
-    "        OR system_error THEN RAISE;\n"
-)
 
 
 def across(side: Side) -> Side:
@@ -45,7 +43,7 @@ def across(side: Side) -> Side:
 
 def install(mapping: RowMapping, rollout: int, side: Side) -> SyncObjects:
     """What mirrors writes of one side: functions, then its triggers, which take SHARE ROW EXCLUSIVE on its table. Repeatable."""
-    made = _Generator(mapping, rollout, side)
+    made = _objects(mapping, rollout, side)
     functions = [statement for f in made.functions for statement in f.statements]
     functions.append(made.owner())
     triggers: list[sql.Composable] = [
@@ -55,23 +53,24 @@ def install(mapping: RowMapping, rollout: int, side: Side) -> SyncObjects:
     triggers += [t.definition for t in made.triggers]
     always = [sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in made.triggers]
     triggers.append(sql.SQL("ALTER TABLE {} {}").format(made.table, comma(always)))
-    return SyncObjects(tuple(map(_text, functions)), tuple(map(_text, triggers)), (_text(made.comments()),))
+    return SyncObjects(
+        tuple(map(text_of, functions)), tuple(map(text_of, triggers)), (text_of(made.comments()),)
+    )
 
 
 def drop_triggers(mapping: RowMapping, side: Side) -> tuple[str, ...]:
     """What removes one side's triggers, whether they are there or not; ACCESS EXCLUSIVE on its table, briefly."""
-    made = _Generator(mapping, 0, side)
+    made = _objects(mapping, 0, side)
     return tuple(
-        _text(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), made.table))
+        text_of(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), made.table))
         for t in made.triggers
     )
 
 
 def drop_functions(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
     """What removes one side's functions once no trigger calls them; no lock on a table. Works without the tables."""
-    prefix = _name(mapping, rollout, "")
-    names = [f"{prefix}{purpose}_{side}" for purpose in ("on", "late")] + [f"{prefix}settle_{across(side)}"]
-    return (_text(dollar_quoted("row_drop", names=sql.Literal(names), schema=sql.Literal(SCHEMA))),)
+    names = _function_names(mapping, rollout, side)
+    return (text_of(dollar_quoted("row_drop", names=sql.Literal(names), schema=sql.Literal(SCHEMA))),)
 
 
 def remove(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
@@ -81,17 +80,20 @@ def remove(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
 
 def trigger_prefix(mapping: RowMapping) -> str:
     """How the names of a mapping's triggers begin."""
-    return _trigger(mapping, "")
+    return trigger_of(mapping, "")
 
 
 def sides(mapping: RowMapping) -> tuple[Side, ...]:
     """The sides whose writes are mirrored."""
+    if mapping.parent is not None:
+        # What writes of the parent call is made with the new side, which therefore comes first.
+        return ("old", "parent", "new")
     return ("old",) if mapping.one_way else ("old", "new")
 
 
 def expected_objects(mapping: RowMapping, rollout: int, side: Side) -> tuple[ExpectedObject, ...]:
     """What must be there while the sync of one side is installed, for `zdm.sql.sync.findings`."""
-    made = _Generator(mapping, rollout, side)
+    made = _objects(mapping, rollout, side)
     return tuple(
         [ExpectedObject("function", f.name, f.label) for f in made.functions]
         + [ExpectedObject("trigger", t.name, t.label) for t in made.triggers]
@@ -100,10 +102,9 @@ def expected_objects(mapping: RowMapping, rollout: int, side: Side) -> tuple[Exp
 
 def state_query(mapping: RowMapping, rollout: int, side: Side) -> str:
     """As `zdm.sql.sync.state_query`, over the functions and triggers of one side."""
-    made = _Generator(mapping, rollout, side)
-    prefix = _name(mapping, rollout, "")
-    names = [f"{prefix}on_{side}", f"{prefix}late_{side}", f"{prefix}settle_{across(side)}"]
-    return _text(
+    made = _objects(mapping, rollout, side)
+    names = _function_names(mapping, rollout, side)
+    return text_of(
         sql.SQL(
             "SELECT 'function', p.proname::text, pg_catalog.obj_description(p.oid, 'pg_proc'),"
             " encode(sha256(convert_to(pg_catalog.pg_get_functiondef(p.oid), 'UTF8')), 'hex'), NULL::text"
@@ -117,15 +118,15 @@ def state_query(mapping: RowMapping, rollout: int, side: Side) -> str:
         ).format(
             schema=sql.Literal(SCHEMA),
             names=sql.Literal(names),
-            table=sql.Literal(_text(made.table)),
-            triggers=sql.Literal(_trigger(mapping, "")),
+            table=sql.Literal(text_of(made.table)),
+            triggers=sql.Literal(trigger_of(mapping, "")),
         )
     )
 
 
 def settle(mapping: RowMapping, rollout: int, side: Side) -> sql.Identifier:
     """The function that makes `side` hold what the other side's row says; called as ``f(row, false, false)``."""
-    return sql.Identifier(SCHEMA, _name(mapping, rollout, f"settle_{side}"))
+    return sql.Identifier(SCHEMA, name_of(mapping, rollout, f"settle_{side}"))
 
 
 def backfilling(mapping: RowMapping) -> str:
@@ -169,6 +170,8 @@ def disagree(mapping: RowMapping, old: str, new: str) -> sql.Composable:
 
 def comparison(mapping: RowMapping) -> sql.Composed:
     """What the verification asks, in short: the pairs that disagree, and rows without the other one."""
+    if mapping.parent is not None:
+        return parent_sync.comparison(mapping, mapping.parent)
     return sql.SQL(
         "SELECT count(*) FROM (SELECT * FROM {} WHERE <range>) AS o FULL JOIN (SELECT * FROM {} WHERE <range>) AS n ON {}"
         " WHERE o IS NULL OR n IS NULL OR {}"
@@ -220,51 +223,43 @@ def _empty(found: MirroredColumn) -> sql.Composable:
     return sql.SQL("CAST({} AS {})").format(value, type_name(found.type))
 
 
+def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
+    if mapping.parent is not None:
+        return parent_sync.ParentObjects(mapping, mapping.parent, rollout, side)
+    return _Generator(mapping, rollout, side)
+
+
+def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
+    if mapping.parent is not None:
+        return parent_sync.function_names(mapping, rollout, side)
+    return [
+        name_of(mapping, rollout, purpose)
+        for purpose in (f"on_{side}", f"late_{side}", f"settle_{across(side)}")
+    ]
+
+
 # --- generating ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Function:
-    name: str
-    arguments: sql.Composable
-    definition: sql.Composed
-    label: str
-
-    @property
-    def statements(self) -> tuple[sql.Composable, ...]:
-        revoke = sql.SQL("REVOKE ALL ON FUNCTION {}({}) FROM PUBLIC").format(
-            sql.Identifier(SCHEMA, self.name), self.arguments
-        )
-        return (self.definition, revoke)
-
-
-@dataclass(frozen=True, slots=True)
-class _Trigger:
-    name: str
-    definition: sql.Composed
-    label: str
-
-
-class _Generator:
+class _Generator(Objects):
     """Everything that mirrors the writes of one side (`mine`) to the other (`yours`)."""
 
     def __init__(self, mapping: RowMapping, rollout: int, side: Side) -> None:
-        self.mapping, self.rollout, self.side = mapping, rollout, side
-        self.mine, self.yours = mapping.side(side), mapping.other(side)
-        self.table = qualified_name(self.mine.table)
+        super().__init__(mapping, rollout, side)
+        self.yours = mapping.other(side)
         self.target = qualified_name(self.yours.table)
 
     # --- what there is --------------------------------------------------------------------------------------------------
 
     @property
-    def functions(self) -> tuple[_Function, ...]:
+    def functions(self) -> tuple[Function, ...]:
         made = [self._settle(), self._on()]
         if self._late_events:
             made.append(self._late())
         return tuple(made)
 
     @property
-    def triggers(self) -> tuple[_Trigger, ...]:
+    def triggers(self) -> tuple[Trigger, ...]:
         on, late = self._function_name("on"), self._function_name("late")
         inserted = holds(self.mine, "new") if self._lazy else sql.SQL("true")
         if self._shared:
@@ -335,81 +330,9 @@ class _Generator:
         found = [c.value for side in (self.mine, self.yours) for c in side.columns]
         return [*found, *((self.mapping.where,) if self.mapping.where is not None else ())]
 
-    @property
-    def _settings(self) -> sql.Composable:
-        names: Iterable[str] = ()
-        if any(e.volatility is not Volatility.IMMUTABLE for e in self._expressions):
-            names = PINNED_SETTINGS
-        elif any("\\" in part for e in self._expressions for part in e.parts if isinstance(part, str)):
-            names = ("standard_conforming_strings",)
-        return sql.Composed(
-            [
-                sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name]))
-                for name in names
-            ]
-        )
-
-    def owner(self) -> sql.Composed:
-        return dollar_quoted(
-            "row_owner",
-            schema=sql.Literal(SCHEMA),
-            table=sql.Literal(_text(self.table)),
-            functions=sql.Literal([f.name for f in self.functions]),
-        )
-
-    def comments(self) -> sql.Composed:
-        return dollar_quoted(
-            "row_comments",
-            schema=sql.Literal(SCHEMA),
-            table=sql.Literal(_text(self.table)),
-            functions=sql.Literal([f.name for f in self.functions]),
-            function_labels=sql.Literal([f.label for f in self.functions]),
-            triggers=sql.Literal([t.name for t in self.triggers]),
-            trigger_labels=sql.Literal([t.label for t in self.triggers]),
-        )
-
-    def _function_name(self, purpose: str) -> str:
-        return _name(self.mapping, self.rollout, f"{purpose}_{self.side}")
-
-    def _label(self, template: str, definition: sql.Composed) -> str:
-        source = hashlib.sha256(_text(definition).encode()).hexdigest()[:16]
-        return (
-            f"zdm rollout {self.rollout} {template} version {load(template).version} source {source} server "
-        )
-
-    def _trigger(
-        self,
-        purpose: str,
-        event: str,
-        function: str,
-        when: sql.Composable | None = None,
-        *,
-        late: bool = False,
-    ) -> _Trigger:
-        name = _trigger(self.mapping, f"{self.side}_{purpose}")
-        definition = load("row_trigger_late" if late else "row_trigger_row").fill(
-            trigger=sql.Identifier(name),
-            event=sql.SQL(event),
-            table=self.table,
-            condition=sql.SQL("WHEN ({})").format(when) if when is not None else sql.SQL(""),
-            function=sql.Identifier(SCHEMA, function),
-        )
-        return _Trigger(name, definition, self._label("row_trigger_row", definition))
-
-    def _statement_trigger(self, function: str) -> _Trigger:
-        name = _trigger(self.mapping, f"{self.side}_truncate")
-        definition = load("row_trigger_truncate").fill(
-            trigger=sql.Identifier(name), table=self.table, function=sql.Identifier(SCHEMA, function)
-        )
-        return _Trigger(name, definition, self._label("row_trigger_truncate", definition))
-
-    def _changed(self, names: Sequence[str]) -> sql.Composable:
-        old, new = (comma(column(name, alias) for name in names) for alias in ("old", "new"))
-        return sql.SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(old, new)
-
     # --- functions ------------------------------------------------------------------------------------------------------
 
-    def _on(self) -> _Function:
+    def _on(self) -> Function:
         name = self._function_name("on")
         lazy = self._lazy and self.mapping.presence is Presence.NEEDED
         definition = dollar_quoted(
@@ -422,9 +345,9 @@ class _Generator:
             lazy=sql.Literal(lazy),
             truncate=self._truncate(),
         )
-        return _Function(name, sql.SQL(""), definition, self._label("row_trigger", definition))
+        return Function(name, sql.SQL(""), definition, self._label("row_trigger", definition))
 
-    def _late(self) -> _Function:
+    def _late(self) -> Function:
         name = self._function_name("late")
         if self.side == "old":
             # The row itself, by its key.
@@ -441,14 +364,14 @@ class _Generator:
             source=source,
             match=match,
         )
-        return _Function(name, sql.SQL(""), definition, self._label("row_late", definition))
+        return Function(name, sql.SQL(""), definition, self._label("row_late", definition))
 
     @property
     def _settle_name(self) -> sql.Identifier:
         return settle(self.mapping, self.rollout, across(self.side))
 
-    def _settle(self) -> _Function:
-        name = _name(self.mapping, self.rollout, f"settle_{across(self.side)}")
+    def _settle(self) -> Function:
+        name = name_of(self.mapping, self.rollout, f"settle_{across(self.side)}")
         rows = self.yours.kind is SideKind.ROWS
         pieces: dict[str, sql.Composable] = {
             "function": sql.Identifier(SCHEMA, name),
@@ -491,7 +414,7 @@ class _Generator:
             }
         definition = dollar_quoted(template, **pieces)
         arguments = sql.SQL("{}, pg_catalog.bool, pg_catalog.bool").format(self.table)
-        return _Function(name, arguments, definition, self._label(template, definition))
+        return Function(name, arguments, definition, self._label(template, definition))
 
     def _guard(self, side: Side, of: RowSide, alias: str) -> sql.Composable:
         key = comma(column(name, alias) for name in of.key)
@@ -538,7 +461,7 @@ class _Generator:
             return body
         return sql.SQL(
             "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
-        ).format(body=body, raised=_RAISED, failed=self._failed())
+        ).format(body=body, raised=RAISED, failed=self._failed())
 
     def _agree(self) -> sql.Composable:
         match = _match(self.yours, "zdm_t", "zdm_at")
@@ -558,7 +481,7 @@ class _Generator:
         return sql.SQL(
             "    BEGIN\n      PERFORM FROM {} AS zdm_t WHERE {} AND ({} OR {});\n    EXCEPTION\n{}"
             "      WHEN OTHERS THEN PERFORM WHERE false;\n    END;\n{}"
-        ).format(self.target, match, up, down, _RAISED, out)
+        ).format(self.target, match, up, down, RAISED, out)
 
     @property
     def _filter(self) -> Expression | None:
@@ -628,7 +551,7 @@ class _Generator:
             return statement
         return sql.SQL(
             "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
-        ).format(body=statement, raised=_RAISED, failed=self._failed())
+        ).format(body=statement, raised=RAISED, failed=self._failed())
 
     def _within_filter(self, where: Expression) -> sql.Composable:
         """The old row that was made must be one that the mapping takes; else the next look would let the new row go."""
@@ -653,30 +576,13 @@ class _Generator:
     def _failed(self) -> sql.Composable:
         """Record that this row has no form over there at present; the application's write goes through."""
         return sql.SQL(
-            "        PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);\n"
-            "        INSERT INTO zdm.sync_failures (rollout, table_oid, key, group_name, sqlstate, message)\n"
-            "        VALUES ({}, {}, {}, {}, SQLSTATE, SQLERRM)\n"
-            "        ON CONFLICT (rollout, table_oid, key, group_name)\n"
-            "        DO UPDATE SET sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message, at = DEFAULT;\n"
-            "        RETURN false;"
-        ).format(
-            sql.Literal(self.rollout),
-            _oid(self.mine),
-            failure_key(self.mine, "zdm_at"),
-            sql.Literal(str(self.mapping.id)),
-        )
+            "        PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);\n{}\n        RETURN false;"
+        ).format(record_failure(self.mapping, self.rollout, self.mine, "zdm_at"))
 
     def _forget_failure(self) -> sql.Composable:
         if self.side == "new" or not (self.yours.raises or self.yours.guarded or self.mapping.where):
             return sql.SQL("")
-        return sql.SQL(
-            "  DELETE FROM zdm.sync_failures WHERE rollout = {} AND table_oid = {} AND key = {} AND group_name = {};"
-        ).format(
-            sql.Literal(self.rollout),
-            _oid(self.mine),
-            failure_key(self.mine, "zdm_at"),
-            sql.Literal(str(self.mapping.id)),
-        )
+        return sql.SQL("  DELETE {};").format(failed(self.mapping, self.rollout, self.mine, "zdm_at"))
 
     def _unmapped(self) -> sql.Composable:
         return sql.SQL(
@@ -737,37 +643,5 @@ class _Generator:
         )
 
 
-def failure_key(side: RowSide, alias: str) -> sql.Composable:
-    """A row's key as ``zdm.sync_failures`` has it."""
-    pairs = comma(sql.SQL("{}, {}").format(sql.Literal(name), column(name, alias)) for name in side.key)
-    return sql.SQL("pg_catalog.jsonb_build_object({})").format(pairs)
-
-
-def same_key(side: RowSide, left: str, right: str) -> sql.Composable:
-    """A condition over two aliases of one side: the key is the same."""
-    return all_of(
-        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, left), column(name, right))
-        for name in side.key
-    )
-
-
 def _value(number: int) -> sql.Identifier:
     return sql.Identifier(f"zdm_v{number}")
-
-
-def _oid(side: RowSide) -> sql.Composable:
-    return sql.SQL("{}::pg_catalog.regclass::pg_catalog.oid").format(
-        sql.Literal(_text(qualified_name(side.table)))
-    )
-
-
-def _name(mapping: RowMapping, rollout: int, purpose: str) -> str:
-    return f"rows_{rollout}_{mapping.number}_{purpose}"
-
-
-def _trigger(mapping: RowMapping, purpose: str) -> str:
-    return fit(f"{PREFIX}{mapping.number}_{purpose}")
-
-
-def _text(statement: sql.Composable) -> str:
-    return statement.as_string(None)

@@ -16,9 +16,10 @@ from psycopg import sql
 from zdm.db.session import transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority
-from zdm.model.row_mapping import RowMapping
-from zdm.sql import row_sync
+from zdm.model.row_mapping import ParentSide, RowMapping
+from zdm.sql import parent_sync, row_sync
 from zdm.sql.identifiers import all_of, qualified_name
+from zdm.sql.row_objects import Side, same_key
 from zdm.sql.rows import render
 
 ROWS = 200
@@ -47,11 +48,15 @@ def repair_rows(
     psycopg.Error: a row could not be carried over; those before it are repaired.
     """
     back = authority is Authority.NEW and not mapping.one_way
-    side: row_sync.Side = "old" if back else "new"
-    statements = _Statements(mapping, rollout)
+    side: Side = "old" if back else "new"
     conn = connect()
     try:
         job = _Job(conn, mapping, guard, lock_budget, patience)
+        if mapping.parent is not None:
+            linked = _Links(mapping, mapping.parent, rollout)
+            total = job.run(linked.astray(), linked.dropping()) if not back else 0
+            return total + job.run(linked.wrong(), linked.settling(side))
+        statements = _Statements(mapping, rollout)
         total = job.run(statements.different(), statements.settling(statements.different(), side))
         if back:
             return total + job.run(statements.extra(), statements.settling(statements.extra(), side))
@@ -90,7 +95,7 @@ class _Statements:
         where = self._mapping.where
         return sql.SQL("true") if where is None else sql.SQL("({} IS TRUE)").format(render(where, "zdm_o"))
 
-    def settling(self, found: sql.Composable, side: row_sync.Side) -> sql.Composed:
+    def settling(self, found: sql.Composable, side: Side) -> sql.Composed:
         """Make `side` of some of them hold what the other side's row says."""
         alias, table = (_NEW, self._new) if side == "old" else (_OLD, self._old)
         return sql.SQL(
@@ -115,7 +120,75 @@ class _Statements:
             found=self.extra(),
             rows=sql.Literal(ROWS),
             new=self._new,
-            same=row_sync.same_key(self._mapping.new, "zdm_o", "zdm_n"),
+            same=same_key(self._mapping.new, "zdm_o", "zdm_n"),
+        )
+
+
+class _Links:
+    """The same for a mapping of many to one: links of which the source's row wants none, or another one."""
+
+    def __init__(self, mapping: RowMapping, parent: ParentSide, rollout: int) -> None:
+        self._mapping, self._parent, self._rollout = mapping, parent, rollout
+        self._old, self._new = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
+
+    @property
+    def _right(self) -> sql.Composable:
+        mapping, parent = self._mapping, self._parent
+        # A link beyond the first has no place either, whatever it says.
+        several = sql.SQL("EXISTS (SELECT FROM {} AS zdm_l WHERE {} AND zdm_l.ctid < {}.ctid)").format(
+            self._new, same_key(mapping.new, "zdm_l", "zdm_n"), _NEW
+        )
+        return sql.SQL(
+            "EXISTS (SELECT FROM {} AS {} JOIN {} AS zdm_p ON {} WHERE {} AND CASE WHEN {} THEN {} ELSE false END) AND NOT {}"
+        ).format(
+            self._old,
+            _OLD,
+            qualified_name(parent.table),
+            parent_sync.refers(parent, "zdm_n", "zdm_p"),
+            parent_sync.links(mapping, "zdm_n", "zdm_o"),
+            parent_sync.wants(mapping, parent, "zdm_o"),
+            parent_sync.follows(mapping, parent, "zdm_o", "zdm_p"),
+            several,
+        )
+
+    def astray(self) -> sql.Composed:
+        """Links of no row of the source, which nothing could settle."""
+        return sql.SQL("FROM {} AS {} WHERE NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
+            self._new, _NEW, self._old, _OLD, parent_sync.links(self._mapping, "zdm_n", "zdm_o")
+        )
+
+    def dropping(self) -> sql.Composed:
+        """Let some of those go."""
+        return sql.SQL(
+            "DELETE FROM {} AS zdm_l USING (SELECT {}.ctid {} LIMIT {}) AS zdm_a WHERE zdm_l.ctid = zdm_a.ctid"
+        ).format(self._new, _NEW, self.astray(), sql.Literal(ROWS))
+
+    def wrong(self) -> sql.Composed:
+        """Links that do not follow from the source's row, nor it from them."""
+        return sql.SQL("FROM {} AS {} WHERE NOT ({})").format(self._new, _NEW, self._right)
+
+    def settling(self, side: Side) -> sql.Composed:
+        """Make `side` of some of them hold what the other side says."""
+        mapping = self._mapping
+        if side == "old":
+            return sql.SQL(
+                "WITH found AS MATERIALIZED (SELECT {n}.* {found} LIMIT {rows} FOR NO KEY UPDATE OF {n}) SELECT {settle} FROM found AS {n}"
+            ).format(
+                n=_NEW,
+                found=self.wrong(),
+                rows=sql.Literal(ROWS),
+                settle=parent_sync.settling(mapping, self._rollout, "old", "zdm_n"),
+            )
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT {o}.* FROM {old} AS {o} WHERE EXISTS (SELECT {wrong} AND {linked}) LIMIT {rows}"
+            " FOR NO KEY UPDATE OF {o}) SELECT {settle} FROM found AS {o}"
+        ).format(
+            o=sql.Identifier("zdm_s"),
+            old=self._old,
+            wrong=self.wrong(),
+            linked=parent_sync.links(mapping, "zdm_n", "zdm_s"),
+            rows=sql.Literal(ROWS),
+            settle=parent_sync.settling(mapping, self._rollout, "new", "zdm_s"),
         )
 
 

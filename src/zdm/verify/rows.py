@@ -17,7 +17,7 @@ from psycopg import sql
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind
-from zdm.sql import row_sync
+from zdm.sql import row_objects, row_sync
 from zdm.sql.identifiers import all_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
@@ -62,11 +62,7 @@ def verify_rows(
     """
     try:
         with connect() as conn:
-            lsn = fetch_value(
-                conn,
-                "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() "
-                "ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
-            )
+            lsn = position(conn)
             with transaction(conn, isolation="repeatable read", read_only=True, idle_timeout=_IDLE):
                 row = conn.execute(
                     "SELECT pg_catalog.now(), pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_export_snapshot()"
@@ -99,6 +95,16 @@ def verify_rows(
     )
 
 
+def position(conn: psycopg.Connection[Any]) -> str | None:
+    """Where the server is in its WAL."""
+    found: str | None = fetch_value(
+        conn,
+        "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() "
+        "ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
+    )
+    return found
+
+
 def _parts(
     connect: Callable[[], psycopg.Connection[Any]],
     statements: _Statements,
@@ -122,10 +128,22 @@ def _parts(
         return [part for found in pool.map(work, range(workers)) for part in found]
 
 
+def failures(
+    conn: psycopg.Connection[Any], mapping: RowMapping, rollout: int
+) -> tuple[int, list[str]] | None:
+    """How many rows of the old side failed, and some of their keys; None if none did."""
+    row = conn.execute(
+        "SELECT pg_catalog.count(*), (pg_catalog.array_agg(key::text ORDER BY at))[1:%s] FROM zdm.sync_failures"
+        " WHERE rollout = %s AND table_oid = %s AND group_name = %s",
+        [SAMPLES, rollout, mapping.old.oid, str(mapping.id)],
+    ).fetchone()
+    return (row[0], list(row[1])) if row is not None and row[0] else None
+
+
 class _Statements:
     def __init__(self, conn: psycopg.Connection[Any], mapping: RowMapping, rollout: int) -> None:
         self._mapping = mapping
-        self.failures = self._failures(conn, mapping, rollout)
+        self.failures = failures(conn, mapping, rollout)
         here, there = (sql.SQL("{} IS NOT NULL").format(column("zdm_there", a)) for a in (_OLD, _NEW))
         gone, absent = (sql.SQL("{} IS NULL").format(column("zdm_there", a)) for a in (_OLD, _NEW))
         may: sql.Composable = sql.SQL("true")
@@ -149,22 +167,11 @@ class _Statements:
             ).format(
                 sql.Literal(rollout),
                 sql.Literal(mapping.old.oid),
-                row_sync.failure_key(mapping.old, _OLD),
+                row_objects.failure_key(mapping.old, _OLD),
                 sql.Literal(str(mapping.id)),
             )
             kinds = [sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(known, kind) for kind in kinds]
         self._kinds = kinds
-
-    @staticmethod
-    def _failures(
-        conn: psycopg.Connection[Any], mapping: RowMapping, rollout: int
-    ) -> tuple[int, list[str]] | None:
-        row = conn.execute(
-            "SELECT pg_catalog.count(*), (pg_catalog.array_agg(key::text ORDER BY at))[1:%s] FROM zdm.sync_failures"
-            " WHERE rollout = %s AND table_oid = %s AND group_name = %s",
-            [SAMPLES, rollout, mapping.old.oid, str(mapping.id)],
-        ).fetchone()
-        return (row[0], list(row[1])) if row is not None and row[0] else None
 
     def bounds(self, conn: psycopg.Connection[Any], rows: int) -> list[Bound]:
         """Where the ranges begin, the first one at the beginning of all."""

@@ -1,0 +1,175 @@
+"""From a mapping of many to one that an operation asks for to a checked one, tried on real rows."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from zdm.db.expressions import CheckColumn, Request
+from zdm.db.introspect import type_comparison
+from zdm.db.session import transaction
+from zdm.engine.mapper import Mapper
+from zdm.errors import Problem
+from zdm.model.expression import ColumnRef, Expression
+from zdm.model.names import QualifiedName
+from zdm.model.plan import Finding, Severity
+from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide
+from zdm.operations.rows import DraftRows, DraftSide
+from zdm.sql import parent_sync
+from zdm.sql.identifiers import qualified_name
+
+_SAMPLE = 100_000
+
+
+def parent_mapping(
+    mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName]
+) -> RowMapping | None:
+    """The checked mapping; problems are collected in the mapper."""
+    parent = draft.parent
+    assert parent is not None
+    del taken  # links have a table of their own
+    before = len(mapper.problems)
+    old, label = draft.old, draft.operation
+    own = [CheckColumn(name, name, type_, collation) for name, type_, collation in old.readable]
+    theirs = [CheckColumn(n, f"{PARENT}{n}", t, c) for n, t, c in parent.side.readable]
+    # A name means the parent's column, where it has one of that name.
+    inner = {column.shown_name for column in theirs}
+    both = [*theirs, *(column for column in own if column.shown_name not in inner)]
+    types = {name: (type_, collation) for name, type_, collation in parent.side.readable}
+    natural = mapper.check(
+        old.table.name,
+        own,
+        {
+            name: Request(label, value, *types[name])
+            for name, value in zip(parent.side.key, parent.values, strict=True)
+        },
+    )
+    backwards = mapper.check(
+        parent.side.table.name,
+        both,
+        {c.name: Request(label, c.value, c.type, c.collation) for c in old.columns},
+    )
+    empties = mapper.check(
+        old.table.name,
+        own,
+        {c.name: Request(label, c.empty, c.type, c.collation) for c in old.columns if c.empty is not None},
+    )
+    where = None
+    if draft.where is not None:
+        where = mapper.check(old.table.name, own, {"where": Request(label, draft.where)}).get("where")
+        if where is not None and where.type != "boolean":
+            mapper.problems.append(
+                Problem(f"{draft.where!r} is of type {where.type}; a condition is needed", label)
+            )
+    if len(mapper.problems) > before:
+        return None
+    comparisons = tuple(type_comparison(mapper.conn, *types[name]) for name in parent.side.key)
+    return RowMapping(
+        id=draft.new.table,
+        number=number,
+        operation=label,
+        old=_side(
+            old,
+            columns=tuple(
+                MirroredColumn(
+                    name=c.name,
+                    type=c.type,
+                    comparison=type_comparison(mapper.conn, c.type, c.collation),
+                    value=backwards[c.name],
+                    not_null=c.not_null,
+                    cleared=empties.get(c.name),
+                )
+                for c in old.columns
+            ),
+        ),
+        new=_side(draft.new, key_values=tuple(_plain(old, name) for name in old.key)),
+        parent=ParentSide(
+            table=parent.side.table,
+            oid=parent.side.oid,
+            kind=parent.side.kind,
+            key=tuple(parent.side.key),
+            key_values=tuple(natural[name] for name in parent.side.key),
+            key_types=tuple(types[name][0] for name in parent.side.key),
+            columns=(),
+            created=parent.side.created,
+            comparisons=comparisons,
+            identity=tuple(parent.identity),
+            identity_types=tuple(types[name][0] for name in parent.identity),
+            reference=tuple(parent.reference),
+            unused=parent.unused,
+        ),
+        where=where,
+        unmapped=draft.unmapped,
+    )
+
+
+def _plain(side: DraftSide, name: str) -> Expression:
+    types = {column: type_ for column, type_, _ in side.readable}
+    return Expression(source=name, parts=(ColumnRef(column=name),), type=types[name])
+
+
+def _side(
+    side: DraftSide, *, columns: tuple[MirroredColumn, ...] = (), key_values: tuple[Expression, ...] = ()
+) -> RowSide:
+    types = {name: type_ for name, type_, _ in side.readable}
+    return RowSide(
+        table=side.table,
+        oid=side.oid,
+        kind=side.kind,
+        key=tuple(side.key),
+        key_values=key_values,
+        key_types=tuple(types[name] for name in side.key),
+        columns=columns,
+        guarded=side.guarded,
+        created=side.created,
+    )
+
+
+# --- trying it ----------------------------------------------------------------------------------------------------------
+
+
+def measure_parents(mapper: Mapper, mapping: RowMapping) -> None:
+    """Find rows that have no form in the new version, and values that would not come back as they were.
+
+    All rows of a table of up to about 100,000, else pages taken at random. The table is only read.
+    """
+    draft = next(d for d in mapper.draft.rows if d.operation == mapping.operation).parent
+    assert mapping.parent is not None
+    assert draft is not None
+    statement = _trial(mapper, mapping, mapping.parent)
+    with transaction(mapper.conn, isolation="repeatable read", rollback=True):
+        mapper.conn.execute(statement)
+        row = mapper.conn.execute("SELECT * FROM pg_temp._zdm_parents()").fetchone()
+    assert row is not None
+    rows, failed, failed_keys, message, lost, lost_keys = row
+    if failed:
+        mapper.findings.append(
+            Finding(
+                severity=Severity.WARNING,
+                text=f"{failed} of {rows} rows of {mapping.old.table} have no form in {mapping.parent.table}, for example "
+                f"{'; '.join(failed_keys)} ({message}); the backfill will stop there until they are corrected",
+                where=mapping.operation,
+                rule="up-raises",
+            )
+        )
+    if lost and not draft.lossy:
+        mapper.problems.append(
+            Problem(
+                f"{', '.join(c.name for c in mapping.old.columns)}: what comes back from {mapping.parent.table} differs in "
+                f"{lost} of {rows} rows of {mapping.old.table} (for example {'; '.join(lost_keys)})",
+                mapping.operation,
+                "Correct `values` or `down`, or declare the loss with `lossy: true`.",
+                "lossy-mapping",
+            )
+        )
+
+
+def _trial(mapper: Mapper, mapping: RowMapping, parent: ParentSide) -> sql.Composed:
+    table = mapper.draft.tables[mapping.old.table]
+    source: sql.Composable = qualified_name(mapping.old.table)
+    if table.rows > _SAMPLE * 1.2:
+        share = max(0.0001, 100.0 * _SAMPLE / table.rows)
+        source = sql.SQL("{} TABLESAMPLE SYSTEM ({})").format(source, sql.Literal(share))
+    return sql.SQL(
+        "CREATE FUNCTION pg_temp._zdm_parents(OUT rows int8, OUT failed int8, OUT failed_keys text[], OUT message text,"
+        " OUT lost int8, OUT lost_keys text[]) LANGUAGE plpgsql AS {body}"
+    ).format(body=sql.Literal(parent_sync.trial(mapping, parent, source, limit=_SAMPLE * 2).as_string(None)))

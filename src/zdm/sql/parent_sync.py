@@ -1,0 +1,572 @@
+"""The functions and triggers of a mapping of many to one: values of the source, a link, and a shared parent found by its natural key.
+
+Three tables are watched: the source (`old`), the links (`new`) and the parents (`parent`). ``settle_new`` makes the links of a row of
+the source hold what its values say, ``settle_old`` the other way round, for the source's row of one link. All who write links of one
+row of the source hold its lock.
+"""
+
+from __future__ import annotations
+
+import re
+
+from psycopg import sql
+
+from zdm.model.expression import Expression
+from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, UnusedParents
+from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
+from zdm.sql.row_objects import (
+    RAISED,
+    Function,
+    Objects,
+    Side,
+    Trigger,
+    equal,
+    failed,
+    name_of,
+    record_failure,
+    same_key,
+)
+from zdm.sql.rows import render
+from zdm.sql.sync import SCHEMA
+from zdm.sql.templates import dollar_quoted, load
+
+_SOURCE, _LINK, _PARENT = "zdm_s", "zdm_l", "zdm_p"
+
+_LENGTH = re.compile(r"(character varying)\(\d+\)")
+
+
+def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
+    """The functions that are made for one side."""
+    purposes = {
+        "old": ("on_old", "settle_new", "find", "same"),
+        "new": ("on_new", "settle_old", "wanted", "late"),
+        "parent": ("on_parent",),
+    }
+    return [name_of(mapping, rollout, purpose) for purpose in purposes[side]]
+
+
+def wanted_by(mapping: RowMapping, rollout: int) -> sql.Identifier:
+    """The function that says whether a row of the source has a parent; true for one that raises."""
+    return sql.Identifier(SCHEMA, name_of(mapping, rollout, "wanted"))
+
+
+def links(mapping: RowMapping, link: str, source: str) -> sql.Composable:
+    """A condition over two aliases: the link is of this row of the source."""
+    return equal(mapping.new.key, link, mapping.old.key, source)
+
+
+def refers(parent: ParentSide, link: str, alias: str) -> sql.Composable:
+    """A condition over two aliases: the link refers to this parent."""
+    return equal(parent.reference, link, parent.identity, alias)
+
+
+def wants(mapping: RowMapping, parent: ParentSide, alias: str) -> sql.Composable:
+    """A condition over a row of the source, never NULL: by the old version's values it has a parent."""
+    if mapping.where is not None:
+        return sql.SQL("({} IS TRUE)").format(render(mapping.where, alias))
+    return all_of(sql.SQL("({} IS NOT NULL)").format(render(value, alias)) for value in parent.key_values)
+
+
+def follows(mapping: RowMapping, parent: ParentSide, source: str, alias: str) -> sql.Composable:
+    """A condition over a row of the source and a parent, never NULL: either follows from the other.
+
+    What of the natural key does not read the held columns (whose the row is) cannot be written back, so it must be the same.
+    """
+    held = any_of(
+        [same_natural(mapping, parent, source, alias, held=True), _goes_back(mapping, source, alias)]
+    )
+    return all_of([same_natural(mapping, parent, source, alias, held=False), held])
+
+
+def same_natural(
+    mapping: RowMapping, parent: ParentSide, source: str, alias: str, *, held: bool
+) -> sql.Composable:
+    """A condition, never NULL: the parent has the natural key that the row says, as far as that reads held columns, or does not."""
+    columns = {c.name for c in mapping.old.columns}
+    return all_of(
+        sql.SQL("NOT {}").format(
+            differs(
+                column(name, alias), _as(render(value, source), type_), comparison, _LENGTH.sub(r"\1", type_)
+            )
+        )
+        for name, type_, value, comparison in zip(
+            parent.key, parent.key_types, parent.key_values, parent.comparisons, strict=True
+        )
+        if held != columns.isdisjoint(value.columns)
+    )
+
+
+def _goes_back(mapping: RowMapping, source: str, alias: str) -> sql.Composable:
+    return all_of(
+        sql.SQL("NOT {}").format(
+            differs(column(c.name, source), _as(_back(c.value, source, alias), c.type), c.comparison, c.type)
+        )
+        for c in mapping.old.columns
+    )
+
+
+def _back(value: Expression, source: str, parent: str) -> sql.Composed:
+    """An expression over the source's row and the parent's."""
+    return value.render(
+        lambda name: (
+            column(name.removeprefix(PARENT), parent) if name.startswith(PARENT) else column(name, source)
+        )
+    )
+
+
+def _as(value: sql.Composable, type_: str) -> sql.Composable:
+    # A cast to a length cuts what is longer; such a value is another one.
+    return sql.SQL("CAST({} AS {})").format(value, type_name(_LENGTH.sub(r"\1", type_)))
+
+
+def clearing(side: RowSide, alias: str) -> sql.Composed:
+    """The SET list that empties a row of the source."""
+    return comma(sql.SQL("{} = {}").format(column(c.name), _empty(c, alias)) for c in side.columns)
+
+
+def _empty(found: MirroredColumn, alias: str) -> sql.Composable:
+    if found.cleared is not None:
+        return render(found.cleared, alias)
+    return sql.SQL("NULL") if found.empty is None else sql.SQL("({})").format(trusted(found.empty))
+
+
+class ParentObjects(Objects):
+    """Everything that watches one of the three tables."""
+
+    def __init__(self, mapping: RowMapping, parent: ParentSide, rollout: int, side: Side) -> None:
+        super().__init__(mapping, rollout, side)
+        self.parent = parent
+        self.names = {
+            "source": qualified_name(mapping.old.table),
+            "link": qualified_name(mapping.new.table),
+            "parent": qualified_name(parent.table),
+        }
+        self.others = sql.Literal(f"{mapping.number}:new:*")
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        if self.side == "old":
+            return (self._find(), self._same(), self._settle_new(), self._on())
+        if self.side == "new":
+            return (self._wanted(), self._settle_old(), self._late(), self._on())
+        return (self._on(),)
+
+    @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        on = self._named(f"on_{self.side}")
+        found = [
+            self._trigger("update", "UPDATE", on, self._changed(self._reads)),
+            self._trigger("delete", "DELETE", on),
+            self._statement_trigger(on),
+        ]
+        if self.side != "parent":
+            found.insert(0, self._trigger("insert", "INSERT", on))
+        if self.side == "new":
+            late = self._named("late")
+            # A link that follows from the old value needs no second look.
+            unlike = sql.SQL("pg_catalog.current_setting('zdm.row', true) IS DISTINCT FROM {}").format(
+                self._guard(self.mine.key, "new")
+            )
+            found += [
+                self._trigger("late_insert", "INSERT", late, unlike, late=True),
+                self._trigger("late_update", "UPDATE", late, self._changed(self.mine.key), late=True),
+            ]
+        return tuple(found)
+
+    @property
+    def _reads(self) -> tuple[str, ...]:
+        mapping, parent = self.mapping, self.parent
+        backwards = [name for c in mapping.old.columns for name in c.value.columns]
+        if self.side == "old":
+            found = [*mapping.old.key, *(c.name for c in mapping.old.columns)]
+            found += [name for value in parent.key_values for name in value.columns]
+            found += [name for name in backwards if not name.startswith(PARENT)]
+            found += mapping.where.columns if mapping.where is not None else ()
+        elif self.side == "new":
+            found = [*mapping.new.key, *parent.reference]
+        else:
+            found = [*parent.key, *parent.identity]
+            found += [name.removeprefix(PARENT) for name in backwards if name.startswith(PARENT)]
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def _expressions(self) -> list[Expression]:
+        old = self.mapping.old.columns
+        found = [*self.parent.key_values, *(c.value for c in old)]
+        found += [c.cleared for c in old if c.cleared is not None]
+        return [*found, *((self.mapping.where,) if self.mapping.where is not None else ())]
+
+    # --- functions ------------------------------------------------------------------------------------------------------
+
+    def _named(self, purpose: str) -> str:
+        return name_of(self.mapping, self.rollout, purpose)
+
+    def _called(self, purpose: str) -> sql.Identifier:
+        return sql.Identifier(SCHEMA, self._named(purpose))
+
+    def _made(
+        self, purpose: str, template: str, takes: sql.Composable, /, **pieces: sql.Composable
+    ) -> Function:
+        definition = dollar_quoted(template, function=self._called(purpose), **pieces)
+        return Function(self._named(purpose), takes, definition, self._label(template, definition))
+
+    def _guard(self, names: tuple[str, ...], alias: str) -> sql.Composable:
+        """The row of the source, as `zdm.row` names it while it is mirrored either way."""
+        return sql.SQL("pg_catalog.concat_ws(':', {}, ROW({})::pg_catalog.text)").format(
+            sql.Literal(f"{self.mapping.number}:row"), comma(column(name, alias) for name in names)
+        )
+
+    def _find(self) -> Function:
+        parent = self.parent
+        arguments = comma(type_name(_LENGTH.sub(r"\1", type_)) for type_ in parent.key_types)
+        values = [sql.SQL("${}").format(sql.Literal(n)) for n in range(1, len(parent.key) + 1)]
+        return self._made(
+            "find",
+            "parent_find",
+            arguments,
+            arguments=arguments,
+            parent=self.names["parent"],
+            same=all_of(
+                sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, _PARENT), value)
+                for name, value in zip(parent.key, values, strict=True)
+            ),
+            columns=comma(column(name) for name in parent.key),
+            values=comma(values),
+        )
+
+    def _wanted(self) -> Function:
+        return self._made(
+            "wanted",
+            "parent_wanted",
+            self.names["source"],
+            source=self.names["source"],
+            wanted=wants(self.mapping, self.parent, "zdm_row"),
+        )
+
+    def _same(self) -> Function:
+        mapping, parent = self.mapping, self.parent
+        return self._made(
+            "same",
+            "parent_same",
+            sql.SQL("{0}, {0}").format(self.names["source"]),
+            source=self.names["source"],
+            before=wants(mapping, parent, "zdm_was"),
+            after=wants(mapping, parent, "zdm_row"),
+            same=all_of(
+                sql.SQL("NOT {}").format(
+                    differs(
+                        _as(render(value, "zdm_was"), type_),
+                        _as(render(value, "zdm_row"), type_),
+                        comparison,
+                        _LENGTH.sub(r"\1", type_),
+                    )
+                )
+                for type_, value, comparison in zip(
+                    parent.key_types, parent.key_values, parent.comparisons, strict=True
+                )
+            ),
+        )
+
+    def _settle_new(self) -> Function:
+        mapping, parent = self.mapping, self.parent
+        identity = comma(column(name, "zdm_parent") for name in parent.identity)
+        released: sql.Composable = sql.SQL("        NULL;")
+        if parent.unused is UnusedParents.REMOVE:
+            released = load("parent_released").fill(
+                parent=self.names["parent"],
+                link=self.names["link"],
+                of_link=refers(parent, "zdm_before", _PARENT),
+                users=refers(parent, _LINK, _PARENT),
+            )
+        forget = sql.SQL("  DELETE {};").format(failed(mapping, self.rollout, mapping.old, "zdm_at"))
+        return self._made(
+            "settle_new",
+            "parent_settle_new",
+            sql.SQL("{0}, {0}, pg_catalog.text").format(self.names["source"]),
+            **self.names,
+            declare=sql.SQL("\n").join(
+                sql.SQL("  {} {};").format(_value(number), type_name(type_))
+                for number, type_ in enumerate(parent.key_types)
+            ),
+            guard=self._guard(mapping.old.key, "zdm_at"),
+            own_key=same_key(mapping.old, _SOURCE, "zdm_at"),
+            key_same=same_key(mapping.old, "zdm_at", "zdm_was"),
+            same=self._called("same"),
+            wanted=wanted_by(mapping, self.rollout),
+            compute=self._compute("zdm_row"),
+            probe_compute=self._compute("zdm_was"),
+            agree=self._agree(forget),
+            find=sql.SQL("{}({})").format(
+                self._called("find"), comma(_value(number) for number, _ in enumerate(parent.key))
+            ),
+            linked=links(mapping, _LINK, "zdm_at"),
+            link_columns=comma(column(name) for name in (*mapping.new.key, *parent.reference)),
+            link_values=comma([*(column(name, "zdm_at") for name in mapping.old.key), identity]),
+            was_values=comma([*(column(name, "zdm_was") for name in mapping.old.key), identity]),
+            same_parent=refers(parent, _LINK, "zdm_parent"),
+            released=released,
+            fail=record_failure(mapping, self.rollout, mapping.old, "zdm_at"),
+            forget=forget,
+        )
+
+    def _compute(self, alias: str) -> sql.Composable:
+        """The natural key by a row of the source; nothing is written."""
+        lines: list[sql.Composable] = []
+        for number, (name, value) in enumerate(zip(self.parent.key, self.parent.key_values, strict=True)):
+            message = f"{name} of {self.parent.table} would be NULL, and must not be"
+            lines.append(sql.SQL("      {} := {};").format(_value(number), render(value, alias)))
+            lines.append(
+                sql.SQL(
+                    "      IF {} IS NULL THEN\n        RAISE not_null_violation USING MESSAGE = {};\n      END IF;"
+                ).format(_value(number), sql.Literal(message))
+            )
+        return sql.SQL("\n").join(lines)
+
+    def _agree(self, forget: sql.Composable) -> sql.Composable:
+        return sql.SQL(
+            "      BEGIN\n"
+            "        PERFORM FROM {link} AS zdm_l JOIN {parent} AS zdm_p ON {refers} WHERE {linked} AND {follows}\n"
+            "          AND NOT EXISTS (SELECT FROM {link} AS zdm_x WHERE {others} AND NOT {same});\n"
+            "      EXCEPTION\n{raised}        WHEN OTHERS THEN PERFORM WHERE false;\n      END;\n"
+            "      IF FOUND THEN\n{forget}\n        RETURN true;\n      END IF;"
+        ).format(
+            link=self.names["link"],
+            parent=self.names["parent"],
+            refers=refers(self.parent, _LINK, _PARENT),
+            linked=links(self.mapping, _LINK, "zdm_at"),
+            follows=follows(self.mapping, self.parent, "zdm_row", _PARENT),
+            others=links(self.mapping, "zdm_x", "zdm_at"),
+            same=equal(self.parent.reference, "zdm_x", self.parent.reference, _LINK),
+            raised=RAISED,
+            forget=forget,
+        )
+
+    def _settle_old(self) -> Function:
+        mapping, parent = self.mapping, self.parent
+        return self._made(
+            "settle_old",
+            "parent_settle_old",
+            sql.SQL("{}, pg_catalog.text").format(self.names["link"]),
+            **self.names,
+            guard=self._guard(mapping.new.key, "zdm_at"),
+            all=self.others,
+            source_of=equal(mapping.old.key, _SOURCE, mapping.new.key, "zdm_at"),
+            links_of=same_key(mapping.new, _LINK, "zdm_at"),
+            joined=refers(parent, _LINK, _PARENT),
+            agree=follows(mapping, parent, "zdm_row", _PARENT),
+            wanted=wanted_by(mapping, self.rollout),
+            failure=failed(mapping, self.rollout, mapping.old, "zdm_row"),
+            belongs=same_natural(mapping, parent, "zdm_row", "zdm_parent", held=False),
+            stranger=sql.Literal(
+                f"the row %s of {mapping.old.table} and its row of {parent.table} do not belong together: they differ in "
+                f"{', '.join(parent.key)}, which the old version could not hold"
+            ),
+            parent_text=sql.Literal(f"there is no such row in {parent.table}"),
+            assign=comma(
+                sql.SQL("{} = {}").format(column(c.name), _back(c.value, _SOURCE, "zdm_parent"))
+                for c in mapping.old.columns
+            ),
+            clear=clearing(mapping.old, _SOURCE),
+            names=sql.Literal(", ".join(c.name for c in mapping.old.columns)),
+        )
+
+    def _late(self) -> Function:
+        mapping = self.mapping
+        return self._made(
+            "late",
+            "parent_late",
+            sql.SQL(""),
+            settings=self._settings,
+            link=self.names["link"],
+            links_of=same_key(mapping.new, _LINK, "zdm_at"),
+            settle=self._called("settle_old"),
+            message=sql.SQL("pg_catalog.format({}, {})").format(
+                sql.Literal(f"%s would have several rows of {mapping.new.table}: the old version holds one"),
+                self._guard(mapping.new.key, "zdm_at"),
+            ),
+        )
+
+    def _on(self) -> Function:
+        lines = {"old": self._on_source, "new": self._on_link, "parent": self._on_parent}[self.side]()
+        return self._made(
+            f"on_{self.side}",
+            "parent_trigger",
+            sql.SQL(""),
+            settings=self._settings,
+            source=self.names["source"],
+            link=self.names["link"],
+            **lines,
+        )
+
+    def _on_source(self) -> dict[str, sql.Composable]:
+        mapping, settle = self.mapping, self._called("settle_new")
+        moved = self._guarded(
+            sql.SQL("UPDATE {} AS zdm_l SET {} WHERE {}").format(
+                self.names["link"],
+                comma(
+                    sql.SQL("{} = {}").format(column(link), column(own, "new"))
+                    for link, own in zip(mapping.new.key, mapping.old.key, strict=True)
+                ),
+                links(mapping, _LINK, "old"),
+            )
+        )
+        return {
+            "inserted": sql.SQL("    PERFORM {}(NEW, zdm_none, 'insert');").format(settle),
+            "updated": sql.SQL("    IF {} THEN\n{}\n    END IF;\n    PERFORM {}(NEW, OLD, 'update');").format(
+                self._changed(mapping.old.key), moved, settle
+            ),
+            "deleted": sql.SQL("    PERFORM {}(OLD, OLD, 'delete');").format(settle),
+            "truncated": sql.SQL(
+                "{}\n    DELETE FROM zdm.sync_failures WHERE rollout = {} AND group_name = {};"
+            ).format(
+                load("row_truncate").fill(target=self.names["link"], guard=self.others),
+                sql.Literal(self.rollout),
+                sql.Literal(str(mapping.id)),
+            ),
+        }
+
+    def _on_link(self) -> dict[str, sql.Composable]:
+        settle = self._called("settle_old")
+        emptied = sql.SQL("UPDATE {} AS zdm_s SET {} WHERE {}(zdm_s)").format(
+            self.names["source"], clearing(self.mapping.old, _SOURCE), wanted_by(self.mapping, self.rollout)
+        )
+        return {
+            "inserted": sql.SQL("    PERFORM {}(NEW, 'insert');").format(settle),
+            "updated": sql.SQL(
+                "    IF {} THEN\n      PERFORM {}(OLD, 'follow');\n    END IF;\n    PERFORM {}(NEW, 'update');"
+            ).format(self._changed(self.mapping.new.key), settle, settle),
+            "deleted": sql.SQL("    PERFORM {}(OLD, 'follow');").format(settle),
+            # Every row's own trigger finds it without a link, and agrees.
+            "truncated": sql.SQL("    {};").format(emptied),
+        }
+
+    def _on_parent(self) -> dict[str, sql.Composable]:
+        parent = self.parent
+        of_new, of_old = (refers(parent, _LINK, alias) for alias in ("new", "old"))
+        moved = self._guarded(
+            sql.SQL("UPDATE {} AS zdm_l SET {} WHERE {}").format(
+                self.names["link"],
+                comma(
+                    sql.SQL("{} = {}").format(column(link), column(own, "new"))
+                    for link, own in zip(parent.reference, parent.identity, strict=True)
+                ),
+                of_old,
+            )
+        )
+        return {
+            "inserted": sql.SQL("    NULL;"),
+            "updated": sql.SQL(
+                "    IF {} THEN\n{}\n    END IF;\n"
+                "    FOR zdm_link IN SELECT zdm_l.* FROM {} AS zdm_l WHERE {} ORDER BY {} LOOP\n"
+                "      PERFORM {}(zdm_link, 'follow');\n    END LOOP;"
+            ).format(
+                self._changed(parent.identity),
+                moved,
+                self.names["link"],
+                of_new,
+                comma(column(name, _LINK) for name in self.mapping.new.key),
+                self._called("settle_old"),
+            ),
+            "deleted": sql.SQL("    DELETE FROM {} AS zdm_l WHERE {};").format(self.names["link"], of_old),
+            "truncated": sql.SQL("    DELETE FROM {};").format(self.names["link"]),
+        }
+
+    def _guarded(self, statement: sql.Composable) -> sql.Composable:
+        """A statement whose writes of links mean nothing new."""
+        return sql.SQL(
+            "      PERFORM pg_catalog.set_config('zdm.row', {}, true);\n      {};\n"
+            "      PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);"
+        ).format(self.others, statement)
+
+
+def comparison(mapping: RowMapping, parent: ParentSide) -> sql.Composed:
+    """What the verification asks, in short: rows of the source and their links, where they disagree."""
+    return sql.SQL(
+        "SELECT count(*) FROM {} AS o FULL JOIN ({} AS l JOIN {} AS p ON {}) ON {} WHERE o IS NULL OR (l IS NULL AND {}) OR NOT {}"
+    ).format(
+        qualified_name(mapping.old.table),
+        qualified_name(mapping.new.table),
+        qualified_name(parent.table),
+        refers(parent, "l", "p"),
+        links(mapping, "l", "o"),
+        wants(mapping, parent, "o"),
+        follows(mapping, parent, "o", "p"),
+    )
+
+
+def settling(mapping: RowMapping, rollout: int, side: Side, alias: str) -> sql.Composed:
+    """The call that makes `side` hold what the row of the other side, under this alias, says."""
+    function = sql.Identifier(SCHEMA, name_of(mapping, rollout, f"settle_{side}"))
+    if side == "new":
+        source = qualified_name(mapping.old.table)
+        return sql.SQL("{f}(ROW({a}.*)::{t}, NULL::{t}, 'repair')").format(
+            f=function, a=sql.Identifier(alias), t=source
+        )
+    return sql.SQL("{}(ROW({}.*)::{}, 'repair')").format(
+        function, sql.Identifier(alias), qualified_name(mapping.new.table)
+    )
+
+
+def finding(mapping: RowMapping, parent: ParentSide, rollout: int, alias: str) -> sql.Composed:
+    """The call that finds, or makes, the parent of a row of the source."""
+    values = comma(
+        _as(render(value, alias), type_)
+        for value, type_ in zip(parent.key_values, parent.key_types, strict=True)
+    )
+    return sql.SQL("{}({})").format(sql.Identifier(SCHEMA, name_of(mapping, rollout, "find")), values)
+
+
+def trial(mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, limit: int) -> sql.Composed:
+    """The body of a function that tries the mapping on rows of the source, without writing.
+
+    Values are assigned to variables of the parent's types, as the sync will: what is too long raises. Whether they come back is asked
+    where that depends on the natural key alone.
+    """
+    variables = {f"{PARENT}{name}": _value(number) for number, name in enumerate(parent.key)}
+    known = all(
+        name in variables for c in mapping.old.columns for name in c.value.columns if name.startswith(PARENT)
+    )
+    lost: sql.Composable = sql.SQL("false")
+    if known:
+        lost = any_of(
+            differs(
+                column(c.name, "zdm_row"),
+                _as(c.value.render(lambda name: variables.get(name, column(name, "zdm_row"))), c.type),
+                c.comparison,
+                c.type,
+            )
+            for c in mapping.old.columns
+        )
+    lines = [
+        sql.SQL(
+            "{v} := {e}; IF {v} IS NULL THEN RAISE not_null_violation USING MESSAGE = {m}; END IF;"
+        ).format(v=_value(number), e=render(value, "zdm_row"), m=sql.Literal(f"{name} would be NULL"))
+        for number, (name, value) in enumerate(zip(parent.key, parent.key_values, strict=True))
+    ]
+    return sql.SQL(
+        "DECLARE zdm_row {table}; {declare} zdm_key text; BEGIN rows := 0; failed := 0; lost := 0; failed_keys := '{{}}'; lost_keys := '{{}}';"
+        " FOR zdm_row IN SELECT * FROM {source} LIMIT {limit} LOOP rows := rows + 1; zdm_key := pg_catalog.concat_ws(', ', {key});"
+        " BEGIN IF {wants} THEN {compute} IF {lost} THEN lost := lost + 1;"
+        " IF lost <= 3 THEN lost_keys := lost_keys || zdm_key; END IF; END IF; END IF;"
+        " EXCEPTION WHEN query_canceled THEN RAISE; WHEN OTHERS THEN failed := failed + 1; message := SQLERRM;"
+        " IF failed <= 3 THEN failed_keys := failed_keys || zdm_key; END IF; END; END LOOP; END"
+    ).format(
+        table=qualified_name(mapping.old.table),
+        declare=sql.SQL(" ").join(
+            sql.SQL("{} {};").format(_value(number), type_name(type_))
+            for number, type_ in enumerate(parent.key_types)
+        ),
+        source=source,
+        limit=sql.Literal(limit),
+        key=comma(
+            sql.SQL("{} || zdm_row.{}::text").format(sql.Literal(f"{name}="), column(name))
+            for name in mapping.old.key
+        ),
+        wants=wants(mapping, parent, "zdm_row"),
+        compute=sql.SQL(" ").join(lines),
+        lost=lost,
+    )
+
+
+def _value(number: int) -> sql.Identifier:
+    return sql.Identifier(f"zdm_v{number}")

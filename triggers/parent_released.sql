@@ -1,0 +1,16 @@
+-- template: parent_released
+-- version: 1
+-- parameters: parent, link, of_link, users
+-- A parent that the old version let go of goes if nothing else refers to it. Whoever is about to refer to it holds its lock, so that
+-- it is passed over, or waits for this one's, and makes a new one. Only what the statement sees now can say that: at READ COMMITTED.
+
+        IF NOT zdm_later THEN
+          BEGIN
+            PERFORM FROM {parent} AS zdm_p WHERE {of_link} FOR UPDATE SKIP LOCKED;
+            IF FOUND THEN
+              DELETE FROM {parent} AS zdm_p WHERE {of_link} AND NOT EXISTS (SELECT FROM {link} AS zdm_l WHERE {users});
+            END IF;
+          EXCEPTION
+            WHEN integrity_constraint_violation THEN NULL;
+          END;
+        END IF;
