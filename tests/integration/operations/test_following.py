@@ -15,8 +15,11 @@ from tests.support.interleave import eventually
 from tests.support.servers import Database, Server
 from tests.support.versions import on_all_versions
 from tests.support.writers import Writers
+from zdm.db.introspect import read_table
+from zdm.db.session import connect
 from zdm.engine.rollout import Engine
 from zdm.errors import BadInput, Drift
+from zdm.model.names import qualified
 from zdm.model.phases import State
 from zdm.model.requests import Dependents
 from zdm.operations.migration import Migration
@@ -171,6 +174,10 @@ def test_a_subscriber_gets_one_stream_without_a_break(make_server: ServerFactory
             "CREATE SUBSCRIPTION s CONNECTION {} PUBLICATION p WITH (create_slot = false, copy_data = false)"
         ).format(sql.Literal(publisher.dsn))
         subscriber.execute(text.as_string(None))
+        with connect(subscriber.dsn, application_name="test") as conn:
+            table = read_table(conn, qualified("public", "items"))
+        assert table is not None
+        assert [d.name for d in table.dependents if d.kind == "subscription"] == ["s"]
         engine, migration = Engine(publisher.dsn), widen()
         engine.init()
         expected: dict[int, int] = {}

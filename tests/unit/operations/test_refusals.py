@@ -214,6 +214,20 @@ def test_a_generated_column_may_go_with_the_column_it_uses() -> None:
     assert "the generated column g uses a" in run([subject], both[1]).texts()[0]
 
 
+def test_a_subscription_may_write_a_column_that_is_only_cast_under_its_name() -> None:
+    """After cleanup nothing maps what the publisher sends."""
+    subject = table(
+        "t", column("a"), column("b"), dependents=(Dependent(kind="subscription", name="s", oid=7),)
+    )
+    outcome = run([subject], op("change_type", column="a", to="bigint"))
+    assert outcome.texts() == []
+    assert [f.rule for f in outcome.draft.findings] == ["subscribed-column"]
+    for mapped in ({"up": "a * 100", "down": "a / 100"}, {"name": "c"}):
+        (problem,) = run([subject], op("change_type", column="a", to="bigint", **mapped)).problems
+        assert problem.rule == "subscribed-column"
+        assert problem.remedy
+
+
 def test_views_of_zdm_itself_do_not_stand_in_the_way() -> None:
     from zdm.operations import fidelity
     from zdm.operations.base import Draft
