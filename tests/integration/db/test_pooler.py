@@ -2,77 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from tests.integration.db.support import lock
 from tests.support import Database, eventually
+from tests.support.pooler import pgbouncer
 from zdm.db.locks import run_concurrently, run_locked
 from zdm.db.session import PINNED, connect, fetch_value, transaction
 from zdm.errors import ZdmError
 
-PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
-
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A directory that an unprivileged account can reach; pytest's own is closed to others."""
-    with tempfile.TemporaryDirectory(prefix="zdm-pgbouncer-") as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def pooled(database: Database, folder: Path) -> Iterator[str]:
+def pooled(database: Database) -> Iterator[str]:
     """The URL of a pgbouncer in transaction mode, with one server connection for everybody."""
-    if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed")
-    server = conninfo_to_dict(database.dsn)
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    user = str(server["user"])
-    password = str(server.get("password") or "")
-    place = f"host={server['host']} port={server.get('port', 5432)} user={user}"
-    secret = f" password={password}" if password else ""
-    (folder / "users").write_text(f'"{user}" "{password}"\n')
-    config = folder / "pgbouncer.ini"
-    config.write_text(
-        f"[databases]\n{database.name} = {place}{secret}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-        f"unix_socket_dir =\nauth_type = trust\nauth_file = {folder / 'users'}\npool_mode = transaction\n"
-        "default_pool_size = 1\n"
-    )
-    account = None
-    if os.geteuid() == 0:
-        # pgbouncer refuses to run as root.
-        account = "nobody"
-        for path in (folder, *folder.iterdir()):
-            shutil.chown(path, account)
-    process = subprocess.Popen(
-        [PGBOUNCER, str(config)], user=account, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    url = f"postgresql://{user}@127.0.0.1:{port}/{database.name}"
-
-    def answers() -> bool:
-        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url, prepare_threshold=None):
-            return True
-        return False
-
-    try:
-        eventually(answers, what="pgbouncer")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
+    with pgbouncer(database, size=1) as pool:
+        yield pool.url()
 
 
 def test_pinned_in_transactions_and_nothing_leaks(pooled: str, database: Database) -> None:
