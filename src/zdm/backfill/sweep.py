@@ -12,7 +12,7 @@ import psycopg
 from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.table import Statements, same_parts, shapes
 from zdm.backfill.worker import FileChanged, Job, Worker
-from zdm.catalog import backfills
+from zdm.catalog import backfills, sync_failures
 from zdm.db.session import transaction
 from zdm.errors import Busy, Problem, ZdmError
 from zdm.model.mapping import TableMapping
@@ -60,6 +60,7 @@ def sweep(conn: psycopg.Connection[Any], job: Job, rollout: int) -> None:
     deadline: float | None = None
     for attempt in range(10**9):
         found = shapes(conn, mapping)
+        recorded = sync_failures.stamps(conn, rollout, mapping.oid) if job.rows is None else []
         look = _Look()
         for one in found:
             _look(Worker(job, conn, one), job, rollout, one.blocks, look)
@@ -80,6 +81,11 @@ def sweep(conn: psycopg.Connection[Any], job: Job, rollout: int) -> None:
         elif look.failed:
             raise bad_data(conn, job)
         else:
+            if recorded:
+                # No row is failed any more, so what was recorded before this look is of rows that are gone.
+                with transaction(conn):
+                    job.hooks.guard(conn.cursor())
+                    sync_failures.forget(conn, rollout, mapping.oid, recorded)
             return
     raise ZdmError(
         f"rows of {mapping.table} do not stay settled however often they are gone over",

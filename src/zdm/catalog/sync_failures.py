@@ -1,8 +1,8 @@
-"""Rows whose new side could not be derived. The sync triggers write and clear them; this only reads."""
+"""Rows whose new side could not be derived. The sync triggers write and clear them; what they cannot see going is forgotten here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -49,6 +49,41 @@ def all_of(conn: psycopg.Connection[Any], rollout: int, *, limit: int = 100) -> 
             [rollout, limit],
         )
         return cursor.fetchall()
+
+
+Stamp = tuple[str, str, datetime]
+"""A failure as it was recorded: the key as text, the group, and when."""
+
+
+def stamps(
+    conn: psycopg.Connection[Any], rollout: int, table_oid: int, *, limit: int = 10_000
+) -> list[Stamp]:
+    """The oldest failures of one table, for `forget`."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            """
+            SELECT key::text, group_name, at FROM zdm.sync_failures
+            WHERE rollout = %s AND table_oid = %s ORDER BY at LIMIT %s
+            """,
+            [rollout, table_oid, limit],
+        )
+        return cursor.fetchall()
+
+
+def forget(conn: psycopg.Connection[Any], rollout: int, table_oid: int, found: Sequence[Stamp]) -> int:
+    """Forget failures whose rows are gone, unless they were recorded anew since. One write, in the caller's transaction.
+
+    Rows go without a trigger of ours when their partition is dropped, detached or truncated.
+    """
+    keys, groups, times = zip(*found, strict=True) if found else ((), (), ())
+    return conn.execute(
+        """
+        DELETE FROM zdm.sync_failures AS f
+        USING ROWS FROM (unnest(%s::text[]), unnest(%s::text[]), unnest(%s::timestamptz[])) AS g (key, group_name, at)
+        WHERE f.rollout = %s AND f.table_oid = %s AND f.key = g.key::jsonb AND f.group_name = g.group_name AND f.at = g.at
+        """,
+        [list(keys), list(groups), list(times), rollout, table_oid],
+    ).rowcount
 
 
 def clear(conn: psycopg.Connection[Any], rollout: int) -> int:
