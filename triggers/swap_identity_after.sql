@@ -7,12 +7,18 @@
 DO {quote}
 DECLARE
   facts constant pg_catalog.jsonb := pg_catalog.current_setting({memory})::pg_catalog.jsonb;
+  -- Limits of the old sequence's own that the new type cannot reach end where the type does.
+  bound constant numeric := (
+    SELECT CASE a.atttypid WHEN 'smallint'::pg_catalog.regtype THEN 32767 WHEN 'integer'::pg_catalog.regtype THEN 2147483647
+      ELSE 9223372036854775807 END
+    FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = {table}::pg_catalog.regclass AND a.attname = {column});
   item pg_catalog.record;
 BEGIN
   EXECUTE pg_catalog.format(
     'ALTER TABLE %s ALTER COLUMN %I ADD GENERATED %s AS IDENTITY (SEQUENCE NAME %s START WITH %s INCREMENT BY %s %s %s CACHE %s %s)',
     {table}, {column}, facts ->> 'generated', facts ->> 'name', facts ->> 'start', facts ->> 'increment',
-    COALESCE('MINVALUE ' || (facts ->> 'min'), 'NO MINVALUE'), COALESCE('MAXVALUE ' || (facts ->> 'max'), 'NO MAXVALUE'),
+    COALESCE('MINVALUE ' || GREATEST((facts ->> 'min')::numeric, -bound - 1), 'NO MINVALUE'),
+    COALESCE('MAXVALUE ' || LEAST((facts ->> 'max')::numeric, bound), 'NO MAXVALUE'),
     facts ->> 'cache', CASE WHEN (facts ->> 'cycle')::boolean THEN 'CYCLE' ELSE 'NO CYCLE' END);
   PERFORM pg_catalog.setval((facts ->> 'name')::pg_catalog.regclass, (facts ->> 'value')::bigint, (facts ->> 'called')::boolean);
   IF facts ->> 'comment' IS NOT NULL THEN
