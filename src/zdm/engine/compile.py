@@ -15,6 +15,7 @@ from zdm.engine.mapper import Mapper
 from zdm.engine.parent_mapper import measure_parents
 from zdm.engine.promises import find_promises
 from zdm.engine.row_mapper import row_mappings
+from zdm.engine.row_measure import measure_rows
 from zdm.engine.row_steps import row_steps
 from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
@@ -77,9 +78,11 @@ def compile_plan(
     mapper.fail()
     if measure:
         mapper.measure(mappings)
-        for found in rows:
+        for found, asked in zip(rows, draft.rows, strict=True):
             if found.parent is not None:
                 measure_parents(mapper, found)
+            else:
+                measure_rows(mapper, found, lossy=asked.lossy)
         mapper.fail()
     expressions = mapper.requested()
     mapper.fail()

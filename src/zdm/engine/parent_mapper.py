@@ -98,7 +98,6 @@ def parent_mapping(
             unused=parent.unused,
         ),
         where=where,
-        unmapped=draft.unmapped,
     )
 
 

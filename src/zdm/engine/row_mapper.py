@@ -57,7 +57,6 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
         new=new,
         where=where,
         presence=draft.presence,
-        unmapped=draft.unmapped,
         one_way=draft.one_way,
     )
 

@@ -37,13 +37,6 @@ class Presence(StrEnum):
     NEEDED = "needed"
 
 
-class Unmapped(StrEnum):
-    """What becomes of a write that makes a row of the new version which has no old form."""
-
-    REFUSE = "refuse"
-    RECORD = "record"
-
-
 class MirroredColumn(Value):
     """One column that the mapping fills.
 
@@ -166,7 +159,6 @@ class RowMapping(Value):
     new: RowSide
     where: Expression | None = None
     presence: Presence = Presence.EVERY
-    unmapped: Unmapped = Unmapped.REFUSE
     one_way: bool = False
     parent: ParentSide | None = None
 

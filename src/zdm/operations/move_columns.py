@@ -19,7 +19,7 @@ from zdm.operations import ddl
 from zdm.operations.add_foreign_key import Reaction
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
-from zdm.operations.params import Name, Sql, TableName, find_column, find_shape
+from zdm.operations.params import Name, Sql, TableName, find_column, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import (
@@ -81,7 +81,9 @@ class MoveColumns(Operation):
 
     table: TableName = Field(description="the table that has the columns")
     to: TableName = Field(description="the table that gets them")
-    columns: tuple[MovedColumn, ...] = Field(min_length=1, description="the columns, by name or in detail")
+    columns: tuple[MovedColumn, ...] = Field(
+        min_length=1, description="the columns, by name or in detail", json_schema_extra=names_too
+    )
     key: dict[Name, Name] = Field(
         min_length=1,
         description="which row belongs to which: each key column of `to`, and the key column of `table` that it equals",
@@ -93,6 +95,8 @@ class MoveColumns(Operation):
         default=Presence.EVERY,
         description="every: each row has one in `to`; needed: only where a column holds anything but what it is empty with",
     )
+
+    lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
         Scenario(
@@ -214,7 +218,7 @@ class MoveColumns(Operation):
             ],
             readable=readable(shape.table),
         )
-        draft.rows.append(DraftRows(operation=label, old=old, new=new, presence=self.rows))
+        draft.rows.append(DraftRows(operation=label, old=old, new=new, presence=self.rows, lossy=self.lossy))
         for _, column in columns:
             shape.columns.remove(column)
             shape.removed.append(column.physical)

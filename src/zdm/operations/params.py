@@ -127,6 +127,11 @@ TableName = Annotated[str, Field(min_length=1)]
 """A table as ``name``, ``schema.name`` or with quotes; unquoted parts are folded to lower case as in SQL."""
 
 
+def names_too(schema: dict[str, Any]) -> None:
+    """For `json_schema_extra` of a list whose items may be given by name alone."""
+    schema["items"] = {"anyOf": [{"type": "string"}, schema["items"]]}
+
+
 class NewColumnSpec(Value):
     """A column that a split or merge makes."""
 

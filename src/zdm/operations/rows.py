@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zdm.model.names import QualifiedName
-from zdm.model.row_mapping import Presence, SideKind, Unmapped, UnusedParents
+from zdm.model.row_mapping import Presence, SideKind, UnusedParents
 
 
 @dataclass(slots=True)
@@ -70,6 +70,6 @@ class DraftRows:
     new: DraftSide
     where: str | None = None
     presence: Presence = Presence.EVERY
-    unmapped: Unmapped = Unmapped.REFUSE
     one_way: bool = False
+    lossy: bool = False
     parent: DraftParent | None = None

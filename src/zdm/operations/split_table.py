@@ -20,7 +20,7 @@ from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
 from zdm.operations.drop_table import DropTable
-from zdm.operations.params import Name, Sql, TableName, find_shape
+from zdm.operations.params import Name, Sql, TableName, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape
 from zdm.operations.target import (
@@ -79,7 +79,7 @@ class Part(Value):
         description="which row belongs to which: each key column of `to`, and the key column of `table` that it equals",
     )
     columns: tuple[PartColumn, ...] = Field(
-        min_length=1, description="its mapped columns, by name or in detail"
+        min_length=1, description="its mapped columns, by name or in detail", json_schema_extra=names_too
     )
     where: Sql | None = Field(
         default=None, description="only rows that meet this, over the old table's columns"
@@ -95,6 +95,7 @@ class Part(Value):
     one_way: bool = Field(
         default=False, description="what the new version writes here does not flow back to the old table"
     )
+    lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
     create: CreatedPart | None = Field(default=None, description="make `to`; without it, `to` exists already")
 
     @field_validator("columns", mode="before")
@@ -403,6 +404,7 @@ class SplitTable(Operation):
             new=found.side,
             where=part.where,
             one_way=part.one_way,
+            lossy=part.lossy,
         )
 
     # --- steps --------------------------------------------------------------------------------------------------------

@@ -168,6 +168,11 @@ def disagree(mapping: RowMapping, old: str, new: str) -> sql.Composable:
     return all_of(found)
 
 
+def changed(mapping: RowMapping, old: str, new: str) -> sql.Composable:
+    """A condition over two rows that belong together: the old one is not what the new one says of it."""
+    return _differ(mapping.old, old, new)
+
+
 def comparison(mapping: RowMapping) -> sql.Composed:
     """What the verification asks, in short: the pairs that disagree, and rows without the other one."""
     if mapping.parent is not None:

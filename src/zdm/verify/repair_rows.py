@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -60,7 +60,9 @@ def repair_rows(
         total = job.run(statements.different(), statements.settling(statements.different(), side))
         if back:
             return total + job.run(statements.extra(), statements.settling(statements.extra(), side))
-        return total + job.run(statements.extra(), statements.deleting())
+        # What is deleted here must not be mirrored.
+        silent = {"zdm.row": row_sync.backfilling(mapping)}
+        return total + job.run(statements.extra(), statements.deleting(), silent)
     finally:
         conn.close()
 
@@ -200,26 +202,23 @@ class _Job:
     lock_budget: timedelta
     patience: timedelta
 
-    def run(self, found: sql.Composed, statement: sql.Composed) -> int:
+    def run(
+        self, found: sql.Composed, statement: sql.Composed, settings: Mapping[str, str] | None = None
+    ) -> int:
         """Repeat the statement as often as it can have something to do: a row can stay wrong whatever is done."""
         with transaction(self.conn, read_only=True):
             row = self.conn.execute(sql.SQL("SELECT pg_catalog.count(*) {}").format(found)).fetchone()
         left, total = int(row[0]) if row else 0, 0
         while left > 0:
-            total += self._some(statement)
+            total += self._some(statement, settings)
             left -= ROWS
         return total
 
-    def _some(self, statement: sql.Composed) -> int:
+    def _some(self, statement: sql.Composed, settings: Mapping[str, str] | None) -> int:
         deadline = time.monotonic() + self.patience.total_seconds()
         while True:
             try:
-                # What is deleted here must not be mirrored.
-                with transaction(
-                    self.conn,
-                    lock_timeout=self.lock_budget / 2,
-                    settings={"zdm.row": row_sync.backfilling(self.mapping)},
-                ):
+                with transaction(self.conn, lock_timeout=self.lock_budget / 2, settings=settings):
                     self.guard(self.conn.cursor())
                     return self.conn.execute(statement).rowcount
             except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:

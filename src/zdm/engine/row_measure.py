@@ -1,0 +1,122 @@
+"""What the rows of today say to a row mapping: measured before anything changes, refused by name."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from zdm.db.session import transaction
+from zdm.engine.mapper import Mapper
+from zdm.errors import Problem
+from zdm.model.plan import Finding, Roundtrip, Severity
+from zdm.model.row_mapping import RowMapping
+from zdm.sql import row_sync
+from zdm.sql.identifiers import all_of, column, comma, qualified_name, type_name
+from zdm.sql.rows import render
+
+SAMPLES = 5
+
+
+def measure_rows(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
+    """Refuse a table whose rows disagree already, and a mapping that loses values of real rows without saying so."""
+    try:
+        if not mapping.new.created:
+            _there_already(mapper, mapping)
+        if not mapping.one_way:
+            _round_trip(mapper, mapping, lossy=lossy)
+    except psycopg.DataError as error:
+        mapper.findings.append(
+            Finding(
+                severity=Severity.WARNING,
+                text=f"`up` or `down` raises on rows of {mapping.old.table} ({str(error).strip().splitlines()[0]}); they are recorded, "
+                "and refuse the gates until they are corrected",
+                where=mapping.operation,
+                rule="up-raises",
+            )
+        )
+
+
+def _there_already(mapper: Mapper, mapping: RowMapping) -> None:
+    may = [] if mapping.where is None else [sql.SQL("({} IS TRUE)").format(render(mapping.where, "zdm_o"))]
+    wrong = sql.SQL(
+        "FROM {new} AS zdm_n LEFT JOIN {old} AS zdm_o ON {joined} WHERE CASE WHEN {paired} THEN {differs} ELSE true END"
+    ).format(
+        new=qualified_name(mapping.new.table),
+        old=qualified_name(mapping.old.table),
+        joined=all_of([row_sync.joined(mapping, "zdm_o", "zdm_n"), *may]),
+        paired=sql.SQL("{} IS NOT NULL").format(column(mapping.old.key[0], "zdm_o")),
+        differs=row_sync.disagree(mapping, "zdm_o", "zdm_n"),
+    )
+    count, keys = _counted(mapper, wrong, mapping.new.key, "zdm_n")
+    if count:
+        mapper.problems.append(
+            Problem(
+                f"{count} rows of {mapping.new.table} are not what {mapping.old.table} says of them, for example {keys}",
+                mapping.operation,
+                "Which of them is right nobody can tell but you: correct or delete them first.",
+                "rows-disagree",
+            )
+        )
+
+
+def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
+    known = {*mapping.new.key, *(c.name for c in mapping.new.columns)}
+    read = {name for c in mapping.old.followed for name in c.value.columns}
+    if not read or not read <= known or all(c.plain for c in (*mapping.new.followed, *mapping.old.followed)):
+        return
+    made = comma(
+        [
+            *(
+                sql.SQL("{} AS {}").format(render(value, "zdm_o"), column(name))
+                for name, value in zip(mapping.new.key, mapping.new.key_values, strict=True)
+            ),
+            *(
+                sql.SQL("CAST({} AS {}) AS {}").format(
+                    render(c.value, "zdm_o"), type_name(c.type), column(c.name)
+                )
+                for c in mapping.new.columns
+            ),
+        ]
+    )
+    source = sql.SQL("FROM {} AS zdm_o CROSS JOIN LATERAL (SELECT {}) AS zdm_n WHERE {}").format(
+        qualified_name(mapping.old.table), made, row_sync.wanted(mapping, "zdm_o")
+    )
+    rows, _ = _counted(mapper, source, mapping.old.key, "zdm_o")
+    changed = sql.SQL("{} AND {}").format(source, row_sync.changed(mapping, "zdm_o", "zdm_n"))
+    lost, keys = _counted(mapper, changed, mapping.old.key, "zdm_o")
+    mapper.roundtrips.append(
+        Roundtrip(
+            table=mapping.old.table,
+            group=mapping.new.table.name,
+            rows=rows,
+            lost=lost,
+            failed=0,
+            sample_keys=(keys,) if lost else (),
+            declared_lossy=lossy,
+        )
+    )
+    if lost and not lossy:
+        mapper.problems.append(
+            Problem(
+                f"{mapping.new.table}: down(up(x)) differs from x in {lost} of {rows} rows of {mapping.old.table} (for example {keys})",
+                mapping.operation,
+                "Correct `up` or `down`, or declare the loss with `lossy: true`.",
+                "lossy-mapping",
+            )
+        )
+
+
+def _counted(mapper: Mapper, found: sql.Composable, key: tuple[str, ...], alias: str) -> tuple[int, str]:
+    """How many rows, and some of their keys."""
+    names = sql.SQL(" || ', ' || ").join(
+        sql.SQL("{} || COALESCE({}::text, 'NULL')").format(sql.Literal(f"{name}="), column(name, alias))
+        for name in key
+    )
+    with transaction(mapper.conn, read_only=True, rollback=True):
+        row = mapper.conn.execute(
+            sql.SQL("SELECT pg_catalog.count(*), (pg_catalog.array_agg({}))[1:{}] {}").format(
+                names, sql.Literal(SAMPLES), found
+            )
+        ).fetchone()
+    assert row is not None
+    return int(row[0]), "; ".join(row[1] or ())
