@@ -48,7 +48,6 @@ def test_a_snapshot_older_than_the_backfill_does_not_leave_a_zombie(database: Da
     assert rows.bad() == (0, 0, 0)
 
 
-@on_all_versions
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_row_deleted_while_it_is_copied(database: Database, locked: bool) -> None:
     """The backfill has read a row that is deleted before the backfill commits. Without its row lock: a zombie."""
@@ -72,7 +71,6 @@ def test_a_row_deleted_while_it_is_copied(database: Database, locked: bool) -> N
     assert rows.bad() == (0, 0, 0)
 
 
-@on_all_versions
 def test_a_row_written_while_it_is_copied(database: Database) -> None:
     """The copy of an older version meets the trigger's newer row: the chunk is repeated, and the newer one stays."""
     rows = Rows(database, rows=3)
@@ -94,7 +92,6 @@ def test_a_row_written_while_it_is_copied(database: Database) -> None:
     assert database.execute("SELECT statuses FROM account_stats WHERE account_id = 2") == [(99,)]
 
 
-@on_all_versions
 def test_counters_incremented_on_either_side(database: Database) -> None:
     """Whoever comes second sees what the first one wrote, on whichever side."""
     rows = Rows(database, rows=3)
@@ -205,7 +202,6 @@ def test_everything_that_can_be_written(database: Database) -> None:
     assert database.execute("SELECT count(*) FROM zdm.sync_failures") == [(0,)]
 
 
-@on_all_versions
 def test_a_row_that_is_not_filled_yet_is_not_overwritten(database: Database) -> None:
     """The new version inserts what it does not find: the old version's counters would become its zeros."""
     rows = Rows(database)
@@ -218,7 +214,6 @@ def test_a_row_that_is_not_filled_yet_is_not_overwritten(database: Database) -> 
     assert rows.bad() == (0, 0, 0)
 
 
-@on_all_versions
 def test_rows_only_where_there_is_something(database: Database) -> None:
     """`needed`: a row that holds nothing has none; one whose only second column holds something is not forgotten."""
     rows = Rows(
@@ -238,7 +233,6 @@ def test_rows_only_where_there_is_something(database: Database) -> None:
     assert database.execute("SELECT count(*) FROM account_stats") == [(250,)]
 
 
-@on_all_versions
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_row_emptied_while_it_is_copied(database: Database, locked: bool) -> None:
     """An update that leaves the key alone takes a row out of the mapping: FOR KEY SHARE would not hold it up."""

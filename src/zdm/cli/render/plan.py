@@ -11,6 +11,7 @@ from zdm.cli.render.status import version_words
 from zdm.cli.render.text import careful, number, plural, seconds, size
 from zdm.errors import Problem
 from zdm.model.estimate import Effort
+from zdm.model.row_mapping import RowMapping
 
 if TYPE_CHECKING:
     from zdm.model.estimate import Estimates, HeldLock, ServerRates
@@ -94,12 +95,17 @@ def _changes(migration: Migration, plan: Plan) -> Iterator[Block]:
         ]
         yield Grid(("table", "rows (estimate)", "size", "rows are"), facts, right=(1, 2))
     mapped = [row for mapping in plan.mappings for row in _mapped(mapping)]
+    mapped += [row for rows in plan.row_mappings for row in _mirrored(rows)]
     if mapped:
         yield Heading("How values are mapped", 3)
         yield Grid(("table", "direction", "column", "expression"), mapped)
 
 
 def _sync_words(plan: Plan, table: str) -> str:
+    for rows in plan.row_mappings:
+        for side, other in ((rows.old, rows.new), (rows.new, rows.old)):
+            if str(side.table) == table:
+                return f"mirrored in {other.table}"
     for mapping in plan.mappings:
         if str(mapping.table) == table:
             return "filled and kept in step" if mapping.needs_sync else "left alone"
@@ -121,6 +127,14 @@ def _filled_with(new: NewColumn) -> str:
     if new.fill is not None:
         return f"once, {new.fill.source}"
     return f"once, its default {new.default}" if new.default is not None else "nothing fills it"
+
+
+def _mirrored(rows: RowMapping) -> Iterator[tuple[str, str, str, str]]:
+    where = f" where {rows.where.source}" if rows.where is not None else ""
+    for c in rows.new.columns:
+        yield f"{rows.new.table}{where}", "up", f"{c.name} {c.type}", c.value.source
+    for c in () if rows.one_way else rows.old.columns:
+        yield str(rows.old.table), "down", f"{c.name} {c.type}", c.value.source
 
 
 def _findings(plan: Plan, source: Source) -> Iterator[Block]:
