@@ -199,7 +199,7 @@ class Normalise(Operation):
 
     def apply(self, draft: Draft, label: str) -> list[Problem]:
         problems: list[Problem] = []
-        shape = find_shape(draft, self.table, problems)
+        shape = find_shape(draft, self.table, problems, ordinary=True)
         if shape is None:
             return problems
         held = self._held(shape, problems)
@@ -406,7 +406,7 @@ class Normalise(Operation):
         )
 
     def _found_parent(self, draft: Draft, problems: list[Problem]) -> DraftSide | None:
-        other = find_shape(draft, self.parent, problems)
+        other = find_shape(draft, self.parent, problems, ordinary=True)
         if other is None:
             return None
         table = other.table
