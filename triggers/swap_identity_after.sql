@@ -17,8 +17,8 @@ BEGIN
   EXECUTE pg_catalog.format(
     'ALTER TABLE %s ALTER COLUMN %I ADD GENERATED %s AS IDENTITY (SEQUENCE NAME %s START WITH %s INCREMENT BY %s %s %s CACHE %s %s)',
     {table}, {column}, facts ->> 'generated', facts ->> 'name', facts ->> 'start', facts ->> 'increment',
-    COALESCE('MINVALUE ' || GREATEST((facts ->> 'min')::numeric, -bound - 1), 'NO MINVALUE'),
-    COALESCE('MAXVALUE ' || LEAST((facts ->> 'max')::numeric, bound), 'NO MAXVALUE'),
+    CASE WHEN facts ->> 'min' IS NULL THEN 'NO MINVALUE' ELSE 'MINVALUE ' || GREATEST((facts ->> 'min')::numeric, -bound - 1) END,
+    CASE WHEN facts ->> 'max' IS NULL THEN 'NO MAXVALUE' ELSE 'MAXVALUE ' || LEAST((facts ->> 'max')::numeric, bound) END,
     facts ->> 'cache', CASE WHEN (facts ->> 'cycle')::boolean THEN 'CYCLE' ELSE 'NO CYCLE' END);
   PERFORM pg_catalog.setval((facts ->> 'name')::pg_catalog.regclass, (facts ->> 'value')::bigint, (facts ->> 'called')::boolean);
   IF facts ->> 'comment' IS NOT NULL THEN
