@@ -102,13 +102,13 @@ class Command(Zdm):
         return Answer(code, out.getvalue(), err.getvalue())
 
 
-def ended(process: subprocess.Popen[str]) -> Answer:
+def ended(process: subprocess.Popen[str], *, seconds: float = SECONDS) -> Answer:
     """Wait for a command."""
     try:
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        kill(process)
-        raise
+        said = kill(process)
+        pytest.fail(f"{process.args!r} did not end within {seconds:g} s and had said:\n{said.text}")
     return Answer(process.returncode, out, err)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.harness import OPEN_GATES, RETRYABLE, Rollout
+from tests.conformance.harness import OPEN_GATES, Rollout
 from tests.support.examples import EXAMPLES, FOLDERS, Example
 from tests.support.servers import Database
 from zdm.engine.results import Outcome
@@ -133,9 +133,7 @@ def test_forward(database: Database, folder: Any) -> None:
         rollout.advance_to(State.SWITCHED_OVER)
         writers.wait_for(len(rollout.scenario.old_writes) * 2)
     rollout.agree()
-    with rollout.writing(
-        old=False, allowed=(*RETRYABLE, "0A000") if rollout.scenario.replans else RETRYABLE
-    ) as writers:
+    with rollout.writing(old=False, allowed=("0A000",) if rollout.scenario.replans else ()) as writers:
         rollout.advance_to(State.COMPLETED)
         writers.wait_for(len(rollout.scenario.new_writes) * 2)
     rollout.finished()

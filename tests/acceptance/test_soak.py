@@ -270,7 +270,7 @@ class Soak:
 
     def run(self, *arguments: str) -> None:
         """A command, repeated until it is done; at first things happen to it, in the end none does."""
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         for attempt in range(100):
             happens = self.random.random() < 0.8 and attempt < 4
             answer, what = self._run_once(happens, arguments)
@@ -287,11 +287,11 @@ class Soak:
     def _run_once(self, happens: bool, arguments: tuple[str, ...]) -> tuple[Answer, str]:
         process = self.zdm.start(*arguments)
         if not happens:
-            return ended(process), "nothing"
+            return ended(process, seconds=400), "nothing"
         wait = self.random.uniform(0.3, 3.5)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(wait)
-            return ended(process), "nothing"
+            return ended(process, seconds=400), "nothing"
         what = self.random.choice(
             ("kill zdm", "kill zdm", "end its connections", "kill a backend", "kill the server")
         )
@@ -305,7 +305,7 @@ class Soak:
             self.server.start()
         else:
             self._strike(what)
-        return ended(process), what
+        return ended(process, seconds=400), what
 
     def _strike(self, what: str) -> None:
         ours = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'zdm%'"

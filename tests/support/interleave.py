@@ -192,6 +192,14 @@ class Scene:
         blockers: list[int] = row[0]
         return blockers
 
+    def waits_for_us(self, application: str) -> bool:
+        """Whether a session whose ``application_name`` begins so waits for a lock of one of ours."""
+        row = self._observer.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE starts_with(application_name, %s) AND pg_blocking_pids(pid) && %s::int[]",
+            [application, [session.pid for session in self._sessions]],
+        ).fetchone()
+        return row is not None and row[0] > 0
+
     def terminate(self, pid: int) -> None:
         """End a session from outside."""
         self._observer.execute("SELECT pg_terminate_backend(%s)", [pid])

@@ -154,6 +154,10 @@ def container(major: str) -> Iterator[str]:
 class Database:
     """A fresh database of one test.
 
+    Parameters
+    ----------
+    template: the name of a database that it begins as a copy of.
+
     Attributes
     ----------
     dsn: a superuser's URL of it.
@@ -161,13 +165,16 @@ class Database:
     server: where it lies.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, template: str | None = None) -> None:
         self.server = server
         self.name = f"zdm_test_{secrets.token_hex(6)}"
         self._opened: list[Connection] = []
         self._roles: list[str] = []
         with server.admin() as admin:
-            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(self.name)))
+            like = (
+                sql.SQL("") if template is None else sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+            )
+            admin.execute(sql.SQL("CREATE DATABASE {}{}").format(sql.Identifier(self.name), like))
         self.dsn = server.dsn(self.name)
 
     def dsn_for(self, user: str) -> str:
