@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import select
 import socket
 import tempfile
@@ -17,6 +18,8 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.support.servers import url
 
 _PORT = 5432
+_COMMIT = re.compile(rb"COMMIT\b")
+"""Not that of BEGIN ISOLATION LEVEL READ COMMITTED."""
 
 
 class BreakingWire:
@@ -85,7 +88,7 @@ class BreakingWire:
 
     def _passed(self, server: socket.socket, data: bytes) -> bool:
         with self._lock:
-            cut = b"COMMIT" in data and self._random.random() < self._share
+            cut = _COMMIT.search(data) is not None and self._random.random() < self._share
             before = cut and self._random.random() < 0.5
             self.lost += before
             self.unanswered += cut and not before

@@ -7,10 +7,12 @@ the DDL. So `run_locked`
    will hardly end within the next 100 ms, so trying would only stall the others;
 2. takes the locks in the order given, waiting no longer than the budget, gives up and tries again later;
 3. has the server abort statements that keep a strong lock for longer than the budget;
-4. sends locks and statements in one round trip, so that a slow network does not lengthen the hold.
+4. sends locks, statements and COMMIT in one round trip, so that neither a slow network nor a busy client lengthens the hold, and
+   does not have the COMMIT wait for the disk or a standby while it holds them: what comes after it, at the latest the
+   record of the phase, does.
 
-The budget is counted twice: a foreground statement may meet our waiting and then our holding. `timeout` bounds the
-former and `hold` the latter; the statements' part is usually a few milliseconds.
+A foreground statement may meet our waiting and then our holding, so the budget is for both: at most three quarters of it are
+spent waiting, and the statements, usually a few milliseconds, have what is left.
 """
 
 from __future__ import annotations
@@ -52,11 +54,11 @@ class LockBudget:
 
     Parameters
     ----------
-    timeout: the longest our lock requests may wait, all tables of a transaction together. Elsewhere 100 ms … 10 s
+    timeout: the longest our lock requests may wait, all tables of a transaction together, and then hold what they got. Elsewhere 100 ms … 10 s
         (GitLab, in 41 steps), 200 ms (online_migrations), 500 ms (pgroll), 750 ms (GoCardless), 1 s (reshape); 100 ms is
         below what people notice, and short attempts that are repeated beat long ones.
     hold: the longest the statements may keep a strong lock (one that stops writers) where the plan calls it brief;
-        None means as long as `timeout`. Beyond, the transaction is rolled back and counted as an attempt.
+        None means what waiting has left of `timeout`. Beyond, the transaction is rolled back and counted as an attempt.
     attempts: lock attempts before giving up; waiting for an old transaction to end is not an attempt.
     max_wait: the longest time for everything, before giving up with `Busy`.
     holder_age: a conflicting transaction older than this is waited for without asking for the lock. With a reader of 4 s
@@ -122,7 +124,7 @@ def run_locked(
         nobody waits for it, and what must lock before them (DROP VIEW), as the applications' statements do.
     locks: what does not exist (any more) and what cannot be locked explicitly (views, foreign tables) is skipped; the
         statements lock those themselves, under the same limit.
-    before_commit: runs in the same transaction, for the mark that the step is finished.
+    before_commit: runs in the same transaction, before the locks are asked for, for the mark that the step is finished.
     on_wait: told whenever we wait.
 
     Raises
@@ -176,6 +178,7 @@ class _Attempts:
         brief = all(lock.hold == "brief" for lock in self.locks)
         strong = any(lock.mode in _STRONG for lock in self.locks)
         self.hold = (budget.hold or budget.timeout) if brief and strong else None
+        self.wait = budget.timeout * 0.75 if self.hold is not None and budget.hold is None else budget.timeout
         self.started = time.monotonic()
         self.attempt = 0
         self.too_long = 0
@@ -269,54 +272,55 @@ class _Attempts:
         # A client that freezes while it holds strong locks must lose them.
         idle = timedelta(seconds=max(1.0, 10 * hold)) if hold is not None else timedelta(seconds=60)
         begun = time.monotonic()
+        if hold is not None:
+            settings["synchronous_commit"] = "off"
         try:
-            with transaction(self.conn, lock_timeout=budget.timeout, idle_timeout=idle, settings=settings):
+            with transaction(self.conn, lock_timeout=self.wait, idle_timeout=idle, settings=settings):
                 if first:
                     self.conn.execute(sql.SQL("\n;\n").join(_composable(statement) for statement in first))
-                batch = self._batch(statements)
-                begun = time.monotonic()
-                if batch:
-                    self.conn.execute(sql.SQL("\n;\n").join(batch))
                 if before_commit is not None:
                     before_commit(self.conn)
-                if hold is not None and self._held() > hold:
-                    raise _TooLong
+                batch = self._batch(statements)
+                begun = time.monotonic()
+                if hold is not None:
+                    self._at_once(batch)
+                elif batch:
+                    self.conn.execute(sql.SQL("\n;\n").join(batch))
         except pg.QueryCanceled as error:
-            if hold is not None and time.monotonic() - begun >= hold * 0.9:
+            if hold is not None and time.monotonic() - begun >= (hold - self.wait.total_seconds()) * 0.9:
                 raise _TooLong from error
+            raise
+
+    def _at_once(self, batch: Sequence[sql.Composable]) -> None:
+        """The batch and its COMMIT in one message: the server goes on to the next without asking us."""
+        try:
+            self.conn.execute(sql.SQL("\n;\n").join([*batch, sql.SQL("COMMIT")]))
+        except psycopg.Error as error:
+            if self.conn.closed or self.conn.broken:
+                raise OutcomeUnknown(
+                    "the connection was lost while the server changed something; whether it did is not known",
+                    remedy="Run the same command again: it looks what the database holds and goes on from there.",
+                ) from error
             raise
 
     def _batch(self, statements: Sequence[Statement]) -> list[sql.Composable]:
         """Locks, then statements, each told how much of the budget is left by the server's own clock."""
-        timeout = self.budget.timeout
-        batch: list[sql.Composable] = []
-        lockable = _lockable(self.conn, self.locks)
-        if lockable:
-            batch.append(_stamp("zdm.asked_at"))
-            for number, (table, mode) in enumerate(lockable):
-                if number:
-                    batch.append(_remaining("lock_timeout", "zdm.asked_at", timeout))
-                # One by one, because lock_timeout counts for each partition anew.
-                batch.append(sql.SQL("LOCK TABLE ONLY {} IN {} MODE").format(table, sql.SQL(mode.sql)))
+        batch: list[sql.Composable] = [_stamp("zdm.asked_at")]
+        for number, (table, mode) in enumerate(_lockable(self.conn, self.locks)):
+            if number:
+                batch.append(_remaining("lock_timeout", "zdm.asked_at", self.wait))
+            # One by one, because lock_timeout counts for each partition anew.
+            batch.append(sql.SQL("LOCK TABLE ONLY {} IN {} MODE").format(table, sql.SQL(mode.sql)))
         batch.append(_stamp("zdm.locked_at"))
         batch.append(
-            sql.SQL("SELECT pg_catalog.set_config('lock_timeout', {}, true)").format(_literal(timeout))
+            sql.SQL("SELECT pg_catalog.set_config('lock_timeout', {}, true)").format(_literal(self.wait))
         )
+        since = "zdm.asked_at" if self.budget.hold is None else "zdm.locked_at"
         for statement in statements:
             if self.hold is not None:
-                batch.append(_remaining("statement_timeout", "zdm.locked_at", self.hold))
+                batch.append(_remaining("statement_timeout", since, self.hold))
             batch.append(_composable(statement))
-        if self.hold is not None:
-            batch.append(_remaining("statement_timeout", "zdm.locked_at", self.hold))
         return batch
-
-    def _held(self) -> float:
-        held = fetch_value(
-            self.conn,
-            "SELECT pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())"
-            " - pg_catalog.current_setting('zdm.locked_at')::float8",
-        )
-        return float(held)
 
     # -- giving up, or not yet --
 

@@ -368,8 +368,12 @@ def transaction(
         raise
     if rollback:
         abandon(conn)
-    else:
-        commit(conn)
+    elif _is_open(conn):
+        commit(conn)  # else the block has sent its own COMMIT, together with its last statements
+
+
+def _is_open(conn: psycopg.Connection[Any]) -> bool:
+    return conn.info.transaction_status != pq.TransactionStatus.IDLE
 
 
 def _begin(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from tests.integration.db.support import lock
 from tests.support import Database, Scene, eventually, on_all_versions
+from tests.support.proxy import BreakingWire
 from zdm.db.locks import LockBudget, OutcomeUnknown, WaitReport, run_locked, run_scan
 from zdm.db.probes.blockers import blockers
-from zdm.db.session import Connection, Session, fetch_value
+from zdm.db.session import Connection, Session, connect, fetch_value
 from zdm.errors import Busy
 from zdm.model.step import Lock
 
@@ -163,16 +166,48 @@ def test_statements_that_hold_too_long_are_undone(database: Database, conn: Sess
     assert columns(database) == 2
 
 
-def test_a_slow_mark_counts_as_held(database: Database, conn: Session) -> None:
-    with pytest.raises(Busy, match="longer than"):
+def test_a_slow_mark_keeps_nobody_waiting(database: Database, conn: Session) -> None:
+    """The client's part comes before the locks; from the lock to COMMIT nothing waits for the client."""
+    held: list[int] = []
+
+    def mark(c: Connection) -> None:
+        query = "SELECT count(*) FROM pg_locks WHERE pid = %s AND relation = 't'::regclass"
+        held.append(database.value(query, c.info.backend_pid))
+        c.execute("CREATE TABLE public.marked ()")
+        time.sleep(0.2)
+
+    run_locked(
+        conn, ["ALTER TABLE public.t ADD b int"], [lock("t")], LockBudget(attempts=1), before_commit=mark
+    )
+    assert held == [0]
+    assert columns(database) == 3
+    assert conn.info.transaction_status == TransactionStatus.IDLE
+    with pytest.raises(psycopg.errors.DuplicateColumn):
         run_locked(
             conn,
             ["ALTER TABLE public.t ADD b int"],
             [lock("t")],
-            LockBudget(attempts=1),
-            before_commit=lambda _: time.sleep(0.2),
+            before_commit=lambda c: c.execute("CREATE TABLE public.unmarked ()"),  # type: ignore[arg-type]
         )
-    assert columns(database) == 2
+    assert database.value("SELECT to_regclass('marked') IS NOT NULL AND to_regclass('unmarked') IS NULL")
+
+
+def test_waiting_and_holding_share_the_budget(database: Database, conn: Session, scene: Scene) -> None:
+    """Whoever comes while we wait in the queue waits for what comes after as well."""
+    holder = scene.session("holder")
+    holder.begin()
+    holder.run("SELECT FROM t")
+    budget = LockBudget(timeout=timedelta(seconds=2), holder_age=timedelta(minutes=1), attempts=1)
+    begun = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        # Longer than what waiting leaves of the budget, shorter than the budget.
+        ours = pool.submit(run_locked, conn, ["SELECT pg_catalog.pg_sleep(1.5)"], [lock("t")], budget)
+        eventually(lambda: scene.blockers(conn.info.backend_pid) == [holder.pid])
+        time.sleep(max(0.0, begun + 1 - time.monotonic()))
+        holder.run("COMMIT")
+        with pytest.raises(Busy, match="longer than"):
+            ours.result()
+    assert time.monotonic() - begun < 2 + 3 * TOLERANCE
 
 
 def test_the_sum_of_statements_is_limited(conn: Session) -> None:
@@ -188,13 +223,14 @@ def test_a_failing_statement_is_the_callers(database: Database, conn: Session) -
     assert columns(database) == 2
 
 
-def test_connection_lost_at_commit(database: Database, conn: Session) -> None:
-    def die(c: Connection) -> None:
-        database.execute("SELECT pg_terminate_backend(%s, 5000)", c.info.backend_pid)
-
-    # A weak lock: nothing is asked between the mark and COMMIT.
-    with pytest.raises(OutcomeUnknown):
-        run_locked(conn, ["SELECT 1"], [lock("t", Lock.SHARE_UPDATE_EXCLUSIVE)], before_commit=die)
+@pytest.mark.parametrize("mode", [Lock.SHARE_UPDATE_EXCLUSIVE, Lock.ACCESS_EXCLUSIVE])
+def test_connection_lost_at_commit(database: Database, mode: Lock) -> None:
+    with (
+        BreakingWire(database.dsn, share=1, seed=1) as wire,
+        connect(wire.dsn, application_name="zdm test") as conn,
+        pytest.raises(OutcomeUnknown),
+    ):
+        run_locked(conn, ["SELECT 1"], [lock("t", mode)])
 
 
 def test_killed_midway_leaves_nothing(database: Database, conn: Session) -> None:
@@ -209,7 +245,7 @@ def test_killed_midway_leaves_nothing(database: Database, conn: Session) -> None
                 [lock("t")],
                 LockBudget(hold=timedelta(seconds=60)),
             )
-        except psycopg.OperationalError as error:
+        except OutcomeUnknown as error:
             failed.append(error)
 
     worker = threading.Thread(target=work)
