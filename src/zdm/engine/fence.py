@@ -82,11 +82,10 @@ def set_fence(work: Work, *, up: bool) -> FenceResult:
             refuse_drift(evaluate_gates(work, machine().definition(Phase.CLEANUP), only=("drift",)))
         parts = raise_parts(work) if up else lift_parts(work)
         if up and not was:
-            for part in parts:
-                _do(work, executor, part)
-            with transaction(executor.session):
-                executor.guard(executor.session)
-                rollouts.set_fenced(executor.session, work.rollout.id, fenced=True)
+            while not _raised(work, executor, parts):
+                work.reporter.note(
+                    "another rollout brought a shared schema back meanwhile; setting it aside again"
+                )
         elif not up:
             lift_fence(work, executor)
         work.refresh()
@@ -102,7 +101,10 @@ def set_fence(work: Work, *, up: bool) -> FenceResult:
 def lift_fence(work: Work, executor: Executor) -> None:
     """Bring the old names back, whether all of the fence or only a part of it stands, and record it."""
     for part in lift_parts(work):
-        _do(work, executor, part)
+        if part.schema in work.plan.previous_schemas:
+            _bring_back(work, executor, part)
+        else:
+            _do(work, executor, part)
     with transaction(executor.session):
         executor.guard(executor.session)
         rollouts.set_fenced(executor.session, work.rollout.id, fenced=False)
@@ -116,6 +118,47 @@ def lift_interrupted(work: Work, executor: Executor) -> None:
     if fetch_value(executor.session, query.encode()) is not fenced:  # type: ignore[arg-type]
         work.reporter.note("the fence was raised or lifted only in part; lifting it")
         lift_fence(work, executor)
+
+
+def _raised(work: Work, executor: Executor, parts: Sequence[FencePart]) -> bool:
+    """Raise the fence and record it; False if another rollout undid a part of it before it was recorded."""
+    for part in parts:
+        _do(work, executor, part)
+    with transaction(executor.session):
+        executor.guard(executor.session)
+        executor.session.execute(_ALONE)
+        if not fetch_value(executor.session, fence.standing(work.plan).encode()):  # type: ignore[arg-type]
+            return False
+        rollouts.set_fenced(executor.session, work.rollout.id, fenced=True)
+    return True
+
+
+def _bring_back(work: Work, executor: Executor, part: FencePart) -> None:
+    """Bring the schema of an earlier version back, unless it is behind the fence of another rollout as well."""
+    with transaction(executor.session, lock_timeout=work.budget.timeout):
+        executor.guard(executor.session)
+        executor.session.execute(_ALONE)
+        if fetch_value(executor.session, part.done_when.encode()):  # type: ignore[arg-type]
+            return
+        holders = [
+            other
+            for other in rollouts.all_of(executor.session, active=True)
+            if other.id != work.rollout.id
+            and other.fenced_at is not None
+            and part.schema in fence.old_schemas(rollouts.plan(executor.session, other.id))
+        ]
+        if not holders:
+            for statement in part.action.statements:
+                executor.session.execute(statement.encode())
+            return
+    names = ", ".join(f"{other.migration} on {other.target}" for other in holders)
+    work.reporter.note(
+        f"version schema {part.schema} stays aside, because it is behind the fence of {names} as well; lifting that brings it back"
+    )
+
+
+_ALONE = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('zdm.fence', 0))"
+"""Whether a shared schema may come back is decided by one at a time, and not between another's renames and their record."""
 
 
 def _do(work: Work, executor: Executor, part: FencePart) -> None:

@@ -16,6 +16,7 @@ from zdm.operations import fidelity
 from zdm.operations.base import Context
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.sql import row_sync, sync, views
+from zdm.sql.fence import aside
 from zdm.sql.partitions import refuse_unverified
 from zdm.sql.templates import dollar_quoted
 
@@ -44,13 +45,16 @@ def swap_steps(plan: Plan, context: Context, previous_schemas: Sequence[str]) ->
         if mapping.needs_sync
     ]
     for schema in (*((plan.old_schema,) if plan.old_schema else ()), *previous_schemas):
+        fenced = views.drop_schema(aside(schema)) if schema in previous_schemas else ()
         steps.append(
             Step(
                 id=f"cleanup.schema.{schema}",
                 title=f"drop version schema {schema}",
                 phase=Phase.CLEANUP,
                 stage=Stage.FINISH,
-                action=Transaction(statements=tuple(views.drop_schema(schema))),
+                action=Transaction(
+                    statements=(*views.drop_schema(schema), *fenced),
+                ),
             )
         )
     return steps
@@ -62,7 +66,9 @@ def _swap(
     shape = context.draft.shapes[mapping.table]
     following = fidelity.in_swap(shape, context)
     olds = (*((plan.old_schema,) if plan.old_schema else ()), *previous_schemas)
-    drops = [statement for schema in olds for statement in views.drop_view(mapping, schema, old=True)]
+    # An earlier version's schema may be behind the fence of another rollout that has it for its old version too.
+    named = (*olds, *(aside(schema) for schema in previous_schemas))
+    drops = [statement for schema in named for statement in views.drop_view(mapping, schema, old=True)]
     altered = following.remake_view or any(column.alter_type for column in shape.columns)
     remake: list[str] = []
     # Statements through a view lock the view and then the table; in the other order they and the swap would deadlock.

@@ -36,11 +36,13 @@ class FencePart:
     """One transaction of raising or lifting the fence.
 
     done_when: a query of one boolean: the part has been done. It settles an unknown outcome and makes a repeat skip it.
+    schema: the version schema that it renames, by its own name; other rollouts may have set the same one aside.
     """
 
     title: str
     action: Transaction
     done_when: str
+    schema: str = ""
 
 
 def aside(name: str) -> str:
@@ -199,7 +201,7 @@ def raise_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fen
     install: see `Install`; called with the mapping of after the part.
     """
     parts = [
-        _rename_schema(schema, aside(schema), f"set version schema {schema} aside")
+        _rename_schema(schema, schema, aside(schema), f"set version schema {schema} aside")
         for schema in old_schemas(plan)
     ]
     for mapping in plan.mappings:
@@ -238,7 +240,7 @@ def lift_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fenc
             )
         )
     back = [
-        _rename_schema(aside(schema), schema, f"bring version schema {schema} back")
+        _rename_schema(schema, aside(schema), schema, f"bring version schema {schema} back")
         for schema in reversed(old_schemas(plan))
     ]
     return (*parts, *back)
@@ -379,7 +381,7 @@ def _named(mapping: TableMapping, table: str, columns: Sequence[str]) -> str:
     ).as_string(None)
 
 
-def _rename_schema(old: str, new: str, title: str) -> FencePart:
+def _rename_schema(schema: str, old: str, new: str, title: str) -> FencePart:
     # A schema's rename takes no lock on what is in it; cached plans are made anew, and then do not find the name.
     statement = sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(sql.Identifier(old), sql.Identifier(new))
     # A schema that is under neither name went with another rollout's cleanup: nobody can use it, and it cannot come back.
@@ -390,6 +392,7 @@ def _rename_schema(old: str, new: str, title: str) -> FencePart:
         title=title,
         action=Transaction(statements=(statement.as_string(None),)),
         done_when=done.as_string(None),
+        schema=schema,
     )
 
 

@@ -116,6 +116,47 @@ def test_cleanup_after_an_interrupted_fence(database: Database, monkeypatch: pyt
     assert found.state is State.COMPLETED
 
 
+def test_a_schema_behind_two_fences_comes_back_with_the_last(database: Database) -> None:
+    """Two rollouts have one earlier version for their old one: lifting the fence of one leaves the other's as it is."""
+    engine = make(database, "orders", "items")
+    both = Migration(
+        id="first",
+        operations=(*widen("orders", "first").operations, *widen("items", "first").operations),
+        gates=OPEN_GATES,
+    )
+    engine.advance(both, until=Phase.CLEANUP)
+    rename = {
+        name: Migration.model_validate(
+            {
+                "id": name,
+                "operations": [{"rename_column": {"table": table, "column": "note", "to": "remark"}}],
+                "gates": OPEN_GATES,
+            }
+        )
+        for name, table in (("second", "orders"), ("third", "items"))
+    }
+    for migration in rename.values():
+        engine.advance(migration, until=Phase.SWITCHOVER)
+    there = "SELECT count(*) FROM pg_namespace WHERE nspname = 'public_first'"
+    assert engine.fence("second").fenced
+    assert engine.fence("third").fenced
+    assert not engine.fence("second", lift=True).fenced
+    assert database.value(there) == 0
+    assert database.value("SELECT count(note) FROM orders") == 5
+    # Nothing of the other's fence has to be mended, and only its end brings the schema back.
+    assert engine.fence("third").changed is False
+    assert engine.fence("second").fenced
+    assert not engine.fence("third", lift=True).fenced
+    assert database.value(there) == 0
+    assert not engine.fence("second", lift=True).fenced
+    assert database.value(there) == 1
+    assert engine.fence("third").fenced
+    # The first to be completed removes the earlier version, also where the other's fence has set it aside.
+    assert engine.advance(rename["second"]).state is State.COMPLETED
+    assert database.value("SELECT count(*) FROM pg_namespace WHERE nspname ~ 'public_first'") == 0
+    assert engine.advance(rename["third"]).state is State.COMPLETED
+
+
 def test_an_earlier_version_that_another_rollout_removed(database: Database) -> None:
     """Two rollouts take the same earlier version for theirs; the one that completes first drops its schema."""
     engine = make(database, "orders", "items")
