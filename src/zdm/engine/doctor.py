@@ -14,6 +14,8 @@ from zdm.engine.results import Check, Health
 from zdm.engine.settings import EngineSettings
 from zdm.engine.work import open_session
 from zdm.model.phases import State
+from zdm.sql import sync
+from zdm.sql.fence import effective
 
 LONG = timedelta(minutes=5)
 
@@ -27,6 +29,7 @@ def checks(url: str, settings: EngineSettings) -> list[Check]:
         result += [_statements(session), _transactions(session)]
         if install.status(session).revision is not None:
             result += _leftovers(session)
+            result += _other_versions(session)
         return result
 
 
@@ -199,3 +202,27 @@ def _leftovers(session: Session) -> list[Check]:
                 )
             )
     return result or [Check(name="leftovers", health=Health.OK, found="none")]
+
+
+def _other_versions(session: Session) -> list[Check]:
+    """Sync that another version of zdm installed, for rollouts under way: it works on, and is no drift."""
+    result = []
+    for rollout in rollouts.all_of(session, active=True):
+        plan = rollouts.plan(session, rollout.id)
+        found: list[str] = []
+        for planned in plan.mappings:
+            mapping = effective(planned, fenced=rollout.fenced_at is not None)
+            expected = sync.expected_objects(mapping, rollout.id, rollout.authority)
+            if expected:
+                rows = session.execute(sync.state_query(mapping, rollout.id).encode()).fetchall()
+                found += [f"{text} (on {mapping.table})" for text in sync.by_another_zdm(expected, rows)]
+        if found:
+            result.append(
+                Check(
+                    name=f"sync of {rollout.migration}",
+                    health=Health.NOTE,
+                    found=f"installed by another version of zdm, and not changed since: {', '.join(found)}",
+                    remedy="Nothing needs to be done. Switchover and the fence make it anew with this version's templates.",
+                )
+            )
+    return result

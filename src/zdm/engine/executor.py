@@ -17,7 +17,7 @@ from zdm.engine.partitions import Partitions
 from zdm.engine.reporter import Reporter
 from zdm.engine.results import StepOutcome, StepRun
 from zdm.errors import ZdmError
-from zdm.model.mapping import TableMapping
+from zdm.model.mapping import Authority, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import (
@@ -171,7 +171,9 @@ class Executor:
             else:
                 # The swap has dropped the triggers; DROP TRIGGER IF EXISTS would lock the table for nothing.
                 statements = tuple(sync.drop_functions(mapping, self.rollout))
-        elif sync_installed(self.session, mapping):
+        elif sync_installed(self.session, mapping) and not by_another_zdm(
+            self.session, mapping, self.rollout
+        ):
             # Only the functions differ between authorities, and replacing those takes no lock on the table.
             statements = sync.switch(mapping, self.rollout, action.authority)
         else:
@@ -315,12 +317,23 @@ def sync_triggers(conn: Session, mapping: TableMapping) -> frozenset[str]:
 
 
 def sync_installed(conn: Session, mapping: TableMapping) -> bool:
-    """Whether the table has sync triggers at all."""
+    """Whether the table has sync triggers at all; one of the application's that is only called so is none."""
     row = conn.execute(
-        "SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = %s AND NOT tgisinternal AND pg_catalog.starts_with(tgname, '~zdm_')",
+        """SELECT FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+           JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+           WHERE t.tgrelid = %s AND NOT t.tgisinternal AND pg_catalog.starts_with(t.tgname, '~zdm_') AND n.nspname = 'zdm'""",
         (mapping.oid,),
     ).fetchone()
     return row is not None
+
+
+def by_another_zdm(conn: Session, mapping: TableMapping, rollout: int) -> list[str]:
+    """Triggers that another version of zdm installed: our functions may not fit them, so both are made anew together."""
+    rows = conn.execute(sync.state_query(mapping, rollout).encode()).fetchall()
+    expected = [
+        item for item in sync.expected_objects(mapping, rollout, Authority.OLD) if item.kind == "trigger"
+    ]
+    return sync.by_another_zdm(expected, rows)
 
 
 def describe_wait(report: WaitReport) -> str:

@@ -57,11 +57,18 @@ _LINES = sql.SQL("\n")
 
 @dataclass(frozen=True, slots=True)
 class ExpectedObject:
-    """One function or trigger that must exist, and how its comment begins; the server's own hash follows there."""
+    """One function or trigger that must exist, and how its comment begins; the server's own hash follows there.
+
+    Parameters
+    ----------
+    origin: the part of the label that another version of zdm would have written as well: the rollout, what it is, the
+        authority, the mapping. What such a one installed, and nobody has edited since, is as good; empty if that is not known.
+    """
 
     kind: str
     name: str
     label: str
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +152,8 @@ def expected_objects(mapping: TableMapping, rollout: int, authority: Authority) 
         return ()
     generator = _Generator(mapping, rollout, authority)
     return tuple(
-        [ExpectedObject("function", f.name, f.label) for f in generator.functions]
-        + [ExpectedObject("trigger", t.name, t.label) for t in generator.triggers]
+        [ExpectedObject("function", f.name, f.label, f.origin) for f in generator.functions]
+        + [ExpectedObject("trigger", t.name, t.label, t.origin) for t in generator.triggers]
     )
 
 
@@ -183,11 +190,13 @@ def findings(
     problems: list[str] = []
     for item in expected:
         comment, digest, enabled = there.pop((item.kind, item.name), (None, "", None))
+        stamp = _STAMP.fullmatch(comment.removeprefix(item.origin)) if comment and item.origin else None
+        ours = stamp is not None and comment is not None and comment.startswith(item.origin)
         if comment is None:
             problems.append(f"{item.kind} {item.name} is missing")
-        elif not comment.startswith(item.label):
+        elif not comment.startswith(item.label) and not ours:
             problems.append(f"{item.kind} {item.name} is not the one this rollout installed")
-        elif comment != item.label + digest:
+        elif not comment.endswith(f" server {digest}"):
             problems.append(f"{item.kind} {item.name} was edited")
         elif item.kind == "trigger" and enabled != "A":
             problems.append(f"trigger {item.name} is not enabled ALWAYS")
@@ -195,11 +204,30 @@ def findings(
     return problems
 
 
+def by_another_zdm(
+    expected: Iterable[ExpectedObject], found: Iterable[tuple[str, str, str | None, str, str | None]]
+) -> list[str]:
+    """Objects that are as they were installed, but by a zdm whose templates differ from ours: no drift."""
+    there = {(kind, name): comment or "" for kind, name, comment, _, _ in found}
+    return [
+        f"{item.kind} {item.name}"
+        for item in expected
+        if item.origin
+        and (comment := there.get((item.kind, item.name), "")).startswith(item.origin)
+        and not comment.startswith(item.label)
+        and _STAMP.fullmatch(comment.removeprefix(item.origin))
+    ]
+
+
+_STAMP = re.compile(r" version \d+ source [0-9a-f]{16} server [0-9a-f]{64}")
+
+
 @dataclass(frozen=True, slots=True)
 class _Function:
     name: str
     definition: sql.Composed
     label: str
+    origin: str
 
     @property
     def qualified(self) -> sql.Identifier:
@@ -216,6 +244,7 @@ class _Trigger:
     name: str
     definition: sql.Composed
     label: str
+    origin: str
 
 
 @dataclass
@@ -296,7 +325,12 @@ class _Generator:
         if "marker" in template.parameters:
             pieces = {"marker": self.marker, **pieces}
         definition = dollar_quoted(template.name, function=sql.Identifier(SCHEMA, name), **pieces)
-        return _Function(name, definition, self._label(template.name, template.version, definition))
+        return _Function(
+            name,
+            definition,
+            self._label(template.name, template.version, definition),
+            self._origin(template.name),
+        )
 
     def _trigger(self, name: str, template: str, purpose: str, **pieces: sql.Composable) -> _Trigger:
         loaded = load(template)
@@ -306,13 +340,26 @@ class _Generator:
             function=sql.Identifier(SCHEMA, _function_name(self.mapping, self.rollout, purpose)),
             **pieces,
         )
-        return _Trigger(PREFIX + name, definition, self._label(template, loaded.version, definition))
+        return _Trigger(
+            PREFIX + name,
+            definition,
+            self._label(template, loaded.version, definition),
+            self._origin(template),
+        )
 
     def _label(self, template: str, version: int, definition: sql.Composed) -> str:
+        source = hashlib.sha256(_text(definition).encode()).hexdigest()[:16]
+        return f"{self._origin(template)} version {version} source {source} server "
+
+    def _origin(self, template: str) -> str:
         # A trigger is the same under either authority; `switch` replaces the functions alone.
         side = f" authority {self.authority}" if template.startswith("function_") else ""
-        source = hashlib.sha256(_text(definition).encode()).hexdigest()[:16]
-        return f"zdm rollout {self.rollout} {template} version {version}{side} source {source} server "
+        return f"zdm rollout {self.rollout} {template}{side} mapping {self._mapped}"
+
+    @cached_property
+    def _mapped(self) -> str:
+        # Without defaults, so that a field which a later zdm adds changes nothing.
+        return hashlib.sha256(self.mapping.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
 
     @cached_property
     def _settings(self) -> sql.Composable:

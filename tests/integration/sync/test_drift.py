@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.integration.sync.scenarios import ROUNDED, TWO
@@ -9,7 +11,7 @@ from tests.integration.sync.stage import ROLLOUT, Stage
 from tests.support import on_all_versions
 from tests.support.servers import Database
 from zdm.model.mapping import Authority
-from zdm.sql import sync, views
+from zdm.sql import sync, templates, views
 
 pytestmark = on_all_versions
 
@@ -58,6 +60,37 @@ def test_change_is_found(database: Database, change: str, expected: str) -> None
     problems = found(s)
     assert len(problems) == 1
     assert expected in problems[0]
+
+
+def test_what_another_zdm_installed_is_no_drift(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zdm is upgraded in the middle of a rollout: its templates differ, what stands does not. An edit is found as ever."""
+    s = Stage.set(database, TWO)
+    real = templates.load
+
+    def newer(name: str) -> templates.Template:
+        found = real(name)
+        if not name.startswith(("function_", "trigger_")):
+            return found
+        return replace(found, version=found.version + 1, text=f"{found.text}\n-- a later version says more")
+
+    def other() -> list[str]:
+        expected = sync.expected_objects(s.mapping, ROLLOUT, Authority.OLD)
+        with s.database.connect(autocommit=True) as connection:
+            state = connection.execute(sync.state_query(s.mapping, ROLLOUT).encode()).fetchall()
+        return sync.by_another_zdm(expected, state)
+
+    assert other() == []
+    monkeypatch.setattr(sync, "load", newer)
+    assert found(s) == []
+    assert len(other()) == 17
+    # The other authority, and another mapping, are drift whoever wrote them.
+    assert len(found(s, Authority.NEW)) == 6
+    s.run(f"ALTER FUNCTION zdm.sync_{ROLLOUT}_{s.mapping.oid}_settle() SET work_mem = '5MB'")
+    (problem,) = found(s)
+    assert problem.endswith("was edited")
+    s.install()
+    assert found(s) == []
+    assert other() == []
 
 
 def test_views(database: Database) -> None:
