@@ -30,7 +30,7 @@ def leased(work: Work, what: str) -> Iterator[Executor]:
 
         with again() as session:
             rows = RowWorker(work, held, again)
-            yield Executor(
+            executor = Executor(
                 connect=again,
                 session=session,
                 rollout=work.rollout.id,
@@ -42,3 +42,7 @@ def leased(work: Work, what: str) -> Iterator[Executor]:
                 backfill=rows.backfill,
                 verify=rows.verify_and_store,
             )
+            try:
+                yield executor
+            finally:
+                executor.session.close()  # another one, if the first was lost on the way

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import json
+
 from psycopg import sql
 
 from zdm.db.session import Connection
 from zdm.model.plan import Plan
 
 _LEFTOVERS = r"""
-SELECT 'column ' || a.attname || ' of ' || a.attrelid::pg_catalog.regclass::text
+SELECT a.attname::text, 'column ' || a.attname || ' of ' || a.attrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_attribute AS a
 WHERE a.attrelid = ANY (%(tables)s::oid[]) AND NOT a.attisdropped AND a.attname LIKE '\_zdm%%'
   AND a.attname <> ALL (%(own)s::text[])
 UNION ALL
-SELECT 'trigger ' || t.tgname || ' of ' || t.tgrelid::pg_catalog.regclass::text
+SELECT NULL, 'trigger ' || t.tgname || ' of ' || t.tgrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_trigger AS t
 WHERE (t.tgrelid = ANY (%(tables)s::oid[]) OR t.tgrelid = ANY (SELECT pg_catalog.to_regclass(n) FROM pg_catalog.unnest(%(names)s::text[]) AS n))
   AND NOT t.tgisinternal AND (t.tgname LIKE '~zdm\_%%' OR t.tgname LIKE '!zdm\_%%')
+  AND (coalesce(pg_catalog.obj_description(t.oid, 'pg_trigger'), '') LIKE 'zdm rollout %%'
+       OR t.tgfoid IN (SELECT p.oid FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+                       WHERE n.nspname = 'zdm'))
 UNION ALL
-SELECT 'constraint ' || c.conname || ' of ' || c.conrelid::pg_catalog.regclass::text
+SELECT c.conname::text, 'constraint ' || c.conname || ' of ' || c.conrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_constraint AS c
 WHERE c.conrelid = ANY (%(tables)s::oid[]) AND c.conname LIKE '\_zdm%%'
 UNION ALL
-SELECT 'index ' || i.indexrelid::pg_catalog.regclass::text
+SELECT k.relname::text, 'index ' || i.indexrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS k ON k.oid = i.indexrelid
 WHERE i.indrelid = ANY (%(tables)s::oid[]) AND (k.relname LIKE '\_zdm%%' OR NOT i.indisvalid)
 UNION ALL
-SELECT 'schema ' || n.nspname FROM pg_catalog.pg_namespace AS n WHERE n.nspname = ANY (%(schemas)s)
+SELECT NULL, 'schema ' || n.nspname FROM pg_catalog.pg_namespace AS n WHERE n.nspname = ANY (%(schemas)s)
 """
 
 
@@ -49,4 +54,6 @@ def leftovers(conn: Connection, plan: Plan, *, schemas: bool = True) -> list[str
     found = conn.execute(
         _LEFTOVERS, {"tables": tables, "schemas": names, "own": own, "names": others}
     ).fetchall()
-    return [row[0] for row in found]
+    # An index or constraint of the application's may be called so as well, or be invalid: ours are those that the plan makes.
+    planned = plan.model_dump_json(include={"steps", "mappings"})
+    return [what for name, what in found if name is None or json.dumps(name)[1:-1] in planned]

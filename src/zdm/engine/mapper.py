@@ -171,6 +171,8 @@ class Mapper:
                     conflict=group.conflict,
                 )
             )
+        for circle in circles(made):
+            self._refuse_circle(shape, circle)
         return tuple(made)
 
     def _refuse_too_many_columns(self, shape: TableShape) -> None:
@@ -197,6 +199,21 @@ class Mapper:
                     "too-many-columns",
                 )
             )
+
+    def _refuse_circle(self, shape: TableShape, circle: Sequence[tuple[ColumnGroup, str]]) -> None:
+        """No trigger could say which of them comes first."""
+        told = ", and ".join(
+            f"`{way}` of {group.name} reads what `{other_way}` of {other.name} writes"
+            for (group, way), (other, other_way) in zip(circle, [*circle[1:], circle[0]], strict=True)
+        )
+        self.problems.append(
+            Problem(
+                f"mappings of {shape.name} read each other's columns in a circle: {told}",
+                shape.groups[circle[0][0].number].operation,
+                "Let one of the expressions do without the other's column, or map the columns together in one operation.",
+                "mapping-circle",
+            )
+        )
 
     def _refuse_not_null_domains(self, shape: TableShape) -> None:
         """The server checks a domain's NOT NULL before any trigger runs, so a row of the new version could not be inserted."""
@@ -575,3 +592,37 @@ def _free(name: str, shape: TableShape) -> str:
         count += 1
         candidate = f"{name}{count}"
     return candidate
+
+
+def circles(groups: Sequence[ColumnGroup]) -> list[list[tuple[ColumnGroup, str]]]:
+    """Derivations that wait for each other: `up` of one group reads an old column that `down` of another writes, and so on round.
+
+    A group is derived in one direction at a time, so it is at most once in a circle. Each circle is told once.
+    """
+    found: dict[frozenset[int], list[tuple[ColumnGroup, str]]] = {}
+
+    def reads(group: ColumnGroup, way: str) -> list[tuple[ColumnGroup, str]]:
+        wanted = set(group.reads_of_up if way == "up" else group.reads_of_down)
+        other_way = "down" if way == "up" else "up"
+        return [
+            (other, other_way)
+            for other in groups
+            if other.number != group.number
+            and wanted
+            & (
+                {old.name for old in other.old if old.down is not None}
+                if way == "up"
+                else {new.name for new in other.new if new.up is not None}
+            )
+        ]
+
+    def walk(path: list[tuple[ColumnGroup, str]]) -> None:
+        for following in reads(*path[-1]):
+            if following[0].number == path[0][0].number and following[1] == path[0][1]:
+                found.setdefault(frozenset(group.number for group, _ in path), path)
+            elif following[0].number not in {group.number for group, _ in path}:
+                walk([*path, following])
+
+    for group in groups:
+        walk([(group, "up")])
+    return list(found.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 
 import psycopg
@@ -153,9 +153,8 @@ def _explained(work: Work, definition: PhaseDefinition, title: str, error: Excep
 def _fail(work: Work, executor: Executor, state: State, error: Exception) -> None:
     """Record the failure. If even that is impossible the state stays as it is, from which a re-run continues as well."""
     with suppress(psycopg.Error, ZdmError):
-        if work.session.closed:
-            work.session = executor.connect()
-        work.rollout = rollouts.move(work.session, work.rollout.id, state, failure=str(error).strip())
+        with nullcontext(work.session) if not work.session.closed else executor.connect() as session:
+            work.rollout = rollouts.move(session, work.rollout.id, state, failure=str(error).strip())
         return
     work.reporter.note(
         "the failure could not be recorded; the state stays as it was, and re-running continues"

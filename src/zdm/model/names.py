@@ -51,3 +51,14 @@ def _display(name: str) -> str:
         and not name[:1].isdigit()
     )
     return name if plain else '"' + name.replace('"', '""') + '"'
+
+
+def chosen_by_server(table: str, column: str, label: str) -> str:
+    """The name that the server gives a constraint of one column: table and column are cut, the longer first, the label is not."""
+    first, second = table.encode(), column.encode()
+    while len(first) + len(second) + len(label.encode()) + 2 > MAX_IDENTIFIER_BYTES:
+        if len(first) > len(second):
+            first = first[:-1]
+        else:
+            second = second[:-1]
+    return "_".join((first.decode(errors="ignore"), second.decode(errors="ignore"), label))

@@ -181,8 +181,12 @@ class AddColumn(Operation):
         instant = new in shape.added
         if phase is Phase.PREPARATION and instant:
             return [self._add(shape, new, context)]
+        final = qualified(shape.name.schema_, shape.final_name)
+        if phase is Phase.CLEANUP and instant and new.not_null and new.physical != new.final:
+            # PostgreSQL 18 named it after the column's name of then.
+            native = context.draft.server_version >= 180000
+            return [ddl.name_not_null(final, new.final, context.label)] if native else []
         if phase is Phase.CLEANUP and self.comment is not None and not instant:
-            final = qualified(shape.name.schema_, shape.final_name)
             return [
                 Step(
                     id=f"cleanup.{shape.name}.add_column.{new.physical}.comment",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from psycopg import sql
 
-from zdm.model.names import QualifiedName
+from zdm.model.names import QualifiedName, chosen_by_server
 from zdm.model.step import (
     Concurrent,
     Lock,
@@ -134,6 +134,45 @@ def alter(on: QualifiedName, template: str, /, **parts: sql.Composable) -> Trans
     """One brief ALTER TABLE under ACCESS EXCLUSIVE."""
     return Transaction(
         statements=(text("ALTER TABLE {table} " + template, table=table(on), **parts),), locks=(lock(on),)
+    )
+
+
+_NAME_NOT_NULL = """
+DECLARE present name; wanted name;
+BEGIN
+  SELECT k.conname INTO present FROM pg_catalog.pg_constraint AS k
+  JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+  WHERE k.conrelid = {t}::pg_catalog.regclass AND k.contype = 'n' AND a.attname = {c};
+  FOREACH wanted IN ARRAY {wanted}::name[] LOOP
+    EXIT WHEN present IS NULL OR wanted = present;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS k JOIN pg_catalog.pg_namespace AS n ON n.oid = k.connamespace
+                   WHERE n.nspname = {schema} AND k.conname = wanted) THEN
+      EXECUTE pg_catalog.format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', {t}, present, wanted);
+      EXIT;
+    END IF;
+  END LOOP;
+END
+"""
+
+
+def name_not_null(on: QualifiedName, column: str, operation: str) -> Step:
+    """After the swap (PostgreSQL 18 and later): the NOT NULL constraint of a column that had another name takes the name that the
+    server would have chosen."""
+    wanted = [chosen_by_server(on.name, column, f"not_null{number or ''}") for number in range(10)]
+    body = text(
+        _NAME_NOT_NULL,
+        t=sql.Literal(table(on).as_string(None)),
+        c=sql.Literal(column),
+        wanted=sql.Literal(wanted),
+        schema=sql.Literal(on.schema_),
+    )
+    return Step(
+        id=f"cleanup.{on}.not_null.{column}",
+        title=f"give the NOT NULL of {column} of {on} the name that the server would choose",
+        phase=Phase.CLEANUP,
+        stage=Stage.FINISH,
+        operation=operation,
+        action=Transaction(statements=(text("DO {body}", body=sql.Literal(body)),), locks=(lock(on),)),
     )
 
 

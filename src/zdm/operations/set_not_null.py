@@ -9,7 +9,7 @@ from psycopg import sql
 from pydantic import Field
 
 from zdm.errors import Problem
-from zdm.model.names import fit
+from zdm.model.names import chosen_by_server, fit, qualified
 from zdm.model.promise import Demand, Promise
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step, Transaction
@@ -161,7 +161,11 @@ def prove_not_null(shape: TableShape, physical: str, context: Context) -> list[S
     table = shape.name
     base = f"cleanup.{table}.set_not_null.{physical}"
     native = context.draft.server_version >= 180000
-    proof = fit(f"{shape.final_name}_{physical}_not_null") if native else fit(f"_zdm_{physical}_not_null")
+    final = next((c.name for c in shape.columns if c.physical == physical), physical)
+    named = native and final == physical
+    proof = (
+        chosen_by_server(shape.final_name, final, "not_null") if named else fit(f"_zdm_{physical}_not_null")
+    )
     body = (
         ddl.text("NOT NULL {c}", c=ddl.ident(physical))
         if native
@@ -198,6 +202,8 @@ def prove_not_null(shape: TableShape, physical: str, context: Context) -> list[S
             naive="set-not-null-scan",
         ),
     ]
+    if native and not named:
+        found.append(ddl.name_not_null(qualified(table.schema_, shape.final_name), final, context.label))
     if not native:
         found.append(
             step(

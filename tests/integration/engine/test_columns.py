@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import pytest
+
 from tests.support.servers import Database
+from zdm.engine.leftovers import leftovers
 from zdm.engine.rollout import Engine
+from zdm.errors import BadInput
 from zdm.model.step import Phase
 from zdm.operations.migration import Migration
 
@@ -72,3 +78,101 @@ def test_a_type_with_a_precision_leaves_no_default_behind(database: Database) ->
         )
         engine.advance(migration, until=Phase.CLEANUP)
         assert database.execute("SELECT count(*) FROM pg_attrdef WHERE adrelid = 'jobs'::regclass") == [(1,)]
+
+
+LONG = "a_column_whose_name_is_nearly_as_long_as_a_name_can_be_at_all"
+
+
+def test_not_null_constraints_have_the_names_that_the_server_chooses(database: Database) -> None:
+    """From PostgreSQL 18 on they have names; those of columns that were called differently for a while must not show it."""
+    columns = f'id int PRIMARY KEY, gone int NOT NULL, old int, "{LONG}" int NOT NULL'
+    database.execute(f"CREATE TABLE things ({columns})")
+    database.execute("INSERT INTO things VALUES (1, 2, 3, 4)")
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = Migration.model_validate(
+        {
+            "id": "named",
+            "operations": [
+                *(
+                    operation
+                    for name in ("gone", LONG)
+                    for operation in (
+                        {"drop_column": {"table": "things", "column": name, "down": "0"}},
+                        {
+                            "add_column": {
+                                "table": "things",
+                                "column": name,
+                                "type": "text",
+                                "default": "'x'",
+                                "not_null": True,
+                            }
+                        },
+                    )
+                ),
+                {"rename_column": {"table": "things", "column": "old", "to": "renamed"}},
+                {"set_not_null": {"table": "things", "column": "renamed"}},
+            ],
+            "gates": {
+                "replication_lag": False,
+                "soak": "0s",
+                "old_version_unused": False,
+                "approvals": False,
+            },
+        }
+    )
+    engine.advance(migration, until=Phase.CLEANUP)
+    names = "SELECT array_agg(conname::text) FROM pg_constraint WHERE conrelid = 'things'::regclass AND contype = 'n'"
+    found = sorted(database.value(names))
+    database.execute("DROP SCHEMA public_named CASCADE")
+    database.execute("DROP TABLE things")
+    database.execute(
+        f'CREATE TABLE things (id int PRIMARY KEY, gone text NOT NULL, renamed int NOT NULL, "{LONG}" text NOT NULL)'
+    )
+    assert found == sorted(database.value(names))
+
+
+def test_what_the_application_calls_like_ours_is_no_leftover(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE jobs (id serial PRIMARY KEY, runs int, CONSTRAINT _zdm_positive CHECK (id > 0));"
+        "CREATE INDEX _zdm_mine ON jobs (id);"
+        "CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        'CREATE TRIGGER "~zdm_mine" AFTER INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION mine();'
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    change = {"table": "jobs", "column": "runs", "to": "bigint"}
+    migration = Migration.model_validate(
+        {"id": "plain", "operations": [{"change_type": change}], "gates": {"replication_lag": False}}
+    )
+    engine.advance(migration)
+    plan = engine.plan(migration)
+    with database.connect(autocommit=True) as conn:
+        found = leftovers(conn, plan)
+    # Before the rollback everything of the rollout's own is there, and nothing else is told.
+    assert "trigger ~zdm_4_settle of jobs" in found, found
+    assert not [what for what in found if "mine" in what or "positive" in what]
+    assert engine.rollback("plain").leftovers == ()
+
+
+def test_mappings_that_read_each_other_in_a_circle_are_refused(database: Database) -> None:
+    database.execute("CREATE TABLE pairs (id int PRIMARY KEY, a int, b int)")
+    engine = Engine(database.dsn)
+    shared: dict[str, object] = {"table": "pairs", "to": "bigint", "lossy": True}
+    one = {**shared, "column": "a", "up": "a + b", "down": "a"}
+    other = {**shared, "column": "b", "up": "b", "down": "b - a"}
+
+    def plan(*changes: Mapping[str, object]) -> None:
+        engine.plan(
+            Migration.model_validate(
+                {"id": "round", "operations": [{"change_type": change} for change in changes]}
+            )
+        )
+
+    with pytest.raises(BadInput) as refused:
+        plan(one, other)
+    (problem,) = refused.value.problems
+    assert problem.rule == "mapping-circle"
+    assert "`up` of a reads what `down` of b writes" in problem.what
+    # One that reads the other is a chain, not a circle.
+    plan(one, {**other, "down": "b"})
