@@ -89,6 +89,7 @@ class Talks:
     rows: int = 30
     naive: bool = False
     options: dict[str, object] = field(default_factory=dict)
+    extra: str = ""
     plan: Plan = field(init=False)
     mapping: RowMapping = field(init=False)
     rollout: int = field(init=False)
@@ -99,6 +100,8 @@ class Talks:
             "INSERT INTO talks SELECT g, g % 2, jsonb_build_object('tag', 't' || g % 5)"
             f" FROM generate_series(1, {self.rows}) g"
         )
+        if self.extra:
+            self.database.execute(self.extra)
         migration = Migration.model_validate(
             {"id": "try_it", "operations": [{"normalise": {**OPERATION, **self.options}}]}
         )
@@ -110,8 +113,7 @@ class Talks:
             with transaction(conn):
                 self.rollout = rollouts.create(conn, self.plan).id
             for step in self.plan.of(Phase.PREPARATION):
-                if step.stage in (Stage.TABLES, Stage.STRUCTURE):
-                    assert isinstance(step.action, Transaction)
+                if step.stage in (Stage.TABLES, Stage.STRUCTURE) and isinstance(step.action, Transaction):
                     with transaction(conn):
                         for statement in step.action.statements:
                             conn.execute(statement.encode())
@@ -442,6 +444,31 @@ def test_what_somebody_broke_is_found_and_repaired(database: Database, authority
     assert (talks.found(), talks.bad()) == ({}, 0)
     assert talks.tag(1) == ("wrong" if authority is Authority.OLD else "t1")
     assert talks.tag(2) == (None if authority is Authority.OLD else "t2")
+
+
+@on_all_versions
+def test_a_parent_that_exists(database: Database) -> None:
+    """Its rows are found and keep what they are; what has no form in it is counted before anything changes."""
+    talks = Talks(
+        database,
+        options={"create": None},
+        extra="""
+        CREATE TABLE tags (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, owner int NOT NULL, name varchar(10) NOT NULL,
+          color text DEFAULT 'grey', UNIQUE (name, owner));
+        INSERT INTO tags (owner, name, color) VALUES (1, 't1', 'red'), (7, 'other', 'blue');
+        UPDATE talks SET data = '{"tag": "much too long a tag"}' WHERE id = 3;
+        """,
+    )
+    (found,) = [finding.text for finding in talks.plan.findings if finding.rule == "up-raises"]
+    assert "1 of 30 rows of public.talks have no form in public.tags, for example id=3" in found
+    assert "too long" in found
+    database.execute(tagged(3, "short"))
+    talks.fill()
+    assert (talks.found(), talks.bad()) == ({}, 0)
+    assert database.execute("SELECT count(*), min(color) FROM tags WHERE owner = 1 AND name = 't1'") == [
+        (1, "red")
+    ]
+    assert database.execute("SELECT name FROM tags WHERE owner = 7") == [("other",)]
 
 
 def test_what_cannot_be_is_refused_by_name(database: Database) -> None:

@@ -1,0 +1,34 @@
+"""A mapping of many to one while the old version is set aside."""
+
+from __future__ import annotations
+
+from tests.conformance.harness import Rollout
+from tests.support.servers import Database
+from zdm.model.phases import State
+from zdm.operations.normalise import Normalise
+
+
+def test_both_ways_while_the_fence_is_up(database: Database) -> None:
+    """The old column goes by another name then, and follows nevertheless; lifted, the old version reads what was written."""
+    (scenario,) = Normalise.scenarios
+    rollout = Rollout(database, scenario)
+    rollout.advance_to(State.SWITCHED_OVER)
+    engine = rollout.engine()
+    engine.fence(rollout.migration.id)
+    rollout.execute_new("UPDATE countries SET title = 'Fenced' WHERE title = 'Kenya'")
+    rollout.execute_new(
+        "DELETE FROM customer_countries USING countries c WHERE c.id = country_id AND title = 'Peru'"
+    )
+    rollout.execute_new(
+        "WITH c AS (INSERT INTO customers (name) VALUES ('late') RETURNING id)"
+        " INSERT INTO customer_countries SELECT c.id, p.id FROM c, countries p WHERE title = 'Nepal'"
+    )
+    assert engine.verify(rollout.migration.id).clean
+    engine.fence(rollout.migration.id, lift=True)
+    assert database.execute("SELECT country, count(*) FROM customers GROUP BY country ORDER BY country") == [
+        ("Fenced", 75),
+        ("Nepal", 76),
+        (None, 150),
+    ]
+    database.execute("UPDATE customers SET country = 'Chad' WHERE name = 'late'")
+    rollout.agree()
