@@ -71,7 +71,7 @@ def test_the_tests_run_on_all_cores_with_options(checkout: Path) -> None:
 def test_the_others(checkout: Path) -> None:
     assert make(checkout, "lint").stdout == "ruff check\nruff format --check\nmypy \n"
     assert make(checkout, "bench").stdout == "python -m pytest -m bench -s\n"
-    assert make(checkout, "soak").stdout == "python -m pytest -m soak -s\n"
+    assert make(checkout, "soak").stdout == "python -m pytest -m soak -s -o faulthandler_timeout=0\n"
     shown = make(checkout).stdout
     for target in ("demo", "test", "lint", "format", "bench", "soak", "clean"):
         assert f"  make {target} " in shown
