@@ -179,11 +179,22 @@ class Rollout:
             left -= 1
             if ended.killed:
                 self.sides_agree(complete=False)
+                # Killed after its last commit, the phase is done; another run would begin the next one.
+                if self.state() == state.value:
+                    return
                 continue
             assert not ended.error, ended.error
             if ended.state == state.value:
                 return
             left = kills
+
+    def state(self) -> str:
+        """Where the rollout stands, by the catalog."""
+        found = self.database.execute(
+            "SELECT state FROM zdm.module_migrations WHERE migration = %s ORDER BY id DESC LIMIT 1",
+            self.migration.id,
+        )
+        return str(found[0][0]) if found else State.PLANNED.value
 
     def advance_struck_to(self, state: State, at: int, strike: Callable[[], None]) -> None:
         """As `advance_to`, with something that happens to the server once, at a step.
@@ -212,7 +223,8 @@ class Rollout:
             ended = mortal.roll_back(self.database.dsn, self.migration.id, at=at, how=rng.choice(list(How)))
             if not ended.killed:
                 break
-        # Killed after its last commit, the next one has nothing to do.
+            if self.state() == State.ROLLED_BACK.value:
+                return
         assert not ended.error, ended.error
         assert ended.state == State.ROLLED_BACK.value
 
