@@ -1,6 +1,6 @@
 -- template: parent_settle_new
 -- version: 1
--- parameters: function, quote, source, parent, link, declare, guard, own_key, key_same, same, wanted, compute, agree, find, linked, link_columns, link_values, was_values, same_parent, released, probe_compute, fail, forget
+-- parameters: function, quote, source, parent, link, declare, guard, all, own_key, key_same, same, wanted, compute, agree, find, linked, link_columns, link_values, was_values, same_parent, released, probe_compute, fail, forget
 -- Makes the links of a row of the source hold what its values say at this moment; false if that raised, and is recorded. The caller
 -- holds the row's lock. A row that agrees already, by the mapping of either direction, is left alone; so is one whose values say what
 -- they said before: its links may be the new application's, written by the same statement. What it said before also matters to a
@@ -31,7 +31,7 @@ BEGIN
     BEGIN
 {probe_compute}
       zdm_parent := {find};
-      PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
+      PERFORM pg_catalog.set_config('zdm.row', {all}, true);
       INSERT INTO {link} ({link_columns}) VALUES ({was_values}) ON CONFLICT DO NOTHING;
       RAISE no_data_found;
     EXCEPTION

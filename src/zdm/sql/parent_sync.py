@@ -289,6 +289,7 @@ class ParentObjects(Objects):
                 for number, type_ in enumerate(parent.key_types)
             ),
             guard=self._guard(mapping.old.key, "zdm_at"),
+            all=self.others,
             own_key=same_key(mapping.old, _SOURCE, "zdm_at"),
             key_same=same_key(mapping.old, "zdm_at", "zdm_was"),
             same=self._called("same"),

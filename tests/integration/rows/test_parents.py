@@ -414,6 +414,24 @@ def test_a_value_that_no_parent_can_hold(database: Database) -> None:
 
 
 @on_all_versions
+def test_a_row_that_is_not_filled_yet_is_written_at_repeatable_read(database: Database) -> None:
+    """Nothing is there that its snapshot could miss: trying again would not help."""
+    talks = Talks(database)
+    for number, statement in enumerate(
+        (
+            "DELETE FROM talks WHERE id = 1",
+            "UPDATE talks SET id = 200 WHERE id = 2",
+            tagged(3, "other"),
+            "UPDATE talks SET data = data - 'tag' WHERE id = 4",
+        )
+    ):
+        level = ("REPEATABLE READ", "SERIALIZABLE")[number % 2]
+        database.execute(f"BEGIN ISOLATION LEVEL {level}; {statement}; COMMIT")
+    talks.fill()
+    assert (talks.found(), talks.bad(), talks.tag(3), talks.tag(4)) == ({}, 0, "other", None)
+
+
+@on_all_versions
 def test_a_row_that_is_not_filled_yet_is_not_overwritten(database: Database) -> None:
     talks = Talks(database)
     database.execute("INSERT INTO tags (owner, name) VALUES (1, 'mine')")
