@@ -37,7 +37,7 @@ BEGIN
   END IF;
   IF zdm_links OPERATOR(pg_catalog.>) 0 THEN
     BEGIN
-      PERFORM FROM {link} AS zdm_l JOIN {parent} AS zdm_p ON {joined} WHERE {links_of} AND {agree};
+      PERFORM FROM {link} AS zdm_l JOIN {parent} AS zdm_p ON {joined} WHERE {links_of} AND {agree} FOR KEY SHARE OF zdm_p;
     EXCEPTION
       WHEN transaction_rollback OR insufficient_resources OR operator_intervention OR system_error THEN RAISE;
       WHEN OTHERS THEN PERFORM WHERE false;

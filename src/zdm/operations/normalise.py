@@ -529,22 +529,24 @@ class Normalise(Operation):
                         }
                     )
                 steps.append(step.model_copy(update=update))
+        if phase is Phase.PREPARATION:
+            # From the first moment: only the server sees a link that was made since the snapshot in which its parent is removed.
+            steps += self._foreign_key(phase, link, self.link.parent, parent.table, context.label)
         if phase is Phase.MIGRATION:
-            steps += self._foreign_key(link, self.link.source, shape.name, context.label)
-            steps += self._foreign_key(link, self.link.parent, parent.table, context.label)
+            steps += self._foreign_key(phase, link, self.link.source, shape.name, context.label)
         return steps
 
     def _foreign_key(
-        self, link: DraftSide, columns: dict[str, str], references: QualifiedName, label: str
+        self, phase: Phase, link: DraftSide, columns: dict[str, str], references: QualifiedName, label: str
     ) -> list[Step]:
         name = fit(f"{link.table.name}_{'_'.join(columns)}_fkey")
         body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE CASCADE").format(
             ddl.idents(columns), ddl.table(references), ddl.idents(columns.values())
         )
         return ddl.checked_constraint(
-            step_id=f"migration.{link.table}.add_foreign_key.{name}",
-            phase=Phase.MIGRATION,
-            stage=Stage.INDEXES,
+            step_id=f"{phase.value}.{link.table}.add_foreign_key.{name}",
+            phase=phase,
+            stage=Stage.TABLES if phase is Phase.PREPARATION else Stage.INDEXES,
             operation=label,
             on=link.table,
             name=name,

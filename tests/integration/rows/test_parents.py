@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 import pytest
 
-from tests.support.interleave import Scene
+from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
+from tests.support.writers import Writers
 from zdm.backfill.row_statements import statements_of
 from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
@@ -487,6 +490,56 @@ def test_a_parent_that_exists(database: Database) -> None:
         (1, "red")
     ]
     assert database.execute("SELECT name FROM tags WHERE owner = 7") == [("other",)]
+
+
+@pytest.mark.parametrize("unused", ["keep", "remove"])
+def test_everybody_at_once(database: Database, unused: str) -> None:
+    """Both versions at all isolation levels on a few parents of many rows, while the backfill goes through them."""
+    talks = Talks(database, rows=3000, options={"unused": unused})
+
+    def old(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        talk = rng.randrange(1, 3000)
+        # A snapshot first, so that what the backfill commits meanwhile is not in it.
+        connection.execute("SELECT 1 FROM public.talks LIMIT 1")
+        statement = (
+            tagged(talk, f"n{rng.randrange(12)}"),
+            f"UPDATE talks SET data = data - 'tag' WHERE id = {talk}",
+            f"UPDATE talks SET data = data || '{{\"x\": {number}}}' WHERE id = {talk}",
+            f'INSERT INTO talks VALUES ({talk}, 1, \'{{"tag": "t1"}}\') ON CONFLICT (id) DO UPDATE SET owner = 1 - talks.owner',
+            f"DELETE FROM talks WHERE id = {talk}",
+        )[rng.randrange(5)]
+        connection.execute(statement.replace(" talks ", " public.talks ").encode())
+
+    def new(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        talk = rng.randrange(1, 3000)
+        statement = (
+            (
+                f"INSERT INTO public.talk_tags SELECT t.id, g.id FROM public.talks t JOIN public.tags g USING (owner) WHERE t.id = {talk}"
+                " AND NOT t.data ? 'tag' LIMIT 1 ON CONFLICT DO NOTHING"
+            ),
+            f"DELETE FROM public.talk_tags WHERE talk = {talk}",
+            f"DELETE FROM public.tags WHERE name = 'n{rng.randrange(12)}' AND owner = 1",
+        )[rng.randrange(3)]
+        connection.execute(statement.encode())
+
+    def rename(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        connection.execute(
+            f"UPDATE public.tags SET name = 'r{number % 90}' WHERE name = 'n{rng.randrange(12)}' AND owner = 0"
+            f" AND NOT EXISTS (SELECT FROM public.tags WHERE owner = 0 AND name = 'r{number % 90}')".encode()
+        )
+
+    levels: tuple[Isolation, ...] = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+    with Writers(database.dsn) as writers:
+        for level in levels:
+            writers.add(f"old {level}", old, isolation=level)
+            writers.add(f"new {level}", new, isolation=level)
+        writers.add("rename", rename, isolation="READ COMMITTED")
+        writers.wait_for(1)
+        talks.fill()
+        writers.wait_for(30)
+    # 55000 and 21000: what the new version must not do before a row is filled, or to a row that somebody else has linked.
+    writers.report.assert_only("40001", "40P01", "55000", "21000", "23503")
+    assert (talks.found(), talks.bad()) == ({}, 0)
 
 
 def test_what_cannot_be_is_refused_by_name(database: Database) -> None:
