@@ -85,7 +85,7 @@ SELECT t.relname, x.relname, pg_get_indexdef(x.oid) FROM pg_partition_tree('even
 JOIN pg_index i ON i.indrelid = t.oid JOIN pg_class x ON x.oid = i.indexrelid ORDER BY 1, 2
 """
 # The catalogs of eight tables with six indexes each are changed at once, on a machine that runs other tests.
-PATIENT = EngineSettings(workers=1, lock_budget=timedelta(seconds=1))
+PATIENT = EngineSettings(workers=1, lock_budget=timedelta(milliseconds=500))
 # What a maintenance job does every month, its rows included, by the old names only.
 BY_HAND = "INSERT INTO events_{n} (id, day, owner, amount, note) SELECT {n}000 + g, {n}0, 7, g, 'loaded' FROM generate_series(1, 50) g;"
 CREATED = "CREATE TABLE events_{n} PARTITION OF events FOR VALUES FROM ({n}0) TO ({n}1);" + BY_HAND
