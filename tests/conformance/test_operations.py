@@ -134,7 +134,7 @@ def killed_for_real(rollout: Rollout, mortal: Mortal, seed: str, kills: int) -> 
     rollout.nothing_left()
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS[::3])
+@pytest.mark.parametrize("scenario", SCENARIOS[::6])
 def test_killed_for_real(
     database: Database, scenario: Scenario, mortal: Mortal, request: pytest.FixtureRequest
 ) -> None:

@@ -166,7 +166,7 @@ def explore(prepared: Database, mortal: Mortal, number: int, *, examples: int, s
     check()
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(2))
 def test_both_versions_show_what_was_written(prepared: Database, mortal: Mortal, number: int) -> None:
     explore(prepared, mortal, number, examples=3, seconds=120)
 
