@@ -21,7 +21,8 @@ KEYS: dict[str, str] = {
     "target": "the schema that migrations roll out to",
     "migrations": "directory of the migration files, relative to this file",
     "replicas": "connection URLs of replicas whose lag is read directly",
-    "lock_budget": "the longest a statement of the applications may wait for zdm",
+    "lock_budget": "the longest a statement of the applications may wait for zdm; where zdm needs several locks at once, "
+    "no more than half of the server's `deadlock_timeout` counts",
     "lock_timeout_total": "how long one step keeps trying to get its locks",
     "workers": "parallel workers of a backfill",
     "lease": "how long a rollout stays held by a process that died",
