@@ -281,8 +281,11 @@ def test_readers_of_a_view_never_meet_an_error_while_it_is_made_anew(database: D
     advance(engine, migration, State.SWITCHED_OVER)
 
     def reads(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        # Short transactions: such as take the views one by one, without a pause, leave no room for whoever needs all of them.
         connection.execute("SELECT n FROM total")
+        connection.commit()
         connection.execute("UPDATE seen SET amount = amount + 1 WHERE id = %s", [rng.randrange(1, 101)])
+        connection.commit()
         row = connection.execute("SELECT n FROM frozen").fetchone()
         assert row == (100,), number
 
