@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -165,10 +166,13 @@ def struck(mortal_server: DevServer, scenario: Scenario, how: str, at: int) -> N
                 mortal_server.crash()
                 mortal_server.start()
                 return
-            pids = database.execute(
-                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'zdm%' ORDER BY pid"
-            )
-            os.kill(pids[at % len(pids)][0], signal.SIGKILL)
+            with database.connect(autocommit=True) as witness:
+                pids = witness.execute(
+                    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'zdm%' ORDER BY pid"
+                ).fetchall()
+                os.kill(pids[at % len(pids)][0], signal.SIGKILL)
+                # The server takes a moment to notice; until then it answers as if nothing had happened.
+                eventually(lambda: ended(witness), seconds=60, what="the server to end all backends")
             eventually(lambda: answers(database), seconds=60, what="the server to recover")
 
         rollout.advance_struck_to(State.COMPLETED, at, strike)
@@ -178,6 +182,14 @@ def struck(mortal_server: DevServer, scenario: Scenario, how: str, at: int) -> N
     finally:
         if not mortal_server.is_running:
             mortal_server.start()
+
+
+def ended(witness: psycopg.Connection[Any]) -> bool:
+    try:
+        witness.execute("SELECT")
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 def answers(database: Database) -> bool:

@@ -519,6 +519,7 @@ class _Generator(Objects):
             match=match,
             probe_columns=insert_columns(self.yours),
             probe_values=insert_values(self.yours, "zdm_at"),
+            silent=sql.SQL("({} OPERATOR(pg_catalog.||) '!')").format(self._guard_across("zdm_at")),
         )
 
     def _lazily(self) -> sql.Composable:

@@ -48,6 +48,17 @@ def test_a_snapshot_older_than_the_backfill_does_not_leave_a_zombie(database: Da
     assert rows.bad() == (0, 0, 0)
 
 
+@on_all_versions
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_row_that_is_not_filled_yet_goes(database: Database, isolation: str) -> None:
+    """To look whether the mirrored row is only not seen is no reason to ask, over there, where its original is."""
+    rows = Rows(database, rows=3)
+    for statement in ("DELETE FROM accounts WHERE id = 1", "UPDATE accounts SET id = 1002 WHERE id = 2"):
+        database.execute(f"BEGIN ISOLATION LEVEL {isolation}; {statement}; COMMIT")
+    fill(rows)
+    assert rows.bad() == (0, 0, 0)
+
+
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_row_deleted_while_it_is_copied(database: Database, locked: bool) -> None:
     """The backfill has read a row that is deleted before the backfill commits. Without its row lock: a zombie."""
