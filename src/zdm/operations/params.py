@@ -205,7 +205,8 @@ def find_shape(
             problems.append(
                 Problem(
                     f"there is no table {name}",
-                    remedy="Check the name and the target's schema; names in "
+                    remedy=_folded(written)
+                    or "Check the name and the target's schema; names in "
                     "migrations mean the target's schema unless they are qualified.",
                     rule="unknown-table",
                 )
@@ -252,6 +253,14 @@ def find_shape(
         problems.append(Problem(f"table {name} is dropped by an earlier operation of this migration"))
         return None
     return shape
+
+
+def _folded(written: str) -> str:
+    """The remedy for a name whose capitals were meant; empty if it has none to fold."""
+    if '"' in written or written == written.lower():
+        return ""
+    meant = ".".join(f'"{part}"' if part != part.lower() else part for part in written.split("."))
+    return f"Capital letters are folded, as in SQL. A table that has them is written '{meant}', in both kinds of quotes."
 
 
 def find_column(shape: TableShape, name: str, problems: list[Problem]) -> ShapeColumn | None:

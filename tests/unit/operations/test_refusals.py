@@ -133,6 +133,13 @@ def test_only_ordinary_tables_are_changed(kind: TableKind) -> None:
     assert f"public.t is a {kind.value}" in text
 
 
+@pytest.mark.parametrize("written, meant", [("Post", "'\"Post\"'"), ("public.Post", "'public.\"Post\"'")])
+def test_a_name_whose_capitals_were_folded_is_told_how_to_be_written(written: str, meant: str) -> None:
+    (problem,) = run([T], {"drop_column": {"table": written, "column": "a"}}).problems
+    assert "there is no table public.post" in problem.text
+    assert meant in problem.remedy
+
+
 def test_the_role_must_own_the_table() -> None:
     (text,) = run(
         [table("t", column("a"), column("b"), may_alter=False)], op("drop_column", column="a")
