@@ -136,7 +136,7 @@ def test_only_ordinary_tables_are_changed(kind: TableKind) -> None:
 @pytest.mark.parametrize("written, meant", [("Post", "'\"Post\"'"), ("public.Post", "'public.\"Post\"'")])
 def test_a_name_whose_capitals_were_folded_is_told_how_to_be_written(written: str, meant: str) -> None:
     (problem,) = run([T], {"drop_column": {"table": written, "column": "a"}}).problems
-    assert "there is no table public.post" in problem.text
+    assert problem.what == "there is no table public.post"
     assert meant in problem.remedy
 
 
