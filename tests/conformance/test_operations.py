@@ -77,8 +77,14 @@ def test_run_through(database: Database, scenario: Scenario) -> None:
     rollout.nothing_left()
 
 
-@pytest.mark.parametrize("state", REVERSIBLE)
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("scenario", "state"),
+    [
+        pytest.param(*parameter.values, state, id=f"{parameter.id}-{state.value}", marks=parameter.marks)
+        for first, state in enumerate(REVERSIBLE)
+        for parameter in some(3, first)
+    ],
+)
 def test_roll_back(database: Database, scenario: Scenario, state: State) -> None:
     rollout = Rollout(database, scenario)
     with rollout.writing(new=False) as writers:
