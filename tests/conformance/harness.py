@@ -350,11 +350,14 @@ class Rollout:
 def disagreeing(mapping: TableMapping, *, complete: bool) -> str:
     """A query for rows of a table whose sides do not agree."""
 
-    def version(columns: tuple[ViewColumn, ...], name: str) -> sql.Composed:
+    def version(
+        columns: tuple[ViewColumn, ...], name: str, before: tuple[ViewColumn, ...] = ()
+    ) -> sql.Composed:
+        named = [(c.physical, c.name) for c in columns if c.physical != mapping.marker]
+        named += [(c.physical, f"old.{c.name}") for c in before]
         listed = sql.SQL(", ").join(
-            sql.SQL("b.{} AS {}").format(sql.Identifier(c.physical), sql.Identifier(c.name))
-            for c in columns
-            if c.physical != mapping.marker
+            sql.SQL("b.{} AS {}").format(sql.Identifier(physical), sql.Identifier(shown))
+            for physical, shown in named
         )
         return sql.SQL("(SELECT {}) AS {}").format(listed, sql.Identifier(name))
 
@@ -363,7 +366,7 @@ def disagreeing(mapping: TableMapping, *, complete: bool) -> str:
         return sql.SQL("b.{}::text IS NOT DISTINCT FROM {}::text").format(sql.Identifier(physical), derived)
 
     old = version(mapping.old_columns, mapping.table.name)
-    new = version(mapping.new_columns, mapping.final_name)
+    new = version(mapping.new_columns, mapping.final_name, mapping.old_columns)
     marker = sql.Identifier(mapping.marker)
 
     def consistent(group: ColumnGroup) -> sql.Composed:

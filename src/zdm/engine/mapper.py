@@ -30,7 +30,7 @@ from zdm.model.table import Table
 from zdm.operations import fidelity
 from zdm.operations.base import Draft, Operation
 from zdm.operations.migration import Migration
-from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
+from zdm.operations.shape import BEFORE, DraftNew, ShapeColumn, TableShape
 from zdm.operations.succession import plain_defaults
 
 MARKER = "_zdm_state"
@@ -374,10 +374,15 @@ class Mapper:
             for name, text in g.old.items()
             if text is not None
         }
+        before = [
+            CheckColumn(f"{BEFORE}{c.shown_name}", c.physical_name, c.type, c.collation)
+            for c in old
+            if any(group.reads_before and c.physical_name in group.old for group in shape.groups)
+        ]
         return (
             self.check(shape.name.name, old, ups),
             self.check(shape.name.name, old, fills),
-            self.check(shape.final_name, new, downs),
+            self.check(shape.final_name, [*new, *before], downs),
         )
 
     def check(
@@ -461,6 +466,10 @@ class Mapper:
             return any(old.down is not None for old in group.old)
         if not group.old or all(new.not_null for new in group.new):
             return False
+        shown = {column.physical for column in shape.columns}
+        if any(old.name in shown for old in group.old):
+            # Both versions give it a value.
+            return True
         if any(old.default is not None for old in group.old):
             return True
         if any(column.identity for old in group.old if (column := shape.original(old.name)) is not None):

@@ -147,7 +147,9 @@ def contract_statements(
     statements += following.before
     t = table(mapping.table)
     statements += before_columns_go(shape)
-    gone = list(dict.fromkeys([old.name for group in mapping.groups for old in group.old] + shape.removed))
+    shown = {column.physical for column in shape.columns}
+    replaced = [old.name for group in mapping.groups for old in group.old if old.name not in shown]
+    gone = list(dict.fromkeys(replaced + shape.removed))
     # A generated column goes before the columns that it is generated from.
     gone.sort(key=lambda name: not _generated(shape, name))
     if mapping.needs_sync:

@@ -308,6 +308,14 @@ def find_original(shape: TableShape, column: ShapeColumn, problems: list[Problem
                 remedy="Say it in the operation that adds the column.",
             )
         )
+    elif shape.group_of(column.physical) is not None:
+        problems.append(
+            Problem(
+                f"column {column.name} of {shape.name} is written by an earlier operation of this migration",
+                remedy="Say both in one operation, or in two migrations.",
+            )
+        )
+        return None
     return found
 
 

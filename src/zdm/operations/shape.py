@@ -13,6 +13,9 @@ from zdm.model.mapping import Conflict, Expose
 from zdm.model.names import QualifiedName, fit
 from zdm.model.table import Column, Table
 
+BEFORE = "old."
+"""How a column of the old version begins in a `down` that also reads what it is about to write."""
+
 
 def is_sequence_default(default: str | None) -> bool:
     """Whether a default, as the server spells it, takes the next number of a sequence."""
@@ -54,6 +57,8 @@ class DraftGroup:
 
     `casts` tells which `down` was derived rather than written, so that it can follow a later rename: physical old column
     to the physical column it is cast back from, and the type (None: taken as it is).
+
+    `reads_before`: its `down` reads the old columns as well, as `BEFORE` marks them: it writes a part of their values.
     """
 
     name: str
@@ -63,6 +68,7 @@ class DraftGroup:
     lossy: bool = False
     conflict: Conflict = Conflict.REFUSE
     casts: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    reads_before: bool = False
 
 
 @dataclass(slots=True)
@@ -157,7 +163,8 @@ class TableShape:
 
     def replaced(self) -> dict[str, str]:
         """Every old physical column that cleanup drops, and the operation that is the reason."""
-        found = {old: group.operation for group in self.groups for old in group.old}
+        shown = {column.physical for column in self.columns}
+        found = {old: group.operation for group in self.groups for old in group.old if old not in shown}
         found.update({old: found.get(old, "drop_column") for old in self.removed})
         return found
 

@@ -69,6 +69,11 @@ def cast_text(expression: str, type_: str) -> str:
     return ddl.text("CAST(({e}) AS {t})", e=ddl.raw(expression), t=ddl.raw(type_))
 
 
+def is_text(type_: str) -> bool:
+    """Whether text is assigned to the type as it is."""
+    return _TEXT.match(type_) is not None
+
+
 def plain_defaults(before: str, old_type: str, new_type: str) -> list[str]:
     """Spellings of an old default for a new type that say less than a cast: as people would have written it."""
     literal = _LITERAL.fullmatch(before)

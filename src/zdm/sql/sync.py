@@ -1086,7 +1086,8 @@ def _reads_beside_up(group: ColumnGroup) -> list[str]:
 
 
 def _reads_beside_down(group: ColumnGroup) -> list[str]:
-    own = {n.name for n in group.new}
+    """What `down` reads besides the group's own columns; it may write a part of an old one, and read the rest."""
+    own = {n.name for n in group.new} | {o.name for o in group.old}
     return [name for name in group.reads_of_down if name not in own]
 
 
