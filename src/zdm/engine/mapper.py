@@ -26,11 +26,11 @@ from zdm.model.mapping import (
 )
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Finding, Roundtrip, Severity
-from zdm.model.table import Table
+from zdm.model.table import Column, Table
 from zdm.operations import fidelity
 from zdm.operations.base import Draft, Operation
 from zdm.operations.migration import Migration
-from zdm.operations.shape import BEFORE, DraftNew, ShapeColumn, TableShape
+from zdm.operations.shape import BEFORE, DraftNew, ShapeColumn, TableShape, is_sequence_default
 from zdm.operations.succession import plain_defaults
 
 MARKER = "_zdm_state"
@@ -118,7 +118,9 @@ class Mapper:
             groups=groups,
             marker=marker,
             expose=shape.expose,
-            old_columns=tuple(ViewColumn(physical=c.name, name=c.name) for c in table.columns),
+            old_columns=tuple(
+                ViewColumn(physical=c.name, name=c.name, default=_own_default(c)) for c in table.columns
+            ),
             new_columns=tuple(
                 ViewColumn(
                     physical=c.physical,
@@ -561,13 +563,21 @@ class Mapper:
 
 
 def _view_default(shape: TableShape, column: ShapeColumn) -> str | None:
-    """The default that the new version's view carries: None where the table's own is the right one."""
+    """The default that the new version's view carries: None where only the table's own is right."""
     new = shape.draft(column.physical)
     if new is not None and shape.numbered(new):
         return None
     if column.default_changed or (column.fresh and column.default):
         return column.default or "NULL"
-    return None
+    original = shape.original(column.physical)
+    return _own_default(original) if original is not None else None
+
+
+def _own_default(column: Column) -> str | None:
+    """The table's default, for a view: through one without, `SET c = DEFAULT` gives NULL. A number is the table's to give."""
+    if column.generated or is_sequence_default(column.default):
+        return None
+    return column.default
 
 
 def _promised(group: ColumnGroup) -> str:
