@@ -181,7 +181,8 @@ def test_a_view_and_a_generated_column_fail_half_way_and_leave_no_version_schema
     engine = started(
         database,
         TABLE
-        + "ALTER TABLE t ADD g int GENERATED ALWAYS AS (a * 2) STORED; CREATE VIEW v AS SELECT id, a FROM t",
+        + "ALTER TABLE t ALTER b SET STORAGE EXTERNAL; INSERT INTO t (a, b) SELECT 1, repeat('x', 1000000) FROM generate_series(1, 3);"
+        "ALTER TABLE t ADD g int GENERATED ALWAYS AS (a * 2) STORED; CREATE VIEW v AS SELECT id, a FROM t",
     )
     with pytest.raises(BadInput) as refused:
         engine.advance(migration(change("a", "bigint")))

@@ -110,6 +110,7 @@ class Follow(Value):
     swap: in the swap's own transaction, before the old columns go.
     finish: at cleanup after the swap; the table has its final names.
     strong: whether `prepare` and `unprepare` need the strongest lock, else SHARE ROW EXCLUSIVE.
+    remade: whether `swap` makes a column anew: views of ours that show it make way, and its attributes are given again.
     """
 
     prepare: tuple[str, ...] = ()
@@ -121,6 +122,7 @@ class Follow(Value):
     finish: tuple[str, ...] = ()
     on: QualifiedName
     strong: bool = False
+    remade: bool = False
 
 
 class Dependents(StrEnum):

@@ -310,3 +310,48 @@ def test_readers_of_a_view_never_meet_an_error_while_it_is_made_anew(database: D
         writers.wait_for(5)
     writers.report.assert_only("40001", "40P01")
     assert database.value("SELECT pg_typeof(amount)::text FROM seen LIMIT 1") == "bigint"
+
+
+@on_all_versions
+def test_a_stored_generated_column_of_a_small_table_follows_in_the_swap(database: Database) -> None:
+    """It is generated from the old column while both exist, and from the successor afterwards; its index stays where it can."""
+    in_place = database.server.major >= 17
+    database.execute(
+        "CREATE TABLE items (id serial PRIMARY KEY, amount int NOT NULL, n int NOT NULL DEFAULT 2,"
+        " total int GENERATED ALWAYS AS (amount * n) STORED NOT NULL);"
+        "COMMENT ON COLUMN items.total IS 'to pay'; GRANT SELECT (total) ON items TO PUBLIC;"
+        "INSERT INTO items (amount) SELECT g FROM generate_series(1, 100) g"
+        + ("; CREATE INDEX items_total ON items (total) WHERE total > 5" if in_place else "")
+    )
+    engine, migration = Engine(database.dsn), widen()
+    engine.init()
+    right = "SELECT count(*) FILTER (WHERE total <> amount * n) FROM {}.items"
+    for state in (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER):
+        advance(engine, migration, state)
+        written = database.value("UPDATE public_widen.items SET amount = 50 WHERE id = 1 RETURNING total")
+        assert (written, database.value(right.format("public"))) == (100, 0), state
+        assert database.value("UPDATE items SET amount = amount + 1 WHERE id = 1 RETURNING total") == 102
+        assert database.value("SELECT total FROM public_widen.items WHERE id = 1") == 102
+    with Writers(database.dsn) as writers:
+        writers.add(
+            "new",
+            lambda conn, rng, n: conn.execute(
+                "UPDATE public_widen.items SET amount = %s WHERE id = %s", [n, rng.randrange(100)]
+            ),
+        )
+        writers.wait_for(3)
+        advance(engine, migration, State.COMPLETED)
+        writers.wait_for(3)
+    writers.report.assert_only()
+    assert database.value(right.format("public")) == 0
+    assert database.value("INSERT INTO items (amount) VALUES (7) RETURNING total") == 14
+    assert database.execute(
+        "SELECT attgenerated, attnotnull, format_type(atttypid, -1), col_description(attrelid, attnum), attacl IS NOT NULL"
+        " FROM pg_attribute WHERE attrelid = 'items'::regclass AND attname = 'total'"
+    ) == [("s", True, "integer", "to pay", True)]
+    expression = "SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = adrelid AND a.attnum = adnum WHERE attgenerated = 's'"
+    assert database.value(expression) == "(amount * n)"
+    if in_place:
+        assert database.value("SELECT pg_get_indexdef('items_total'::regclass)").endswith(
+            "(total) WHERE (total > 5)"
+        )

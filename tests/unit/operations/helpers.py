@@ -30,8 +30,9 @@ def table(
     kind: TableKind = TableKind.TABLE,
     may_alter: bool = True,
     schema: str = "public",
+    size: int = 0,
 ) -> Table:
-    """A table with numbered columns."""
+    """A table with numbered columns, of `size` bytes."""
     return Table(
         name=qualified(schema, name),
         oid=16384,
@@ -41,6 +42,7 @@ def table(
         columns=tuple(c.model_copy(update={"number": n}) for n, c in enumerate(columns, 1)),
         constraints=constraints,
         indexes=indexes,
+        bytes=size,
         triggers=triggers,
         dependents=dependents,
         referenced_by=referenced_by,

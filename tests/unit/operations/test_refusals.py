@@ -11,6 +11,7 @@ from tests.unit.operations.helpers import column, run, table
 from zdm.model.mapping import Expose
 from zdm.model.names import qualified
 from zdm.model.table import Constraint, Dependent, Index, TableKind, Trigger
+from zdm.operations.fidelity.dependents import STORED_LIMIT
 
 T = table(
     "t",
@@ -155,7 +156,6 @@ def test_the_role_must_own_the_table() -> None:
             "view",
             "materialized view",
             "rule",
-            "generated column",
             "function",
             "replica identity",
             "user of the identity sequence",
@@ -212,13 +212,38 @@ def test_what_follows_needs_a_successor(kind: str) -> None:
     assert f"the {kind} g" in problem.what
 
 
+STORED = Dependent(kind="generated column", name="g", columns=("a",), oid=7)
+WIDER = op("change_type", column="a", to="bigint")
+
+
 def test_a_generated_column_may_go_with_the_column_it_uses() -> None:
-    subject = table(
-        "t", *T.columns, dependents=(Dependent(kind="generated column", name="g", columns=("a",), oid=7),)
+    subject = table("t", *T.columns, dependents=(STORED,), size=STORED_LIMIT + 1)
+    assert run([subject], op("drop_column", column="g"), WIDER).texts() == []
+    assert "the generated column g uses a" in run([subject], WIDER).texts()[0]
+
+
+def test_a_stored_generated_column_follows_where_the_rewrite_is_short() -> None:
+    small = table("t", *T.columns, dependents=(STORED,), size=STORED_LIMIT)
+    outcome = run([small], WIDER)
+    assert outcome.texts() == []
+    assert [f.rule for f in outcome.draft.findings] == ["stored-generated-column"]
+    assert "2048 KiB" in outcome.draft.findings[0].text
+    for kind, size, why in (
+        (TableKind.TABLE, STORED_LIMIT * 3, "has 6 MiB"),
+        (TableKind.PARTITIONED, 0, "is partitioned"),
+    ):
+        (problem,) = run([table("t", *T.columns, dependents=(STORED,), kind=kind, size=size)], WIDER).problems
+        assert problem.rule == "stored-generated-column"
+        assert why in problem.what
+    # Before PostgreSQL 17 the column is made anew, and what hangs on it would go.
+    indexed = table(
+        "t",
+        *T.columns,
+        dependents=(STORED,),
+        indexes=(Index(name="i", columns=("g",), definition="CREATE INDEX i ON t (g)"),),
     )
-    both = [op("drop_column", column="g"), op("change_type", column="a", to="bigint")]
-    assert run([subject], *both).texts() == []
-    assert "the generated column g uses a" in run([subject], both[1]).texts()[0]
+    assert run([indexed], WIDER, version=170000).texts() == []
+    assert "the index i would go with it" in run([indexed], WIDER, version=150000).texts()[0]
 
 
 def test_a_subscription_may_write_a_column_that_is_only_cast_under_its_name() -> None:

@@ -1,7 +1,8 @@
-"""A virtual generated column is made anew in the swap: adding one changes the catalogs only.
+"""A generated column gets its expression over the successors in the swap.
 
-Until then it is generated from the old column, which is kept in step. A stored one has its values in the table's file, so
-another expression means a rewrite under the strongest lock: that is refused.
+Until then it is generated from the old column, which is kept in step. A virtual one is made anew, which changes the catalogs
+only. A stored one has its values in the table's file, so the server writes that anew under the strongest lock: only small
+tables come here.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from zdm.db.dependants.clones import CannotFollowError, rename, retype
 from zdm.db.session import Connection, fetch_value
 from zdm.model.requests import Follow, FollowRequest
 
+_SET_EXPRESSION = 170000
+"""The first version that gives a stored generated column another expression in place."""
+
 
 def follow_generated(conn: Connection, request: FollowRequest) -> Follow:
-    """DROP COLUMN and ADD COLUMN … VIRTUAL with the expression over the successors."""
+    """DROP COLUMN and ADD COLUMN with the expression over the successors; SET EXPRESSION where the server has it for stored ones."""
     row = conn.execute(
-        "SELECT a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid), a.attnotnull,"
+        "SELECT a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid), a.attnotnull, a.attgenerated = 's',"
         " CASE WHEN a.attcollation <> y.typcollation THEN (SELECT format('%%I.%%I', n.nspname, c.collname)"
         " FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation) END"
         " FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid"
@@ -25,8 +29,8 @@ def follow_generated(conn: Connection, request: FollowRequest) -> Follow:
     ).fetchone()
     if row is None:
         raise CannotFollowError("it is not there any more")
-    name, type_, expression, not_null, collation = row
-    if not_null:
+    name, type_, expression, not_null, stored, collation = row
+    if not_null and not stored:
         raise CannotFollowError("it is NOT NULL, which would have to be proven by a scan under lock")
     copy, table = (
         sql.Identifier("pg_temp", "_zdm_carry"),
@@ -36,17 +40,13 @@ def follow_generated(conn: Connection, request: FollowRequest) -> Follow:
     replaced = [c for r in request.replaced if r.table == request.table for c in r.columns]
     for column in replaced:
         retype(conn, copy, column)
-    column_name = sql.Identifier(name)
     definition = sql.SQL("{} {}{}").format(
-        column_name,
+        sql.Identifier(name),
         sql.SQL(type_),
         sql.SQL(" COLLATE {}").format(sql.SQL(collation)) if collation else sql.SQL(""),
     )
-    conn.execute(
-        sql.SQL("ALTER TABLE {} DROP COLUMN {}, ADD COLUMN {} GENERATED ALWAYS AS ({}) VIRTUAL").format(
-            copy, column_name, definition, sql.SQL(expression)
-        )
-    )
+    kind = sql.SQL("STORED NOT NULL" if not_null else "STORED" if stored else "VIRTUAL")
+    conn.execute(_remade(copy, sql.Identifier(name), definition, expression, kind))
     rename(conn, copy, replaced)
     rewritten = fetch_value(
         conn,
@@ -55,7 +55,18 @@ def follow_generated(conn: Connection, request: FollowRequest) -> Follow:
         " WHERE c.relname = '_zdm_carry' AND c.relnamespace = pg_my_temp_schema() AND a.attname = %s",
         (name,),
     )
-    statement = sql.SQL(
-        "ALTER TABLE {} DROP COLUMN {}, ADD COLUMN {} GENERATED ALWAYS AS ({}) VIRTUAL"
-    ).format(table, column_name, definition, sql.SQL(rewritten))
-    return Follow(on=request.table, swap=(statement.as_string(conn),))
+    if stored and conn.info.server_version >= _SET_EXPRESSION:
+        statement = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET EXPRESSION AS ({})").format(
+            table, sql.Identifier(name), sql.SQL(rewritten)
+        )
+        return Follow(on=request.table, swap=(statement.as_string(conn),))
+    statement = _remade(table, sql.Identifier(name), definition, rewritten, kind)
+    return Follow(on=request.table, swap=(statement.as_string(conn),), remade=True)
+
+
+def _remade(
+    table: sql.Identifier, name: sql.Identifier, definition: sql.Composed, expression: str, kind: sql.SQL
+) -> sql.Composed:
+    return sql.SQL("ALTER TABLE {} DROP COLUMN {}, ADD COLUMN {} GENERATED ALWAYS AS ({}) {}").format(
+        table, name, definition, sql.SQL(expression), kind
+    )

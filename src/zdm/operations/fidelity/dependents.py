@@ -51,6 +51,12 @@ _STORED = (
     "A stored generated column gets another expression only by rewriting the table under lock. Drop it in an earlier "
     "migration and add it again after this one, or make it a plain column that a trigger fills."
 )
+_SMALL = "Ordinary tables of at most 2 MiB are rewritten in the swap."
+STORED_LIMIT = 2 * 2**20
+"""The most bytes of a table that the swap may write anew for a stored generated column: some ten thousand rows, well within the
+default lock budget, which bounds it in any case."""
+_SET_EXPRESSION = 170000
+"""The first version that gives a stored generated column another expression in place, with all that hangs on it."""
 
 
 def review_dependents(review: Review) -> None:
@@ -111,27 +117,51 @@ def _publication(review: Review, dependent: Dependent, hit: list[str]) -> None:
 
 
 def _generated(review: Review, dependent: Dependent, hit: list[str]) -> None:
-    """A virtual one is made anew in the swap, if nothing hangs on it in turn; one that goes as well needs nothing."""
+    """It gets its expression over the successors in the swap; one that goes as well needs nothing."""
     table, name = review.shape.table, dependent.name
     if name in review.replaced:
         return
     column = table.column(name)
     what = f"the generated column {name} uses {', '.join(hit)}"
-    if column is None or column.generated != "virtual":
-        review.refuse(hit[0], what, _STORED, "stored-generated-column")
+    stored = column is not None and column.generated == "stored"
+    if stored and not _rewritten(review, what, name, hit):
         return
     hanging = [f"the {c.kind} {c.name}" for c in table.constraints if name in c.columns]
+    hanging += [f"the index {i.name}" for i in table.indexes if name in i.columns and i.constraint is None]
     hanging += [f"the trigger {t.name}" for t in table.triggers if name in t.columns]
     hanging += [
         f"the {d.kind} {d.name}"
         for d in table.dependents
         if name in d.columns and d.name not in review.draft.own_views
     ]
+    if stored and review.draft.server_version >= _SET_EXPRESSION:
+        hanging = []
     if hanging or not set(hit) <= set(review.successors):
         because = f", and {', '.join(hanging)} would go with it" if hanging else ""
         review.refuse(hit[0], what + because, _REMEDIES["generated column"], "dependent-object")
         return
     review.follow("generated column", name, dependent.oid, hit[0])
+
+
+def _rewritten(review: Review, what: str, name: str, hit: list[str]) -> bool:
+    """Whether the table is so small that the swap may write it anew; if it is not, that is refused."""
+    table = review.shape.table
+    if table.partitioned or table.bytes > STORED_LIMIT:
+        size = "is partitioned" if table.partitioned else f"has {table.bytes / 2**20:.0f} MiB"
+        review.refuse(
+            hit[0], f"{what}, {table.name} {size}", f"{_STORED} {_SMALL}", "stored-generated-column"
+        )
+        return False
+    review.draft.findings.append(
+        Finding(
+            severity=Severity.NOTE,
+            text=f"the swap writes {table.name} anew ({table.bytes // 1024} KiB), since the stored generated column {name} gets "
+            "another expression; if that takes longer than the lock budget, it changes nothing and says so",
+            where=review.replaced[hit[0]],
+            rule="stored-generated-column",
+        )
+    )
+    return True
 
 
 def _replica_identity(review: Review, dependent: Dependent, hit: list[str]) -> None:

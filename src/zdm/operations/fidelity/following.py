@@ -110,7 +110,7 @@ def in_swap(shape: TableShape, context: Context) -> InSwap:
         if request.table != shape.name or answer is None:
             continue
         found.before += answer.swap
-        if request.kind == "generated column":
+        if answer.remade:
             column = shape.original(request.name)
             assert column is not None
             found.remake_view = True
