@@ -1,0 +1,500 @@
+"""What the sync functions of one table do: which side a statement wrote, and what follows from it.
+
+The rules are in ``docs/architecture.md``, the SQL in ``triggers/part_*.sql``; here the pieces are chosen and filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from zdm.model.mapping import (
+    FAILED,
+    FIRST_GROUP_BIT,
+    MAX_GROUPS,
+    Authority,
+    ColumnGroup,
+    Conflict,
+    Expose,
+    NewColumn,
+    TableMapping,
+)
+from zdm.sql.identifiers import all_of, any_of, comma, qualified_name, trusted
+from zdm.sql.rows import filled_once
+from zdm.sql.sync_conditions import (
+    EMPTY,
+    LINES,
+    changed_in,
+    comment,
+    equals,
+    has,
+    human,
+    new_changed,
+    old_changed,
+    over_new,
+    own,
+    part,
+    reads_beside_down,
+    reads_beside_up,
+    same,
+    supplied,
+    tried,
+    tries_new,
+    two_sided,
+    variable,
+    was,
+)
+from zdm.sql.templates import load
+
+_ALL_GROUPS = ((1 << MAX_GROUPS) - 1) << FIRST_GROUP_BIT
+
+_DECLARE = sql.SQL(
+    "  zdm_try pg_catalog.record;\n  zdm_path pg_catalog.text := pg_catalog.current_setting('search_path');"
+)
+
+
+@dataclass(frozen=True)
+class FunctionBodies:
+    """The pieces of each function's template, for one mapping under one authority.
+
+    zdm_d<n> is the direction decided for group n: 0 nothing, 1 up because the old side was written or the row is not filled,
+    2 down because the new side was written, 3 up if a column that up reads changed, 4 down if one that down reads changed.
+    zdm_f<n>: group n of the row is not filled yet, or could not be derived.
+    """
+
+    mapping: TableMapping
+    rollout: int
+    authority: Authority
+
+    @property
+    def marker(self) -> sql.Identifier:
+        return sql.Identifier(self.mapping.marker)
+
+    @property
+    def table(self) -> sql.Identifier:
+        return qualified_name(self.mapping.table)
+
+    def insert(self) -> dict[str, sql.Composable]:
+        decide = part(
+            "part_insert",
+            marker=self.marker,
+            failed=was(FAILED),
+            whole=LINES.join(self._settled_as(group) for group in self.mapping.groups),
+            groups=sql.Literal(_ALL_GROUPS),
+            decide=LINES.join(self._decide_insert(group) for group in self.mapping.groups),
+        )
+        return self._body(decide, update=False)
+
+    def _settled_as(self, group: ColumnGroup) -> sql.Composable:
+        """Sets zdm_agree to false if the group does not hold what the row's marker says of it."""
+        ups = [n for n in group.new if n.up is not None]
+        downs = [o for o in group.old if o.down is not None]
+        promised = [
+            sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(n.name)) for n in group.new if n.not_null
+        ]
+        parts: list[sql.Composable] = [comment(group.name)]
+        if promised:
+            parts.append(sql.SQL("IF NOT {} THEN zdm_agree := false; END IF;").format(all_of(promised)))
+        for columns, wrote in ((ups, sql.SQL("NOT {}").format(was(group.bit))), (downs, was(group.bit))):
+            if columns:
+                text = sql.SQL("IF zdm_agree AND {} THEN\n{}\nEND IF;")
+                parts.append(text.format(wrote, tried(columns)))
+        return LINES.join(parts)
+
+    def settle(self) -> dict[str, sql.Composable]:
+        decide = LINES.join(self._decide_update(group) for group in self.mapping.groups)
+        return {**self._body(decide, update=True), "groups": sql.Literal(_ALL_GROUPS)}
+
+    def _body(self, decide: sql.Composable, *, update: bool) -> dict[str, sql.Composable]:
+        names = [f"  zdm_d{group.number} integer := 0;" for group in self.mapping.groups]
+        names += [
+            f"  zdm_f{group.number} boolean := {'false' if update else 'true'};"
+            for group in self.mapping.groups
+        ]
+        return {
+            "declare": LINES.join([trusted("\n".join(names)), _DECLARE]),
+            "enter": part("part_enter"),
+            "leave": part("part_leave"),
+            "decide": decide,
+            "derive": LINES.join([self._derive(update=update), *self._guards(update=update)]),
+        }
+
+    def _guards(self, *, update: bool) -> list[sql.Composable]:
+        """For each key that stands twice: whoever gives a row a key waits for whoever is giving it to another one."""
+        made: list[sql.Composable] = []
+        for number, key in enumerate(self.mapping.guarded):
+            columns = [sql.SQL("NEW.{}").format(sql.Identifier(name)) for name in key]
+            when = all_of(sql.SQL("{} IS NOT NULL").format(column) for column in columns)
+            if update:
+                when = all_of([any_of(changed_in(self.mapping, name) for name in key), when])
+            same = all_of(
+                sql.SQL("zdm_table.{0} OPERATOR(pg_catalog.=) NEW.{0}").format(sql.Identifier(name))
+                for name in key
+            )
+            made.append(
+                part(
+                    "part_guard",
+                    when=when,
+                    row=sql.SQL("ROW({})").format(comma(columns)),
+                    seed=sql.Literal(self.mapping.oid * MAX_GROUPS + number),
+                    table=self.table,
+                    same=same,
+                )
+            )
+        return made
+
+    def _decide_update(self, group: ColumnGroup) -> sql.Composable:
+        fresh = sql.SQL("(OLD.{} IS NULL OR ({} AND NOT {}))").format(
+            self.marker, was(FAILED), was(group.bit)
+        )
+        pieces = {
+            "name": comment(group.name),
+            "fresh": fresh,
+            "f": variable("f", group),
+            "d": variable("d", group),
+            "named": has(sql.SQL("zdm_named"), group.bit),
+            "was": was(group.bit),
+            "own": own(group),
+            "old": old_changed(group),
+            "new": new_changed(group),
+            "refuse": self._refuse_unfilled(group),
+            "unsettled": sql.SQL("OLD.{} IS NULL").format(self.marker),
+        }
+        if group.new and group.old:
+            template = "part_decide_both"
+        elif group.new:
+            template = "part_decide_added"
+        else:
+            template = "part_decide_dropped"
+        return part(template, **{key: pieces[key] for key in load(template).parameters})
+
+    def _refuse_unfilled(self, group: ColumnGroup) -> sql.Composable:
+        """Rule 7."""
+        derived = [n for n in group.new if n.up is not None or filled_once(n) is not None]
+        if not derived:
+            return EMPTY
+        missing = [
+            sql.SQL("(NEW.{0} IS NULL AND OLD.{0} IS NULL)").format(sql.Identifier(n.name)) for n in derived
+        ]
+        fits = [
+            sql.SQL("(NEW.{0} IS NOT NULL OR OLD.{0} IS NOT NULL OR zdm_try.{0} IS NULL)").format(
+                sql.Identifier(n.name)
+            )
+            for n in derived
+        ]
+        new = ", ".join(human(n.final) for n in group.new)
+        reads = [c for c in group.reads_of_up if self._is_old(c)] or list(group.reads_of_up)
+        source = ", ".join(human(c) for c in reads)
+        refusal = self._raise(
+            code="55000",
+            message=f"NULL written to {new} of {self.mapping.table}, which is not filled in this row yet",
+            detail="It cannot be told whether NULL is meant, or was computed from the column that is still empty; taken as "
+            "it is, it would replace what "
+            + (f"{source} holds." if source else "the row is still to be given."),
+            hint="Until the migration has filled every row, read the old structure and write a value, or write the old "
+            "structure instead.",
+            column=group.new[0].name,
+        )
+        return sql.SQL("    IF {} THEN\n{}\n    IF NOT zdm_agree THEN\n{}\n    END IF;\n    END IF;").format(
+            any_of(missing), part("part_try", assign=tries_new(derived), result=all_of(fits)), refusal
+        )
+
+    def _is_old(self, name: str) -> bool:
+        return any(o.name == name for group in self.mapping.groups for o in group.old)
+
+    def _decide_insert(self, group: ColumnGroup) -> sql.Composable:
+        given = any_of(sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(n.name)) for n in group.new)
+        elsewhere = any_of(
+            sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(n.name))
+            for g in self.mapping.groups
+            for n in g.new
+        )
+        pieces: dict[str, sql.Composable] = {
+            "name": comment(group.name),
+            "d": variable("d", group),
+            "own": own(group),
+            "given": given,
+            "elsewhere": elsewhere,
+            "supplied": any_of(supplied(o) for o in group.old),
+            # Without views nothing shows who inserts. But the old application supplies what is NOT NULL, or fails.
+            "missing": any_of(
+                sql.SQL("NEW.{} IS NULL").format(sql.Identifier(o.name))
+                for o in group.old
+                if o.not_null and self.mapping.expose is Expose.COLUMNS
+            ),
+            "failed": all_of([was(FAILED), sql.SQL("NOT {}").format(was(group.bit))]),
+            # A row that the new version inserts without its number has the one that the old column was given.
+            "view": all_of([sql.SQL("zdm_view"), given])
+            if any(n.numbered for n in group.new)
+            else sql.SQL("zdm_view"),
+        }
+        if group.new and group.old:
+            template = "part_insert_both"
+            pieces["follows"] = self._try_new(group)
+            pieces["complete"] = all_of(
+                sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(o.name)) for o in group.old
+            )
+            pieces["leads"] = self._try_old(group)
+            pieces["policy"] = self._policy_insert(group)
+        elif group.new:
+            template = "part_insert_added"
+        else:
+            template = "part_insert_dropped"
+        return part(template, **{key: pieces[key] for key in load(template).parameters})
+
+    def _policy_insert(self, group: ColumnGroup) -> sql.Composable:
+        match self._policy(group):
+            case Conflict.OLD:
+                return sql.SQL("{} := 1;").format(variable("d", group))
+            case Conflict.NEW:
+                return sql.SQL("{} := 2; {}").format(variable("d", group), own(group))
+            case _:
+                return self._conflict(group)
+
+    def both(self) -> dict[str, sql.Composable]:
+        groups = [self._decide_both(group) for group in two_sided(self.mapping)]
+        return {
+            "declare": _DECLARE,
+            "enter": part("part_enter"),
+            "leave": part("part_leave"),
+            "groups": LINES.join(groups),
+        }
+
+    def _decide_both(self, group: ColumnGroup) -> sql.Composable:
+        withdraw = sql.SQL("NEW.{0} := NEW.{0} OPERATOR(pg_catalog.&) {1};").format(
+            self.marker, sql.SQL("({})").format(sql.Literal(~group.bit))
+        )
+        policy = self._policy(group)
+        decision: sql.Composable = sql.SQL("NULL;")
+        if policy is Conflict.OLD:
+            decision = withdraw
+        elif policy is Conflict.REFUSE:
+            decision = self._conflict(group)
+        return part(
+            "part_both",
+            name=comment(group.name),
+            number=sql.Literal(group.number),
+            new=new_changed(group),
+            old=old_changed(group),
+            withdraw=withdraw,
+            last=has(sql.SQL("COALESCE(OLD.{}, 0)").format(self.marker), group.bit),
+            follows=self._try_new(group),
+            leads=self._try_old(group),
+            policy=decision,
+        )
+
+    def _policy(self, group: ColumnGroup) -> Conflict:
+        if group.conflict is not Conflict.AUTHORITY:
+            return group.conflict
+        return Conflict.OLD if self.authority is Authority.OLD else Conflict.NEW
+
+    def _conflict(self, group: ColumnGroup) -> sql.Composable:
+        old, new = (
+            ", ".join(map(human, names))
+            for names in ([o.name for o in group.old], [n.final for n in group.new])
+        )
+        stored = ", ".join(human(n.name) for n in group.new)
+        return self._raise(
+            code="23000",
+            message=f"the statement writes both the old {old} and the new {new} of {self.mapping.table}, and they disagree",
+            detail=f"While a schema migration runs, {new} (stored as {stored}) is the new form of {old}: one has to "
+            "follow from the other.",
+            hint="Write one of them and the other follows, or write both so that they agree.",
+            column=group.new[0].name,
+        )
+
+    def _raise(self, *, code: str, message: str, detail: str, hint: str, column: str) -> sql.Composed:
+        return load("part_raise").fill(
+            code=sql.Literal(code),
+            message=sql.Literal(message),
+            detail=sql.Literal(detail),
+            hint=sql.Literal(hint),
+            schema=sql.Literal(self.mapping.table.schema_),
+            table=sql.Literal(self.mapping.table.name),
+            column=sql.Literal(column),
+        )
+
+    def _try_new(self, group: ColumnGroup) -> sql.Composable:
+        """Sets zdm_agree: the new side follows from the old. Not asked where a part of it follows from nothing."""
+        if any(n.up is None for n in group.new) or self._up_reads_others(group):
+            return sql.SQL("    zdm_agree := false;")
+        return part(
+            "part_try",
+            assign=tries_new(group.new),
+            result=same([(n.name, n.comparison, n.type) for n in group.new]),
+        )
+
+    def _try_old(self, group: ColumnGroup) -> sql.Composable:
+        """Sets zdm_agree: the old side follows from the new."""
+        if not group.two_way or self._down_reads_others(group):
+            return sql.SQL("    zdm_agree := false;")
+        assign = LINES.join(
+            sql.SQL("      zdm_try.{} := {};").format(sql.Identifier(o.name), over_new(o.down))
+            for o in group.old
+            if o.down is not None
+        )
+        return part(
+            "part_try", assign=assign, result=same([(o.name, o.comparison, o.type) for o in group.old])
+        )
+
+    # --- deriving -----------------------------------------------------------------------------------------------------
+
+    def _up_reads_others(self, group: ColumnGroup) -> bool:
+        """Whether `up` reads an old column of another group, which that group's `down` may be about to change."""
+        others = {o.name for g in self.mapping.groups if g is not group for o in g.old if o.down is not None}
+        return bool(others.intersection(group.reads_of_up))
+
+    def _down_reads_others(self, group: ColumnGroup) -> bool:
+        others = {n.name for g in self.mapping.groups if g is not group for n in g.new if n.up is not None}
+        return bool(others.intersection(group.reads_of_down))
+
+    def _derive(self, *, update: bool) -> sql.Composable:
+        """The derivations, in an order in which what is read has been derived before."""
+        groups = self.mapping.groups
+        settled = [self._settle_new(g) for g in groups if update and g.new and g.old]
+        downs = [p for g in groups for p in self._down(g, update=update)]
+        ups = [p for g in groups for p in self._up(g, update=update)]
+        if not any(map(self._down_reads_others, groups)):
+            order = [*downs, *ups]
+        elif not any(map(self._up_reads_others, groups)):
+            order = [*ups, *downs]
+        else:
+            order = [*downs, *ups, *downs, *ups]
+        return LINES.join([*settled, *order])
+
+    def _settle_new(self, group: ColumnGroup) -> sql.Composable:
+        """Rule 3: what the new side wrote may agree already."""
+        return part("part_settle_new", d=variable("d", group), own=own(group), follows=self._try_new(group))
+
+    def _up(self, group: ColumnGroup, *, update: bool) -> list[sql.Composable]:
+        assign = [
+            sql.SQL("      NEW.{} := {};").format(sql.Identifier(n.name), over_new(n.up))
+            for n in group.new
+            if n.up is not None
+        ]
+        once = [n for n in group.new if filled_once(n) is not None]
+        for new in once:
+            value = over_new(new.fill) if new.fill is not None else filled_once(new)
+            assert value is not None
+            assign.append(
+                sql.SQL(
+                    "      IF {f} AND {d} = 1 AND NEW.{c} IS NULL THEN NEW.{c} := {value}; END IF;"
+                ).format(
+                    f=variable("f", group), d=variable("d", group), c=sql.Identifier(new.name), value=value
+                )
+            )
+        if not assign:
+            return []
+        derived = [n for n in group.new if n.up is not None]
+        promised = [n for n in group.new if n.not_null and (n.up is not None or n in once)]
+        keep = [
+            sql.SQL("        NEW.{0} := {1};").format(
+                sql.Identifier(n.name),
+                sql.SQL("OLD.{}").format(sql.Identifier(n.name)) if update else sql.NULL,
+            )
+            for n in derived
+        ]
+        when = self._when(group, (1, 3), reads_beside_up(group), update=update)
+        return [
+            part(
+                "part_up",
+                when=when,
+                assign=LINES.join(assign),
+                unless=any_of(sql.SQL("NEW.{} IS NULL").format(sql.Identifier(n.name)) for n in promised),
+                keep=LINES.join(keep),
+            )
+        ]
+
+    def _down(self, group: ColumnGroup, *, update: bool) -> list[sql.Composable]:
+        downs = [o for o in group.old if o.down is not None]
+        if not downs:
+            return []
+        assign = LINES.join(
+            sql.SQL("    NEW.{} := {};").format(sql.Identifier(o.name), over_new(o.down)) for o in downs
+        )
+        direction = variable("d", group)
+        parts: list[sql.Composable] = []
+        if group.new or not update:
+            written = equals(direction, 2)
+            parts.append(part("part_down", when=written, assign=assign))
+        reads = reads_beside_down(group)
+        if update and reads:
+            keep = LINES.join(
+                sql.SQL("        NEW.{0} := OLD.{0};").format(sql.Identifier(o.name)) for o in downs
+            )
+            when = all_of(
+                [
+                    equals(direction, 4),
+                    any_of([was(FAILED), *(changed_in(self.mapping, name) for name in reads)]),
+                ]
+            )
+            parts.append(part("part_down_again", when=when, assign=assign, keep=keep))
+        return parts
+
+    def _when(
+        self, group: ColumnGroup, kinds: tuple[int, int], reads: Sequence[str], *, update: bool
+    ) -> sql.Composable:
+        written, again = (equals(variable("d", group), kind) for kind in kinds)
+        if not update or not reads:
+            return written
+        return any_of([written, all_of([again, any_of(changed_in(self.mapping, name) for name in reads)])])
+
+    # --- recording failures -------------------------------------------------------------------------------------------
+
+    def failed(self) -> dict[str, sql.Composable]:
+        facts: dict[str, sql.Composable] = {
+            "rollout": sql.Literal(self.rollout),
+            "table_oid": sql.SQL("{}::pg_catalog.oid").format(sql.Literal(self.mapping.oid)),
+        }
+        groups: list[sql.Composable] = []
+        for group in self.mapping.groups:
+            wrote = has(sql.SQL("NEW.{}").format(self.marker), group.bit)
+            ups = [n for n in group.new if n.up is not None]
+            if ups:
+                tries = [tries_new(ups)] + [self._null_is_failure(n) for n in ups if n.not_null]
+                groups.append(
+                    part(
+                        "part_failed",
+                        when=sql.SQL("NOT {}").format(wrote),
+                        **{"try": LINES.join([sql.SQL("      zdm_try := NEW;"), *tries])},
+                        group=sql.Literal(group.name),
+                        **facts,
+                    )
+                )
+            downs = [o for o in group.old if o.down is not None]
+            if downs:
+                tries = [
+                    sql.SQL("      zdm_try.{} := {};").format(sql.Identifier(o.name), over_new(o.down))
+                    for o in downs
+                ]
+                groups.append(
+                    part(
+                        "part_failed",
+                        when=wrote,
+                        **{"try": LINES.join([sql.SQL("      zdm_try := NEW;"), *tries])},
+                        group=sql.Literal(group.name),
+                        **facts,
+                    )
+                )
+        return {
+            **facts,
+            "declare": sql.SQL("  zdm_try pg_catalog.record;"),
+            "groups": LINES.join(groups),
+            "old_key": self._key("OLD"),
+            "new_key": self._key("NEW"),
+        }
+
+    def _null_is_failure(self, new: NewColumn) -> sql.Composable:
+        message = f"up gives NULL for {human(new.final)}, which the new version declares NOT NULL"
+        return sql.SQL(
+            "      IF zdm_try.{} IS NULL THEN RAISE EXCEPTION USING ERRCODE = '23502', MESSAGE = {}; END IF;"
+        ).format(sql.Identifier(new.name), sql.Literal(message))
+
+    def _key(self, row: str) -> sql.Composable:
+        pairs = [
+            sql.SQL("{}, {}.{}").format(sql.Literal(name), trusted(row), sql.Identifier(name))
+            for name in self.mapping.key
+        ]
+        return sql.SQL("jsonb_build_object({})").format(comma(pairs))
