@@ -1,5 +1,5 @@
 -- template: parent_settle_new
--- version: 1
+-- version: 2
 -- parameters: function, quote, source, parent, link, declare, guard, all, own_key, key_same, same, wanted, compute, agree, find, linked, link_columns, link_values, was_values, same_parent, released, probe_compute, fail, forget
 -- Makes the links of a row of the source hold what its values say at this moment; false if that raised, and is recorded. The caller
 -- holds the row's lock. A row that agrees already, by the mapping of either direction, is left alone; so is one whose values say what
@@ -21,6 +21,10 @@ BEGIN
     RETURN true;
   ELSIF zdm_guard OPERATOR(pg_catalog.=) zdm_next THEN
     zdm_next := zdm_next OPERATOR(pg_catalog.||) '!';
+  END IF;
+  -- A snapshot sees the row that somebody else has removed since, and beside it the one that took over its key; the lock tells.
+  IF zdm_later THEN
+    PERFORM FROM {source} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
   END IF;
   SELECT zdm_s.* INTO zdm_row FROM {source} AS zdm_s WHERE {own_key};
   zdm_there := FOUND;

@@ -1,5 +1,5 @@
 -- template: row_settle_columns
--- version: 1
+-- version: 2
 -- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, holds, first, assign, clear, unmapped, forget
 -- Makes the columns of the other side's row hold what this side's row says at this moment; without such a row, what they are empty
 -- with.
@@ -18,6 +18,11 @@ BEGIN
     RETURN true;
   ELSIF zdm_mirrored THEN
     zdm_next := zdm_next OPERATOR(pg_catalog.||) '!';
+  END IF;
+  -- A snapshot sees the row that somebody else has removed since, and beside it the one that took over its key; the lock tells.
+  IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+    PERFORM FROM {source} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
+    PERFORM FROM {target} AS zdm_t WHERE {match} FOR NO KEY UPDATE;
   END IF;
   SELECT zdm_s.* INTO zdm_row FROM {source} AS zdm_s WHERE {own_key};
   IF FOUND THEN

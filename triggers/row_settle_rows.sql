@@ -1,6 +1,6 @@
 -- template: row_settle_rows
--- version: 1
--- parameters: function, quote, source, declare, own_key, compute, lazy, agree, first, mine, all, there, write, go, settled
+-- version: 2
+-- parameters: function, quote, source, target, declare, own_key, match, compute, lazy, agree, first, mine, all, there, write, go, settled
 -- Makes the other side's row hold what this side's row says at this moment, or go with it; false if that raised, and is recorded. The caller holds the row's lock. A row
 -- that agrees already, by the mapping of either direction, is left alone: a mapping that loses something must not be derived again
 -- over what the other version wrote. While it writes, `zdm.row` names the row being mirrored, so that the trigger over there knows.
@@ -19,6 +19,11 @@ BEGIN
     RETURN true;
   ELSIF zdm_mirrored THEN
     zdm_next := zdm_next OPERATOR(pg_catalog.||) '!';
+  END IF;
+  -- A snapshot sees the row that somebody else has removed since, and beside it the one that took over its key; the lock tells.
+  IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+    PERFORM FROM {source} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
+    PERFORM FROM {target} AS zdm_t WHERE {match} FOR NO KEY UPDATE;
   END IF;
   SELECT zdm_s.* INTO zdm_row FROM {source} AS zdm_s WHERE {own_key};
   IF FOUND THEN

@@ -386,6 +386,8 @@ class _Generator(Objects):
                 for number, c in enumerate(self.yours.columns)
             ),
             "own_key": same_key(self.mine, "zdm_s", "zdm_at"),
+            "target": self.target,
+            "match": _match(self.yours, "zdm_t", "zdm_at"),
             "first": self._first(),
             "compute": self._compute(),
             "agree": self._agree(),
@@ -404,8 +406,6 @@ class _Generator(Objects):
         else:
             template = "row_settle_columns"
             pieces |= {
-                "target": self.target,
-                "match": _match(self.yours, "zdm_t", "zdm_at"),
                 "holds": holds(self.yours, "zdm_t"),
                 "assign": comma(
                     sql.SQL("{} = {}").format(column(c.name), _value(number))

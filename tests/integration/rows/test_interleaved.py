@@ -59,6 +59,28 @@ def test_a_row_that_is_not_filled_yet_goes(database: Database, isolation: str) -
     assert rows.bad() == (0, 0, 0)
 
 
+@on_all_versions
+@pytest.mark.parametrize("filled", [True, False])
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_key_taken_over_from_a_row_that_the_snapshot_still_sees(
+    database: Database, isolation: str, filled: bool
+) -> None:
+    """Two rows of one key are seen then, one of them gone; no unique index helps. The one that is gone was mirrored."""
+    rows = Rows(database, rows=9)
+    if filled:
+        fill(rows)
+    taken_over = "INSERT INTO accounts VALUES (7, 'again', 1, 2)"
+    with Scene(database.dsn) as scene:
+        a, b = scene.session("a"), scene.session("b")
+        a.run(f"BEGIN ISOLATION LEVEL {isolation}; SELECT count(*) FROM accounts")
+        b.run("UPDATE accounts SET id = 1007 WHERE id = 7")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            a.run(taken_over)
+        a.run(f"ROLLBACK; BEGIN ISOLATION LEVEL {isolation}; {taken_over}; COMMIT")
+    fill(rows)
+    assert rows.bad() == (0, 0, 0)
+
+
 @pytest.mark.parametrize("locked", [True, False])
 def test_a_row_deleted_while_it_is_copied(database: Database, locked: bool) -> None:
     """The backfill has read a row that is deleted before the backfill commits. Without its row lock: a zombie."""

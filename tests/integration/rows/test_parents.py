@@ -435,6 +435,25 @@ def test_a_row_that_is_not_filled_yet_is_written_at_repeatable_read(database: Da
 
 
 @on_all_versions
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_key_taken_over_from_a_row_that_the_snapshot_still_sees(database: Database, filled: bool) -> None:
+    """Two rows of one key are seen then, one of them gone; the one that is gone got the link."""
+    talks = Talks(database)
+    if filled:
+        talks.fill()
+    taken_over = "INSERT INTO talks VALUES (7, 1, '{\"tag\": \"again\"}')"
+    with Scene(database.dsn) as scene:
+        a, b = scene.session("a"), scene.session("b")
+        a.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM talks")
+        b.run("UPDATE talks SET id = 1007 WHERE id = 7")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            a.run(taken_over)
+        a.run(f"ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; {taken_over}; COMMIT")
+    talks.fill()
+    assert talks.bad() == 0
+
+
+@on_all_versions
 def test_a_row_that_is_not_filled_yet_is_not_overwritten(database: Database) -> None:
     talks = Talks(database)
     database.execute("INSERT INTO tags (owner, name) VALUES (1, 'mine')")
