@@ -441,7 +441,7 @@ def test_a_key_taken_over_from_a_row_that_the_snapshot_still_sees(database: Data
     talks = Talks(database)
     if filled:
         talks.fill()
-    taken_over = "INSERT INTO talks VALUES (7, 1, '{\"tag\": \"again\"}')"
+    taken_over = 'INSERT INTO talks VALUES (7, 1, \'{"tag": "again"}\')'
     with Scene(database.dsn) as scene:
         a, b = scene.session("a"), scene.session("b")
         a.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM talks")
