@@ -1,13 +1,17 @@
 -- template: schema_drop
 -- version: 1
--- parameters: quote, schema, label, views
+-- parameters: quote, schema, label, views, needed
 -- Drops zdm's own views in a version schema, and the schema if zdm made it and nothing else is in it. Never CASCADE: if
--- something of somebody else's stands on a view, this stops with the server's own words.
+-- something of somebody else's stands on a view, this stops with the server's own words. Nothing is dropped while it is needed.
 
 DO {quote}
 DECLARE
   item pg_catalog.record;
 BEGIN
+  IF {needed} THEN
+    RAISE NOTICE 'another rollout needs schema %, which stays', {schema};
+    RETURN;
+  END IF;
   FOR item IN
     SELECT c.relname
     FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

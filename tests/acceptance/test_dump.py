@@ -110,6 +110,41 @@ ALTER TABLE public."Accounts" ADD COLUMN doubled bigint GENERATED ALWAYS AS (amo
 COMMENT ON COLUMN public."Accounts".doubled IS 'twice';
 GRANT SELECT (doubled) ON public."Accounts" TO PUBLIC;
 """
+#: The same on a table in partitions of several levels, where the server has it.
+PARTED = """
+CREATE SCHEMA report;
+CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN INSERT INTO public.log (what) VALUES (TG_NAME); RETURN NULL; END $$;
+CREATE TABLE public.log (id serial PRIMARY KEY, what text);
+CREATE TABLE public.m (id int NOT NULL, day int NOT NULL, amount {amount} NOT NULL DEFAULT 0, label text, PRIMARY KEY (id, day),
+  CONSTRAINT positive CHECK (amount > -1000)) PARTITION BY RANGE (day);
+CREATE TABLE public.m_1 PARTITION OF public.m FOR VALUES FROM (0) TO (10);
+CREATE TABLE public.m_2 PARTITION OF public.m FOR VALUES FROM (10) TO (20) PARTITION BY LIST (day);
+CREATE TABLE public.m_2_a PARTITION OF public.m_2 DEFAULT;
+CREATE INDEX m_amount ON public.m (amount DESC) WHERE amount > 3;
+CREATE INDEX m_expr ON public.m ((amount * 2));
+ALTER TABLE public.m ALTER amount SET STATISTICS 500;
+COMMENT ON COLUMN public.m.amount IS 'in cents';
+COMMENT ON INDEX public.m_amount IS 'of amounts';
+COMMENT ON CONSTRAINT positive ON public.m IS 'nearly';
+GRANT SELECT, UPDATE ON public.m TO PUBLIC;
+CREATE STATISTICS public.pairs (ndistinct, dependencies) ON amount, label FROM public.m;
+COMMENT ON STATISTICS public.pairs IS 'they go together';
+ALTER TABLE public.m ENABLE ROW LEVEL SECURITY;
+CREATE POLICY mine ON public.m FOR UPDATE USING (amount >= 0) WITH CHECK (amount < 1000000);
+COMMENT ON POLICY mine ON public.m IS 'no debts';
+CREATE TRIGGER noted AFTER INSERT OR UPDATE OF amount ON public.m FOR EACH ROW WHEN (NEW.amount > 3) EXECUTE FUNCTION public.note();
+CREATE TRIGGER changed AFTER UPDATE ON public.m FOR EACH ROW WHEN (OLD.amount IS DISTINCT FROM NEW.amount) EXECUTE FUNCTION public.note();
+CREATE TRIGGER each AFTER UPDATE OF amount ON public.m FOR EACH STATEMENT EXECUTE FUNCTION public.note();
+CREATE CONSTRAINT TRIGGER late AFTER UPDATE OF amount ON public.m DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.note();
+ALTER TABLE public.m DISABLE TRIGGER changed;
+COMMENT ON TRIGGER noted ON public.m IS 'for the auditors';
+CREATE VIEW report.big AS SELECT id, amount FROM public.m WHERE amount > 10;
+CREATE MATERIALIZED VIEW report.sums AS SELECT day, sum(amount) AS total FROM public.m GROUP BY day;
+CREATE UNIQUE INDEX sums_day ON report.sums (day);
+GRANT SELECT ON report.big TO PUBLIC;
+CREATE PUBLICATION parted FOR TABLE public.m (id, day, amount) WITH (publish_via_partition_root = true);
+"""
 ROWS = """
 INSERT INTO public.owners SELECT g, 'o' || g FROM generate_series(1, 5) g;
 INSERT INTO public."Accounts" (amount, owner_id, label) SELECT g, g % 5 + 1, 'l' FROM generate_series(1, 50) g;
@@ -182,6 +217,31 @@ def test_what_hangs_on_a_column_is_on_its_successor_afterwards(server: Server, d
             continue
         assert result.state is State.COMPLETED
         break
+    assert dump(database) == expected
+
+
+def test_what_hangs_on_a_column_of_a_partitioned_table(server: Server, database: Database) -> None:
+    with another(server) as wanted:
+        wanted.execute(PARTED.format(amount="bigint"))
+        expected = dump(wanted)
+    database.execute(PARTED.format(amount="int"))
+    database.execute("INSERT INTO m SELECT g, g % 20, g, 'l' FROM generate_series(1, 50) g; TRUNCATE log")
+    before = dump(database)
+    engine = Engine(database.dsn)
+    engine.init()
+    operations = [{"change_type": {"table": "m", "column": "amount", "to": "bigint"}}]
+    migration = Migration.model_validate({**MIGRATION, "operations": operations})
+    advance(engine, migration, State.SWITCHED_OVER)
+    # Each trigger once for either version, on whatever partition, and never for the backfill.
+    assert database.execute("SELECT * FROM log") == []
+    database.execute(
+        "UPDATE public_widen.m SET amount = 7 WHERE id = 4; UPDATE m SET amount = 8 WHERE id = 14"
+    )
+    fired = database.execute("SELECT what, count(*) FROM log GROUP BY what ORDER BY what")
+    assert fired == [("each", 2), ("late", 2), ("noted", 2)]
+    engine.rollback("widen")
+    assert dump(database) == before
+    advance(engine, migration, State.COMPLETED)
     assert dump(database) == expected
 
 

@@ -404,10 +404,14 @@ class Engine:
             return set_fence(self._opened(session, migration), up=not lift)
 
     def history(self, migration: str | None = None) -> list[HistoryEntry]:
-        """What happened, oldest first: of one migration on this target, or of everything."""
+        """What happened, oldest first: of one migration on this target, rollouts that were rolled back included, or of everything."""
         with open_session(self.url) as session:
-            number = find_rollout(session, migration, self.target).id if migration is not None else None
-            return history_of(events.all_of(session, rollout=number))
+            if migration is None:
+                return history_of(events.all_of(session))
+            find_rollout(session, migration, self.target)
+            every = rollouts.all_of(session, migration=migration, target=self.target)
+            told = [event for one in every for event in events.all_of(session, rollout=one.id)]
+            return history_of(sorted(told, key=lambda event: event.id))
 
     def doctor(self) -> list[Check]:
         """Look at server, rights, catalog, replicas and leftovers, and say what to do about each. Changes nothing."""

@@ -164,7 +164,9 @@ def _entry(event: events.Event) -> HistoryEntry:
     before = State(event.from_state) if event.from_state in states else None
     after = State(event.to_state) if event.to_state in states else None
     arrow = f"{event.from_state} → {event.to_state}" if event.from_state else (event.to_state or "")
-    text = " ".join(part for part in (event.migration or "", event.subject, arrow) if part)
+    # A rollout's subject is its migration and its target already.
+    about = f"{event.subject}.".startswith(f"{event.migration}.")
+    text = " ".join(part for part in ("" if about else event.migration, event.subject, arrow) if part)
     phase = event.detail.get("phase")
     return HistoryEntry(
         at=event.at,

@@ -45,7 +45,10 @@ def swap_steps(plan: Plan, context: Context, previous_schemas: Sequence[str]) ->
         if mapping.needs_sync
     ]
     for schema in (*((plan.old_schema,) if plan.old_schema else ()), *previous_schemas):
-        fenced = views.drop_schema(aside(schema)) if schema in previous_schemas else ()
+        # Of a schema that an earlier rollout left, other tables' views may serve the old version of another one.
+        earlier = schema in previous_schemas
+        needed = views.needed_by_others(schema, plan.migration, plan.target) if earlier else None
+        fenced = views.drop_schema(aside(schema), needed) if earlier else ()
         steps.append(
             Step(
                 id=f"cleanup.schema.{schema}",
@@ -53,7 +56,7 @@ def swap_steps(plan: Plan, context: Context, previous_schemas: Sequence[str]) ->
                 phase=Phase.CLEANUP,
                 stage=Stage.FINISH,
                 action=Transaction(
-                    statements=(*views.drop_schema(schema), *fenced),
+                    statements=(*views.drop_schema(schema, needed), *fenced),
                 ),
             )
         )

@@ -76,8 +76,8 @@ class Verification(Gate):
         if fact.mismatches:
             names = f" (for example {fact.samples[0]})" if fact.samples else ""
             found.append(f"{table} has {describe(fact.mismatches)}{names}")
-        elif not fact.rows and self._has_rows(ctx, table):
-            found.append(f"no row of {table} was compared, and it has some")
+        elif not fact.rows and self._disagree_since(ctx, table):
+            found.append(f"{table} was empty when it was verified, and has rows that disagree since")
         age = ctx.now - fact.started_at
         if age > self.max_age:
             found.append(f"{table} was verified {_ago(age)}")
@@ -121,13 +121,22 @@ class Verification(Gate):
         planned = next((mapping for mapping in ctx.plan.mappings if mapping.table == table), None)
         return None if planned is None else effective(planned, fenced=ctx.rollout.fenced_at is not None)
 
-    def _has_rows(self, ctx: GateContext, table: QualifiedName) -> bool:
+    def _disagree_since(self, ctx: GateContext, table: QualifiedName) -> bool:
+        """Whether rows of a table that had none disagree: nothing was compared, so rows that came since are looked at here."""
         mapping = self._mapping(ctx, table)
-        if mapping is None:
+        if mapping is None or not mapping.groups:
             return False
-        name = sql.Identifier(mapping.table.schema_, mapping.table.name)
-        with transaction(ctx.conn, read_only=True, rollback=True, lock_timeout=timedelta(seconds=1)):
-            return bool(fetch_value(ctx.conn, sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)))
+        wrong = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE {})").format(
+            sql.Identifier(mapping.table.schema_, mapping.table.name), disagrees(mapping)
+        )
+        with transaction(
+            ctx.conn,
+            read_only=True,
+            rollback=True,
+            lock_timeout=timedelta(seconds=1),
+            statement_timeout=_PATIENCE,
+        ):
+            return bool(fetch_value(ctx.conn, wrong))
 
 
 def _ago(age: timedelta) -> str:

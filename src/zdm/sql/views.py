@@ -42,8 +42,13 @@ def create_schema(schema: str, target: str) -> tuple[str, ...]:
     )
 
 
-def drop_schema(schema: str) -> tuple[str, ...]:
-    """What drops zdm's views in a version schema, and the schema itself if zdm made it and it is then empty. Repeatable."""
+def drop_schema(schema: str, needed: sql.Composable | None = None) -> tuple[str, ...]:
+    """What drops zdm's views in a version schema, and the schema itself if zdm made it and it is then empty. Repeatable.
+
+    Parameters
+    ----------
+    needed: a condition under which nothing is dropped.
+    """
     return (
         _text(
             dollar_quoted(
@@ -51,8 +56,21 @@ def drop_schema(schema: str) -> tuple[str, ...]:
                 schema=sql.Literal(schema),
                 label=sql.Literal(_SCHEMA_LABEL),
                 views=sql.Literal(_VIEW_LABEL),
+                needed=needed or sql.SQL("false"),
             )
         ),
+    )
+
+
+def needed_by_others(schema: str, migration: str, target: str) -> sql.Composable:
+    """Whether another rollout that has begun and not ended has a version schema of an earlier one for its old version."""
+    return sql.SQL(
+        "EXISTS (SELECT FROM zdm.module_migrations AS m JOIN zdm.phase_states AS s ON s.state = m.state AND s.active"
+        " WHERE m.plan @> {} AND (m.migration, m.target) <> ({}, {}))"
+    ).format(
+        sql.SQL("{}::pg_catalog.jsonb").format(sql.Literal(json.dumps({"previous_schemas": [schema]}))),
+        sql.Literal(migration),
+        sql.Literal(target),
     )
 
 

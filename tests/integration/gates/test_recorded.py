@@ -8,7 +8,16 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.integration.gates.sample import TABLE, KnownFacts, context, mapping, migration, plan, session
+from tests.integration.gates.sample import (
+    SETUP,
+    TABLE,
+    KnownFacts,
+    context,
+    mapping,
+    migration,
+    plan,
+    session,
+)
 from tests.support.servers import Database
 from zdm.gates.approvals import Approvals
 from zdm.gates.backfill_complete import BackfillComplete
@@ -111,16 +120,22 @@ class TestVerification:
         assert verdict.answer is Answer.REFUSED
         assert verdict.observed == "public.orders has 2 stale new, 1 unsettled (for example {'id': 7})"
 
-    def test_a_verification_that_saw_nothing_does_not_pass_for_a_table_with_rows(
+    def test_rows_that_came_since_an_empty_table_was_verified_are_looked_at(
         self, ctx: GateContext, database: Database
     ) -> None:
-        database.execute("CREATE TABLE public.orders (id int)")
+        database.execute(SETUP)
+        database.execute("TRUNCATE public.orders")
         fact = replace(self.clean(ctx, minutes=1), rows=0)
         ctx = replace(ctx, facts=self.facts(ctx, fact))
         assert Verification().evaluate(ctx).answer is Answer.PASSED
-        database.execute("INSERT INTO public.orders VALUES (1)")
+        database.execute("INSERT INTO public.orders VALUES (1, 10, 'n', 'g', 10, 1)")
+        assert Verification().evaluate(ctx).answer is Answer.PASSED
+        database.execute("INSERT INTO public.orders VALUES (2, 10, 'n', 'g', 11, 1)")
         verdict = Verification().evaluate(ctx)
-        assert verdict.observed == "no row of public.orders was compared, and it has some"
+        assert (verdict.answer, verdict.observed) == (
+            Answer.REFUSED,
+            "public.orders was empty when it was verified, and has rows that disagree since",
+        )
 
 
 class TestSyncFailures:
