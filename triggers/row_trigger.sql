@@ -1,6 +1,6 @@
 -- template: row_trigger
--- version: 1
--- parameters: function, settings, quote, settle, key_changed, move, lazy, truncate
+-- version: 2
+-- parameters: function, settings, quote, settle, key_changed, unfilled, move, lazy, truncate
 -- What the triggers on one side of a row mapping call. The application's role need have no rights on the other side, hence
 -- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays.
 
@@ -10,6 +10,7 @@ BEGIN
   IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
     PERFORM {settle}(NEW, {lazy}, true);
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+{unfilled}
     IF {key_changed} THEN
 {move}
       PERFORM {settle}(OLD, false, false);
