@@ -1,22 +1,26 @@
 -- template: row_trigger
--- version: 2
--- parameters: function, settings, quote, settle, key_changed, unfilled, move, lazy, truncate
+-- version: 1
+-- parameters: function, settings, quote, settle, declare, key_changed, move, left, lazy, truncate
 -- What the triggers on one side of a row mapping call. The application's role need have no rights on the other side, hence
--- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays.
+-- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays;
+-- the guard names the row meanwhile, lest the other side should write back what it held before.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+DECLARE
+  zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
+{declare}
 BEGIN
   IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
     PERFORM {settle}(NEW, {lazy}, true);
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-{unfilled}
     IF {key_changed} THEN
 {move}
       PERFORM {settle}(OLD, false, false);
     END IF;
     PERFORM {settle}(NEW, {lazy}, false);
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+{left}
     PERFORM {settle}(OLD, false, false);
   ELSE
 {truncate}

@@ -225,7 +225,9 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
         sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}){}")
         .format(
             _identifiers(names.get(c, c) for c in columns),
-            sql.Identifier(schema, parent),
+            sql.Identifier(schema, parent)
+            if request.instead is None
+            else sql.Identifier(request.instead.schema_, request.instead.name),
             _identifiers(parent_names.get(c, c) for c in parent_columns),
             words,
         )

@@ -17,6 +17,7 @@ from zdm.engine.promises import find_promises
 from zdm.engine.row_mapper import row_mappings
 from zdm.engine.row_measure import measure_rows
 from zdm.engine.row_steps import row_steps
+from zdm.engine.shadow_check import try_shadow
 from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
 from zdm.engine.version_views import view_steps
@@ -87,7 +88,12 @@ def compile_plan(
     expressions = mapper.requested()
     mapper.fail()
     # The session's own prelude makes the migration's types, so none is passed on.
-    carried, problems = carry(conn, draft.carries)
+    shadows = draft.shadows.values()
+    carried, problems = carry(conn, [*draft.carries, *(r for shadow in shadows for r in shadow.carries)])
+    if not problems:
+        problems = [
+            problem for shadow in shadows for problem in try_shadow(conn, shadow, carried, measure=measure)
+        ]
     followed, more = follow(conn, draft.follows)
     recreation, last = recreate(conn, draft.recreate)
     mapper.problems += problems + more + last

@@ -8,12 +8,14 @@ from psycopg import sql
 
 from zdm.engine.key_swap import after_columns_stand, before_columns_go
 from zdm.engine.table_steps import brief, fresh_columns, not_null_proof, table, text
+from zdm.engine.version_views import created_view
 from zdm.model.mapping import TableMapping
 from zdm.model.names import qualified
 from zdm.model.plan import Plan
 from zdm.model.step import Phase, Stage, Step, Sync, Transaction
 from zdm.operations import fidelity
 from zdm.operations.base import Context
+from zdm.operations.shadow_steps import swap_statements
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.sql import row_sync, sync, views
 from zdm.sql.fence import aside
@@ -90,6 +92,10 @@ def _swap(
         if rows.old.table == mapping.table:
             # Those of the new side went before, since what they call writes the columns that go here.
             triggers += row_sync.drop_triggers(rows, "old")
+    shadow = context.draft.shadows.get(mapping.table)
+    if shadow is not None:
+        shown = created_view(shadow.name, context.draft.created[shadow.name])
+        remake = [*swap_statements(shadow), views.stamp_view(shown, plan.new_schema)]
     statements = contract_statements(mapping, shape, following, drop_triggers=triggers, recreate_views=remake)
     if mapping.partitioned and mapping.needs_sync:
         statements.insert(0, refuse_unverified(mapping))
@@ -105,7 +111,9 @@ def _swap(
         action=Transaction(
             first=tuple(drops),
             statements=tuple(statements),
-            locks=tuple(brief(name) for name in (*views_first, mapping.table)),
+            locks=tuple(
+                brief(name) for name in (*views_first, mapping.table, *((shadow.name,) if shadow else ()))
+            ),
         ),
         naive="drop-column",
     )
@@ -146,7 +154,7 @@ def contract_statements(
     """
     statements = [*drop_triggers]
     if shape.dropped:
-        return statements
+        return [*statements, *recreate_views]
     statements += following.before
     t = table(mapping.table)
     statements += before_columns_go(shape)

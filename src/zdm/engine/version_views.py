@@ -17,7 +17,7 @@ def view_steps(plan: Plan, draft: Draft) -> list[Step]:
     if not plan.new_schema:
         return []
     new = [m for m in plan.mappings if not m.dropped_in_new]
-    new += [_created(name, columns) for name, columns in draft.created.items()]
+    new += [created_view(name, columns) for name, columns in draft.created.items()]
     return [
         _step("old", plan.old_schema, plan, plan.mappings),
         _step("new", plan.new_schema, plan, new),
@@ -40,6 +40,7 @@ def _step(side: str, schema: str, plan: Plan, shown: Iterable[TableMapping]) -> 
     )
 
 
-def _created(name: QualifiedName, columns: tuple[str, ...]) -> TableMapping:
+def created_view(name: QualifiedName, columns: tuple[str, ...]) -> TableMapping:
+    """A table that the migration makes, as the new version sees it."""
     shown = tuple(ViewColumn(physical=column, name=column) for column in columns)
     return TableMapping(table=name, final_name=name.name, oid=0, expose=Expose.VIEWS, new_columns=shown)

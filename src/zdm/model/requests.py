@@ -55,6 +55,7 @@ class CarryRequest(Value):
     name: the existing index or constraint.
     columns: every column of the table that has a successor.
     references: the table that a foreign key points at; `referenced` are its columns that have a successor.
+    instead: the table that the foreign key shall point at in its place.
     where: the operation that replaces the column, as ``1:change_type``.
     """
 
@@ -65,6 +66,7 @@ class CarryRequest(Value):
     columns: tuple[CarriedColumn, ...]
     references: QualifiedName | None = None
     referenced: tuple[CarriedColumn, ...] = ()
+    instead: QualifiedName | None = None
     where: str = ""
 
 

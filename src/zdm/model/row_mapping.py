@@ -82,6 +82,8 @@ class RowSide(Value):
     created: the migration makes the table, so `oid` is 0.
     gone: of the old side's ROWS: columns, and their values as SQL, that a row is given instead of being deleted when its row of
         the new side is; the mapping's filter must then leave it out.
+    fixed: key columns that no UPDATE may write (GENERATED ALWAYS AS IDENTITY).
+    within: of a partitioned side: those key columns that name a row by themselves, in whatever partition it is.
     """
 
     table: QualifiedName
@@ -94,6 +96,8 @@ class RowSide(Value):
     guarded: bool = False
     created: bool = False
     gone: tuple[tuple[str, str], ...] = ()
+    fixed: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
 
     @property
     def followed(self) -> tuple[MirroredColumn, ...]:
@@ -167,11 +171,6 @@ class RowMapping(Value):
         """Every table that carries its triggers."""
         found = (self.old.table, self.new.table)
         return found if self.parent is None else (*found, self.parent.table)
-
-    @property
-    def joins(self) -> bool:
-        """Whether rows of the old side become columns of rows that the new side has already, and so are not made but filled."""
-        return self.parent is None and self.new.kind is SideKind.COLUMNS
 
     @property
     def selective(self) -> bool:

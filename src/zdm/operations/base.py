@@ -33,6 +33,7 @@ from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Table
 from zdm.operations.rows import DraftRows
+from zdm.operations.shadows import Shadow
 from zdm.operations.shape import TableShape
 
 
@@ -95,6 +96,8 @@ class Draft:
     created: dict[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
     rows: list[DraftRows] = field(default_factory=list)
     """Mappings between rows of two tables; the planner has them checked and turns them into `RowMapping`s."""
+    shadows: dict[QualifiedName, Shadow] = field(default_factory=dict)
+    """Tables that another one replaces, by their present name; that one is in `created` as well."""
     types: set[QualifiedName] = field(default_factory=set)
     """Types that earlier operations of the same migration create."""
     prelude: list[str] = field(default_factory=list)

@@ -28,6 +28,7 @@ class DraftSide:
     ----------
     key: its key columns.
     readable: name, type and collation of each column that the other side's expressions may read.
+    fixed / within: as `RowSide` has them.
     """
 
     table: QualifiedName
@@ -39,6 +40,8 @@ class DraftSide:
     guarded: bool = False
     created: bool = False
     gone: dict[str, str] = field(default_factory=dict)
+    fixed: list[str] = field(default_factory=list)
+    within: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

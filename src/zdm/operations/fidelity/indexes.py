@@ -7,6 +7,7 @@ from psycopg import sql
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.requests import CarryRequest
 from zdm.model.step import Phase, Stage, Step, Transaction
+from zdm.model.table import Index
 from zdm.operations import ddl
 from zdm.operations.fidelity.promises import is_unique
 from zdm.operations.fidelity.review import Review, backed_by, drops_only, find_index, goes_too, temporary
@@ -106,8 +107,11 @@ def index_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phas
 def index_attributes(shape: TableShape, request: CarryRequest, final: QualifiedName) -> list[str]:
     """What an index has that is not in its definition, given to the one that takes its name: after the renames."""
     index = find_index(shape, request.name)
-    if index is None:
-        return []
+    return attributes_of(index, final) if index is not None else []
+
+
+def attributes_of(index: Index, final: QualifiedName) -> list[str]:
+    """The same for an index of that name on the table `final`."""
     name = ddl.table(qualified(final.schema_, index.name))
     found = [
         ddl.text(

@@ -1,0 +1,23 @@
+-- template: shadow_undress
+-- version: 1
+-- parameters: quote, old
+-- Takes back what shadow_dress granted on the sequences of the old table's identity columns, which nobody needs any more.
+
+DO {quote}
+DECLARE
+  item pg_catalog.record;
+BEGIN
+  FOR item IN
+    SELECT s.objid::pg_catalog.regclass AS sequence,
+      CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.format('%I', pg_catalog.pg_get_userbyid(g.grantee)) END AS role
+    FROM pg_catalog.pg_class AS c
+    JOIN pg_catalog.pg_depend AS s ON s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.deptype = 'i'
+      AND s.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.refobjid = c.oid
+    JOIN pg_catalog.pg_class AS q ON q.oid = s.objid AND q.relkind = 'S'
+    CROSS JOIN LATERAL pg_catalog.aclexplode(q.relacl) AS g
+    WHERE c.oid = pg_catalog.to_regclass({old}) AND g.grantee <> c.relowner AND g.privilege_type = 'USAGE'
+  LOOP
+    EXECUTE pg_catalog.format('REVOKE USAGE ON SEQUENCE %s FROM %s', item.sequence, item.role);
+  END LOOP;
+END
+{quote}
