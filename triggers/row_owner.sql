@@ -1,8 +1,8 @@
 -- template: row_owner
--- version: 1
+-- version: 2
 -- parameters: quote, schema, table, functions
 -- The functions are the tables' owner's: what they do, and what triggers of the application they fire, has no other rights than the
--- owner has. It may use the schema, and record rows that could not be mapped; it may create there in this transaction only.
+-- owner has. It may use the schema, see how far backfills are, and record rows that could not be mapped; it may create there in this transaction only.
 
 DO {quote}
 DECLARE
@@ -17,6 +17,7 @@ BEGIN
   created := pg_catalog.has_schema_privilege(owner, {schema}, 'CREATE');
   EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA %I TO %I', {schema}, owner);
   EXECUTE pg_catalog.format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I.sync_failures TO %I', {schema}, owner);
+  EXECUTE pg_catalog.format('GRANT SELECT ON %I.data_migrations TO %I', {schema}, owner);
   IF NOT created THEN
     EXECUTE pg_catalog.format('GRANT CREATE ON SCHEMA %I TO %I', {schema}, owner);
   END IF;

@@ -66,6 +66,14 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT statuses_count, following_count FROM accounts WHERE username = 'only new'",
         [(7, 0)],
     ),
+    "product_tags": (
+        (
+            "WITH p AS (INSERT INTO products (title) VALUES ('only new') RETURNING id)"
+            " INSERT INTO product_tags (product_id, position, tag) SELECT id, g, 'only new ' || 3 - g FROM p, generate_series(1, 2) g"
+        ),
+        "SELECT tags FROM products WHERE title = 'only new'",
+        [(["only new 2", "only new 1"],)],
+    ),
     "naive_timestamps": (
         "INSERT INTO audit_entries (at, what) VALUES ('2024-10-27 02:30+02', 'only new')",
         "SELECT at::text FROM audit_entries WHERE what = 'only new'",

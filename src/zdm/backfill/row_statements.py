@@ -11,7 +11,7 @@ from zdm.backfill.table import column_text, within
 from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import parent_sync, row_objects, row_sync
+from zdm.sql import element_sync, parent_sync, row_objects, row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import render
 
@@ -35,17 +35,8 @@ class RowStatements:
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
             self._target, row_sync.joined(mapping, ALIAS, "zdm_t")
         )
-        failure = sql.SQL(
-            "EXISTS (SELECT FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {}::pg_catalog.oid"
-            " AND zdm_f.key = {} AND zdm_f.group_name = {})"
-        ).format(
-            sql.Literal(rollout),
-            sql.Literal(mapping.old.oid),
-            row_objects.failure_key(mapping.old, ALIAS),
-            sql.Literal(str(mapping.id)),
-        )
         # A row that failed may raise again wherever it is asked about, so that is looked up first.
-        self.failed = _rendered(failure)
+        self.failed = _failure(mapping, rollout)
         self._absent = _rendered(all_of([absent, row_sync.wanted(mapping, ALIAS)]))
         self.unsettled = _rendered(
             sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(self.failed, self._absent)
@@ -224,8 +215,68 @@ class ParentStatements(RowStatements):
         return [(", ".join(parent.key), query)]
 
 
+class ElementStatements(RowStatements):
+    """The same for a mapping of one row to many: row by row, since elements of a row may come while its lock is waited for.
+
+    Rows are *unsettled* if they have elements by their own values, and none are there. They are locked against any other write, as
+    all do who write elements of them.
+    """
+
+    def __init__(self, mapping: RowMapping, rollout: int) -> None:
+        self._mapping = mapping
+        self._source, self._target = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
+        self._key = [column(name, ALIAS) for name in mapping.old.key]
+        self.promised = frozenset()
+        self.failed = _failure(mapping, rollout)
+        self._lock = sql.SQL("FOR NO KEY UPDATE")
+        absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_m WHERE {})").format(
+            self._target, element_sync.belongs(mapping, "zdm_m", ALIAS)
+        )
+        wanted = sql.SQL("{}(ROW({}.*)::{})").format(
+            element_sync.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source
+        )
+        self.unsettled = _rendered(
+            sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} ELSE false END").format(
+                self.failed, absent, wanted
+            )
+        )
+        self._settle = _rendered(element_sync.settling_many(mapping, rollout, ALIAS, "fill"))
+
+    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
+        """Make the elements of the rows in these blocks that have none."""
+        del careful
+        return super().fill(start, end, careful=True)
+
+    def fill_meeting(self, start: int, end: int) -> sql.Composed:
+        """The same: whatever others make is met by the functions."""
+        return self.fill(start, end, careful=True)
+
+    def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
+        """What makes the elements of the row at a position; it raises what that raises. To be rolled back."""
+        mapping, elements = self._mapping, self._mapping.elements
+        assert elements is not None
+        query = sql.SQL(
+            "WITH zdm_made AS (INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {source} AS {alias}"
+            " CROSS JOIN LATERAL ({split}) AS zdm_q"
+            " CROSS JOIN (SELECT pg_catalog.set_config('zdm.row', {silent}, true) OFFSET 0) AS zdm_silent"
+            " WHERE {alias}.ctid = {position}::pg_catalog.tid RETURNING true) SELECT pg_catalog.count(*) < 0 FROM zdm_made"
+        ).format(
+            target=self._target,
+            columns=comma(column(name) for name in (*elements.of, *(c.name for c in elements.columns))),
+            names=element_sync.elements_of(mapping, "zdm_q"),
+            source=self._source,
+            alias=sql.Identifier(ALIAS),
+            split=element_sync.split(mapping, ALIAS),
+            silent=sql.Literal(row_sync.backfilling(mapping)),
+            position=sql.Literal(position),
+        )
+        return [(", ".join(c.name for c in elements.columns), query)]
+
+
 def statements_of(mapping: RowMapping, rollout: int) -> RowStatements:
     """The statements of a mapping, by its kind."""
+    if mapping.elements is not None:
+        return ElementStatements(mapping, rollout)
     return (RowStatements if mapping.parent is None else ParentStatements)(mapping, rollout)
 
 
@@ -245,6 +296,21 @@ def refers(conn: psycopg.Connection[Any], mapping: RowMapping) -> bool:
             "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c WHERE c.contype = 'f'"
             " AND c.conrelid = ANY (SELECT pg_catalog.to_regclass(t) FROM pg_catalog.unnest(%s::text[]) AS t))",
             [[qualified_name(table).as_string(None) for table in written]],
+        )
+    )
+
+
+def _failure(mapping: RowMapping, rollout: int) -> sql.SQL:
+    """A condition: it is recorded that the row has no form in the new version."""
+    return _rendered(
+        sql.SQL(
+            "EXISTS (SELECT FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {}::pg_catalog.oid"
+            " AND zdm_f.key = {} AND zdm_f.group_name = {})"
+        ).format(
+            sql.Literal(rollout),
+            sql.Literal(mapping.old.oid),
+            row_objects.failure_key(mapping.old, ALIAS),
+            sql.Literal(str(mapping.id)),
         )
     )
 

@@ -10,6 +10,7 @@ from zdm.db.dependants.views import recreate
 from zdm.db.introspect import read_tables
 from zdm.db.mentions import functions_that_mention
 from zdm.db.session import Session
+from zdm.engine.element_mapper import measure_elements
 from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
 from zdm.engine.parent_mapper import measure_parents
@@ -82,6 +83,8 @@ def compile_plan(
         for found, asked in zip(rows, draft.rows, strict=True):
             if found.parent is not None:
                 measure_parents(mapper, found)
+            elif found.elements is not None:
+                measure_elements(mapper, found)
             else:
                 measure_rows(mapper, found, lossy=asked.lossy)
         mapper.fail()

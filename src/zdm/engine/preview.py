@@ -27,7 +27,7 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import parent_sync, row_sync, rows, sync
+from zdm.sql import element_sync, parent_sync, row_sync, rows, sync
 from zdm.sql.identifiers import qualified_name
 
 
@@ -84,6 +84,17 @@ def _row_chunk(mapping: RowMapping) -> str:
             t=qualified_name(mapping.new.table),
             w=parent_sync.wants(mapping, mapping.parent, "o"),
             j=parent_sync.links(mapping, "n", "o"),
+        ).as_string(None)
+    if mapping.elements is not None:
+        one, many = mapping.side(mapping.elements.one), mapping.side(mapping.elements.many)
+        template = composing.SQL(
+            "SELECT <make the elements> FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < '(<next block>,0)'"
+            " AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) FOR NO KEY UPDATE"
+        )
+        return template.format(
+            s=qualified_name(one.table),
+            t=qualified_name(many.table),
+            j=element_sync.belongs(mapping, "n", "o"),
         ).as_string(None)
     template = composing.SQL(
         "INSERT INTO {t} ({c}) SELECT {v} FROM (SELECT o.* FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "

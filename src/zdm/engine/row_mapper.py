@@ -9,6 +9,7 @@ from psycopg import sql
 from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
 from zdm.db.session import fetch_value, transaction
+from zdm.engine.element_mapper import element_mapping
 from zdm.engine.mapper import Mapper
 from zdm.engine.parent_mapper import parent_mapping
 from zdm.errors import Problem
@@ -24,7 +25,8 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
     taken = {table.table for table in tables if table.needs_sync}
     found: list[RowMapping] = []
     for number, draft in enumerate(mapper.draft.rows, 1):
-        made = (_one if draft.parent is None else parent_mapping)(mapper, number, draft, taken)
+        make = _one if draft.parent is None else parent_mapping
+        made = (make if draft.elements is None else element_mapping)(mapper, number, draft, taken)
         if made is not None:
             taken.add(made.id)
             found.append(made)

@@ -22,10 +22,9 @@ from zdm.errors import Interrupted
 from zdm.model.names import QualifiedName
 from zdm.sql.rows import Kind, describe
 from zdm.throttle.governor import Governor
-from zdm.verify.parents import verify_parents
+from zdm.verify.by_kind import comparer
 from zdm.verify.repair import repair
 from zdm.verify.repair_rows import repair_rows
-from zdm.verify.rows import verify_rows
 from zdm.verify.run import verify
 
 if TYPE_CHECKING:
@@ -108,8 +107,9 @@ class RowWorker:
         with self.connect() as conn:
             rows = work.rows(table)
             if rows is not None:
-                compare = verify_rows if rows.parent is None else verify_parents
-                found = compare(self.connect, rows, work.rollout.id, workers=max(2, work.settings.workers))
+                found = comparer(rows)(
+                    self.connect, rows, work.rollout.id, workers=max(2, work.settings.workers)
+                )
             else:
                 fenced = work.rollout.fenced_at is not None
                 checks = promise_checks(work.plan, table, fenced=fenced, conn=conn)

@@ -14,8 +14,9 @@ The function that answers it, and makes it so, is called by the triggers, the ca
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
-from zdm.model.expression import ColumnRef, Expression
+from zdm.model.expression import ColumnRef, Expression, Volatility
 from zdm.model.mapping import Comparison
 from zdm.model.names import QualifiedName, Value
 
@@ -144,6 +145,87 @@ class ParentSide(RowSide):
     """How the natural key's columns are compared."""
 
 
+class RowsRef(Value):
+    """Where a query reads rows of one side.
+
+    Parameters
+    ----------
+    of: the side that has one row, or the one that has many.
+    columns: what it reads of them: the name in the query, and the physical column.
+    """
+
+    of: Literal["one", "many"]
+    columns: tuple[tuple[str, str], ...]
+
+
+class RowsQuery(Value):
+    """A query over rows of either side, as the server understands it: its own text, cut where it reads rows.
+
+    It gives the key of the one side's row as ``zdm_k<n>``, and then ``zdm_c<n>``, of these types.
+
+    Parameters
+    ----------
+    source: the text the user wrote, for people.
+    """
+
+    source: str
+    parts: tuple[str | RowsRef, ...]
+    types: tuple[str, ...]
+    volatility: Volatility = Volatility.IMMUTABLE
+
+    def reads(self, of: Literal["one", "many"]) -> tuple[str, ...]:
+        """The physical columns of that side that it reads."""
+        found = [
+            physical for p in self.parts if isinstance(p, RowsRef) and p.of == of for _, physical in p.columns
+        ]
+        return tuple(dict.fromkeys(found))
+
+
+class ElementColumn(Value):
+    """A column that one of an `Elements`' queries fills."""
+
+    name: str
+    type: str
+    comparison: Comparison
+    not_null: bool = False
+
+
+class Elements(Value):
+    """One row of a side says the same as many rows of the other, its *elements*.
+
+    Parameters
+    ----------
+    one: the side that has one row; it is of kind COLUMNS.
+    of: the columns of the many rows that hold the one row's key, in its order.
+    key: those that tell the elements of one row apart. Both together carry a unique index.
+    columns: everything that `split` fills of an element, its key included.
+    held: the one row's columns that `join` fills.
+    split: the elements of a row: `columns`, over the one side's rows.
+    join: `held`, over the many rows of one row, and that row itself; always one row.
+    order: a column that only says in which order elements come; gaps in it have no form in the one row.
+    lossy: elements that do not come back as they were are accepted.
+    """
+
+    one: Literal["old", "new"]
+    of: tuple[str, ...]
+    key: tuple[str, ...]
+    columns: tuple[ElementColumn, ...]
+    held: tuple[ElementColumn, ...]
+    split: RowsQuery
+    join: RowsQuery | None
+    order: str | None = None
+    lossy: bool = False
+
+    @property
+    def many(self) -> Literal["old", "new"]:
+        """The side that has many rows."""
+        return "new" if self.one == "old" else "old"
+
+    def is_old(self, of: Literal["one", "many"]) -> bool:
+        """Whether that side is the old version's."""
+        return (of == "one") == (self.one == "old")
+
+
 class RowMapping(Value):
     """Rows of `old` and rows of `new`, kept in step while both versions live.
 
@@ -154,6 +236,7 @@ class RowMapping(Value):
     where: over the old side's row: only rows that meet it have a new form.
     one_way: writes of the new version do not flow back.
     parent: of a mapping of many to one.
+    elements: of a mapping of one to many.
     """
 
     id: QualifiedName
@@ -165,6 +248,7 @@ class RowMapping(Value):
     presence: Presence = Presence.EVERY
     one_way: bool = False
     parent: ParentSide | None = None
+    elements: Elements | None = None
 
     @property
     def tables(self) -> tuple[QualifiedName, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import Presence, SideKind, UnusedParents
@@ -65,6 +66,27 @@ class DraftParent:
 
 
 @dataclass(slots=True)
+class DraftElements:
+    """A mapping of one row to many; the parts as in `Elements`.
+
+    Parameters
+    ----------
+    one: the side that has one row.
+    split: a SELECT over the one row's columns, whose columns are `columns` in their order.
+    join: for each of `held`, an aggregate over the elements' columns and, where they have none of that name, the row's own.
+    """
+
+    one: Literal["old", "new"]
+    of: list[str]
+    key: list[str]
+    columns: list[DraftMirrored]
+    held: list[DraftMirrored]
+    split: str
+    join: list[str]
+    order: str | None = None
+
+
+@dataclass(slots=True)
 class DraftRows:
     """One mapping. The keys of both sides correspond by position, and are copied as they are."""
 
@@ -76,3 +98,4 @@ class DraftRows:
     one_way: bool = False
     lossy: bool = False
     parent: DraftParent | None = None
+    elements: DraftElements | None = None

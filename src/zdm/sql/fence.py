@@ -21,7 +21,7 @@ from zdm.model.expression import ColumnRef, Expression
 from zdm.model.mapping import Authority, ColumnGroup, Expose, TableMapping
 from zdm.model.names import QualifiedName, fit, qualified
 from zdm.model.plan import Plan
-from zdm.model.row_mapping import MirroredColumn, RowMapping
+from zdm.model.row_mapping import ElementColumn, Elements, MirroredColumn, RowMapping, RowsQuery, RowsRef
 from zdm.model.step import Lock, TableLock, Transaction
 from zdm.sql import views
 
@@ -126,7 +126,40 @@ def effective_rows(rows: RowMapping, plan: Plan, *, fenced: bool) -> RowMapping:
     if parent is not None:
         values = tuple(_renamed(value, names) for value in parent.key_values)
         parent = parent.model_copy(update={"key_values": values})
-    return rows.model_copy(update={"old": old, "new": new, "where": where, "parent": parent})
+    elements = rows.elements
+    if elements is not None:
+        elements = _fenced_elements(elements, names)
+    return rows.model_copy(
+        update={"old": old, "new": new, "where": where, "parent": parent, "elements": elements}
+    )
+
+
+def _fenced_elements(elements: Elements, names: dict[str, str]) -> Elements:
+    def query(found: RowsQuery) -> RowsQuery:
+        parts = tuple(
+            part.model_copy(
+                update={"columns": tuple((shown, names.get(name, name)) for shown, name in part.columns)}
+            )
+            if isinstance(part, RowsRef) and elements.is_old(part.of)
+            else part
+            for part in found.parts
+        )
+        return found.model_copy(update={"parts": parts})
+
+    update: dict[str, object] = {"split": query(elements.split)}
+    if elements.join is not None:
+        update["join"] = query(elements.join)
+
+    def named(columns: tuple[ElementColumn, ...]) -> tuple[ElementColumn, ...]:
+        return tuple(c.model_copy(update={"name": names.get(c.name, c.name)}) for c in columns)
+
+    if elements.one == "old":
+        update["held"] = named(elements.held)
+    else:
+        update["of"] = tuple(names.get(name, name) for name in elements.of)
+        update["key"] = tuple(names.get(name, name) for name in elements.key)
+        update["columns"] = named(elements.columns)
+    return elements.model_copy(update=update)
 
 
 def _own(column: MirroredColumn, names: dict[str, str]) -> dict[str, object]:

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from zdm.model.expression import Expression
 from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind
-from zdm.sql import parent_sync
+from zdm.sql import element_sync, parent_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import (
     RAISED,
@@ -114,13 +114,14 @@ def state_query(mapping: RowMapping, rollout: int, side: Side) -> str:
             " UNION ALL "
             "SELECT 'trigger', t.tgname::text, pg_catalog.obj_description(t.oid, 'pg_trigger'),"
             " encode(sha256(convert_to(pg_catalog.pg_get_triggerdef(t.oid), 'UTF8')), 'hex'), t.tgenabled::text"
-            " FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = pg_catalog.to_regclass({table}) AND starts_with(t.tgname, {triggers})"
-            " AND t.tgparentid = 0"
+            " FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = pg_catalog.to_regclass({table}) AND (starts_with(t.tgname, {triggers})"
+            " OR starts_with(t.tgname, {before})) AND t.tgparentid = 0"
         ).format(
             schema=sql.Literal(SCHEMA),
             names=sql.Literal(names),
             table=sql.Literal(text_of(made.table)),
             triggers=sql.Literal(trigger_of(mapping, "")),
+            before=sql.Literal(element_sync.trigger_before(mapping, "")),
         )
     )
 
@@ -178,6 +179,8 @@ def comparison(mapping: RowMapping) -> sql.Composed:
     """What the verification asks, in short: the pairs that disagree, and rows without the other one."""
     if mapping.parent is not None:
         return parent_sync.comparison(mapping, mapping.parent)
+    if mapping.elements is not None:
+        return element_sync.comparison(mapping)
     return sql.SQL(
         "SELECT count(*) FROM (SELECT * FROM {} WHERE <range>) AS o FULL JOIN (SELECT * FROM {} WHERE <range>) AS n ON {}"
         " WHERE o IS NULL OR n IS NULL OR {}"
@@ -232,12 +235,16 @@ def _empty(found: MirroredColumn) -> sql.Composable:
 def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.parent is not None:
         return parent_sync.ParentObjects(mapping, mapping.parent, rollout, side)
+    if mapping.elements is not None:
+        return element_sync.ElementObjects(mapping, rollout, side)
     return _Generator(mapping, rollout, side)
 
 
 def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     if mapping.parent is not None:
         return parent_sync.function_names(mapping, rollout, side)
+    if mapping.elements is not None:
+        return element_sync.function_names(mapping, rollout, side)
     return [
         name_of(mapping, rollout, purpose)
         for purpose in (f"on_{side}", f"late_{side}", f"settle_{across(side)}")

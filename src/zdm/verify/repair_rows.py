@@ -16,9 +16,9 @@ from psycopg import sql
 from zdm.db.session import transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority
-from zdm.model.row_mapping import ParentSide, RowMapping
-from zdm.sql import parent_sync, row_sync
-from zdm.sql.identifiers import all_of, qualified_name
+from zdm.model.row_mapping import Elements, ParentSide, RowMapping
+from zdm.sql import element_sync, parent_sync, row_sync
+from zdm.sql.identifiers import all_of, column, comma, qualified_name
 from zdm.sql.row_objects import Side, same_key
 from zdm.sql.rows import render
 
@@ -56,6 +56,10 @@ def repair_rows(
             linked = _Links(mapping, mapping.parent, rollout)
             total = job.run(linked.astray(), linked.dropping()) if not back else 0
             return total + job.run(linked.wrong(), linked.settling(side))
+        if mapping.elements is not None:
+            several = _Elements(mapping, mapping.elements, rollout)
+            total = job.run(several.astray(), several.dropping()) if not back else 0
+            return total + job.run(several.wrong(), several.settling(back=back))
         statements = _Statements(mapping, rollout)
         total = job.run(statements.different(), statements.settling(statements.different(), side))
         if back:
@@ -192,6 +196,49 @@ class _Links:
             rows=sql.Literal(ROWS),
             settle=parent_sync.settling(mapping, self._rollout, "new", "zdm_s"),
         )
+
+
+class _Elements:
+    """The same for a mapping of one to many: rows whose elements are not what they say, nor they what those say together."""
+
+    def __init__(self, mapping: RowMapping, elements: Elements, rollout: int) -> None:
+        self._mapping, self._elements, self._rollout = mapping, elements, rollout
+        self._side = mapping.side(elements.one)
+        self._one = qualified_name(self._side.table)
+        self._many = qualified_name(mapping.side(elements.many).table)
+
+    def astray(self) -> sql.Composed:
+        """Elements of no row."""
+        return sql.SQL("FROM {} AS zdm_m WHERE NOT EXISTS (SELECT FROM {} AS zdm_o WHERE {})").format(
+            self._many, self._one, element_sync.belongs(self._mapping, "zdm_m", "zdm_o")
+        )
+
+    def dropping(self) -> sql.Composed:
+        """Let some of those go."""
+        return sql.SQL(
+            "DELETE FROM {} AS zdm_l USING (SELECT zdm_m.ctid {} LIMIT {}) AS zdm_a WHERE zdm_l.ctid = zdm_a.ctid"
+        ).format(self._many, self.astray(), sql.Literal(ROWS))
+
+    def wrong(self) -> sql.Composed:
+        """Rows that disagree with their elements."""
+        keys = [sql.Identifier(f"zdm_k{number}") for number, _ in enumerate(self._side.key)]
+        return sql.SQL("FROM {} AS zdm_s WHERE ({}) IN (SELECT {} FROM ({}) AS zdm_w)").format(
+            self._one,
+            comma(column(name, "zdm_s") for name in self._side.key),
+            comma(keys),
+            element_sync.disagreeing(self._mapping, self._rollout),
+        )
+
+    def settling(self, *, back: bool) -> sql.Composed:
+        """Make some of them agree, by the old side, or by the new one."""
+        if back == (self._elements.one == "old"):
+            keys = comma(column(name, "zdm_s") for name in self._side.key)
+            settle = element_sync.settling_one(self._mapping, self._rollout, keys, "repair")
+        else:
+            settle = element_sync.settling_many(self._mapping, self._rollout, "zdm_s", "repair")
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT zdm_s.* {} LIMIT {} FOR NO KEY UPDATE OF zdm_s) SELECT {} FROM found AS zdm_s"
+        ).format(self.wrong(), sql.Literal(ROWS), settle)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,219 @@
+"""From a mapping of one row to many that an operation asks for to a checked one, tried on real rows."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import sql
+
+from zdm.db.introspect import type_comparison
+from zdm.db.queries import QueryChecker, Rows
+from zdm.db.session import transaction
+from zdm.engine.mapper import Mapper
+from zdm.errors import Problem
+from zdm.model.names import QualifiedName, qualified
+from zdm.model.plan import Finding, Severity
+from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide
+from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
+from zdm.sql import element_sync
+from zdm.sql.identifiers import column, comma, qualified_name
+
+_SAMPLE = 20_000
+
+
+def element_mapping(
+    mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName]
+) -> RowMapping | None:
+    """The checked mapping; problems are collected in the mapper."""
+    asked = draft.elements
+    assert asked is not None
+    one, many = (draft.old, draft.new) if asked.one == "old" else (draft.new, draft.old)
+    checker = QueryChecker(mapper.conn, [mapper.target, "public"])
+    single = Rows(one.table.name, one.readable, one.key)
+    columns = [(c.name, c.type, c.collation) for c in asked.columns]
+    held = [(c.name, c.type, c.collation) for c in asked.held]
+    split = checker.split(single, asked.split, columns, draft.operation)
+    join = None
+    if asked.join:
+        several = Rows(many.table.name, many.readable)
+        join = checker.join(single, several, asked.join, held, draft.operation)
+    problems = [found for found in (split, join) if isinstance(found, Problem)]
+    mapper.problems += problems
+    if problems or isinstance(split, Problem) or isinstance(join, Problem):
+        return None
+    id_ = many.table
+    if id_ in taken:
+        id_ = qualified(many.table.schema_, f"{draft.old.table.name} to {draft.new.table.name}")
+    return RowMapping(
+        id=id_,
+        number=number,
+        operation=draft.operation,
+        old=_side(draft.old),
+        new=_side(draft.new),
+        one_way=draft.one_way,
+        elements=Elements(
+            one=asked.one,
+            of=tuple(asked.of),
+            key=tuple(asked.key),
+            columns=_columns(mapper, asked.columns),
+            held=_columns(mapper, asked.held),
+            split=split,
+            join=join,
+            order=asked.order,
+            lossy=draft.lossy,
+        ),
+    )
+
+
+def _columns(mapper: Mapper, found: list[DraftMirrored]) -> tuple[ElementColumn, ...]:
+    return tuple(
+        ElementColumn(
+            name=c.name,
+            type=c.type,
+            comparison=type_comparison(mapper.conn, c.type, c.collation),
+            not_null=c.not_null,
+        )
+        for c in found
+    )
+
+
+def _side(side: DraftSide) -> RowSide:
+    types = {name: type_ for name, type_, _ in side.readable}
+    return RowSide(
+        table=side.table,
+        oid=side.oid,
+        kind=side.kind,
+        key=tuple(side.key),
+        key_values=(),
+        key_types=tuple(types[name] for name in side.key),
+        columns=(),
+        guarded=side.guarded,
+        created=side.created,
+    )
+
+
+# --- trying it ----------------------------------------------------------------------------------------------------------
+
+
+def measure_elements(mapper: Mapper, mapping: RowMapping) -> None:
+    """Find rows that have no form in the new version, and lists that would not come back as they were.
+
+    All rows of a table of up to about 20,000, else pages taken at random. The table is only read.
+    """
+    elements = mapping.elements
+    assert elements is not None
+    if not mapping.side(elements.many).created:
+        _there_already(mapper, mapping, elements)
+    with transaction(mapper.conn, isolation="repeatable read", rollback=True):
+        mapper.conn.execute(_trial(mapper, mapping, elements))
+        row = mapper.conn.execute("SELECT * FROM pg_temp._zdm_elements()").fetchone()
+    assert row is not None
+    rows, failed, failed_keys, message, lost, lost_keys = row
+    one, many = mapping.side(elements.one), mapping.side(elements.many)
+    if failed:
+        mapper.findings.append(
+            Finding(
+                severity=Severity.WARNING,
+                text=f"{failed} of {rows} rows of {one.table} have no form in {many.table}, for example "
+                f"{'; '.join(failed_keys)} ({message}); the backfill will stop there until they are corrected",
+                where=mapping.operation,
+                rule="up-raises",
+            )
+        )
+    if lost and not elements.lossy:
+        mapper.problems.append(
+            Problem(
+                f"{', '.join(c.name for c in elements.held)}: what comes back from {many.table} differs in "
+                f"{lost} of {rows} rows of {one.table} (for example {'; '.join(lost_keys)})",
+                mapping.operation,
+                "Correct `up` or `down`, or declare the loss with `lossy: true`.",
+                "lossy-mapping",
+            )
+        )
+
+
+def _there_already(mapper: Mapper, mapping: RowMapping, elements: Elements) -> None:
+    """Rows that are there must be what the lists say; only a row that has none at all gets its elements from the backfill."""
+    one, many = mapping.side(elements.one), mapping.side(elements.many)
+    wrong = sql.SQL(
+        "SELECT pg_catalog.count(*), (pg_catalog.array_agg(zdm_w.key))[1:3] FROM ({}) AS zdm_w"
+        " WHERE kind <> 'missing' OR EXISTS (SELECT FROM {} AS zdm_m WHERE {})"
+    ).format(
+        element_sync.disagreeing(mapping, 0, known=False),
+        qualified_name(many.table),
+        element_sync.keys_equal(mapping, "zdm_m", "zdm_w"),
+    )
+    with transaction(mapper.conn, isolation="repeatable read", read_only=True, rollback=True):
+        try:
+            row = mapper.conn.execute(wrong).fetchone()
+        except psycopg.DataError:
+            # A list of which no elements can be made: the trial names it.
+            return
+    assert row is not None
+    if row[0]:
+        mapper.problems.append(
+            Problem(
+                f"{row[0]} rows of {many.table} are not what {one.table} says of them, for example {'; '.join(row[1])}",
+                mapping.operation,
+                "Which of them is right nobody can tell but you: correct or delete them first.",
+                "rows-disagree",
+            )
+        )
+
+
+def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Composed:
+    """A function that fills a temporary table with the elements of each row in turn, as the sync will: what it refuses is no element."""
+    one = mapping.side(elements.one)
+    table = mapper.draft.tables[one.table]
+    source: sql.Composable = qualified_name(one.table)
+    if table.rows > _SAMPLE * 1.2:
+        share = max(0.0001, 100.0 * _SAMPLE / table.rows)
+        source = sql.SQL("{} TABLESAMPLE SYSTEM ({})").format(source, sql.Literal(share))
+    lost: sql.Composable = sql.SQL("false")
+    if not mapping.one_way and elements.join is not None:
+        # What has no elements needs no way back: it stays as it is until somebody adds one.
+        lost = sql.SQL(
+            "EXISTS (SELECT FROM pg_temp._zdm_trial) AND NOT COALESCE((SELECT {} FROM ({}) AS zdm_j), false)"
+        ).format(
+            element_sync.held_alike(mapping, "zdm_row", "zdm_j"),
+            element_sync.join(mapping, "zdm_row", of=sql.Identifier("pg_temp", "_zdm_trial")),
+        )
+    types = dict(zip(one.key, one.key_types, strict=True))
+    definitions = [
+        sql.SQL("{} {} NOT NULL").format(column(of), sql.SQL(types[own]))
+        for of, own in zip(elements.of, one.key, strict=True)
+    ]
+    definitions += [
+        sql.SQL("{} {}{}").format(
+            column(c.name),
+            sql.SQL(c.type),
+            sql.SQL(" NOT NULL" if c.not_null or c.name in elements.key else ""),
+        )
+        for c in elements.columns
+    ]
+    body = sql.SQL(
+        "DECLARE zdm_row {table}; zdm_key text; BEGIN rows := 0; failed := 0; lost := 0; failed_keys := '{{}}'; lost_keys := '{{}}';"
+        " CREATE TEMPORARY TABLE _zdm_trial ({definitions}, UNIQUE ({arbiter}));"
+        " FOR zdm_row IN SELECT * FROM {source} LIMIT {limit} LOOP rows := rows + 1; zdm_key := pg_catalog.concat_ws(', ', {key});"
+        " BEGIN DELETE FROM pg_temp._zdm_trial; INSERT INTO pg_temp._zdm_trial ({columns}) SELECT {names} FROM ({split}) AS zdm_q;"
+        " IF {lost} THEN lost := lost + 1; IF lost <= 3 THEN lost_keys := lost_keys || zdm_key; END IF; END IF;"
+        " EXCEPTION WHEN query_canceled THEN RAISE; WHEN OTHERS THEN failed := failed + 1; message := SQLERRM;"
+        " IF failed <= 3 THEN failed_keys := failed_keys || zdm_key; END IF; END; END LOOP; END"
+    ).format(
+        table=qualified_name(one.table),
+        definitions=comma(definitions),
+        arbiter=comma(column(name) for name in (*elements.of, *elements.key)),
+        source=source,
+        limit=sql.Literal(_SAMPLE * 2),
+        key=comma(
+            sql.SQL("{} || zdm_row.{}::text").format(sql.Literal(f"{name}="), column(name))
+            for name in one.key
+        ),
+        columns=comma(column(name) for name in (*elements.of, *(c.name for c in elements.columns))),
+        names=element_sync.elements_of(mapping, "zdm_q"),
+        split=element_sync.split(mapping, "zdm_row"),
+        lost=lost,
+    )
+    return sql.SQL(
+        "CREATE FUNCTION pg_temp._zdm_elements(OUT rows int8, OUT failed int8, OUT failed_keys text[], OUT message text,"
+        " OUT lost int8, OUT lost_keys text[]) LANGUAGE plpgsql AS {}"
+    ).format(sql.Literal(body.as_string(None)))
