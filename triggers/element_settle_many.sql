@@ -17,6 +17,10 @@ BEGIN
   IF zdm_guard OPERATOR(pg_catalog.=) zdm_mine THEN
     RETURN true;
   END IF;
+  -- A snapshot sees the row that somebody else has removed since, and beside it the one that took over its key; the lock tells.
+  IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+    PERFORM FROM {one} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
+  END IF;
   SELECT zdm_s.* INTO zdm_row FROM {one} AS zdm_s WHERE {own_key};
   zdm_there := FOUND;
   IF zdm_how OPERATOR(pg_catalog.=) ANY ('{{update,delete}}') AND NOT EXISTS (SELECT FROM {many} AS zdm_m WHERE {was_match})

@@ -244,6 +244,25 @@ def test_a_snapshot_older_than_the_backfill(database: Database, naive: bool) -> 
     assert (posts.bad(), posts.found(), posts.both(4)) == (0, {}, ("new", "new"))
 
 
+@on_all_versions
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_key_taken_over_from_a_row_that_the_snapshot_still_sees(database: Database, filled: bool) -> None:
+    """Two rows of one key are seen then, one of them gone; the elements were made of the one that is gone."""
+    posts = Posts(database)
+    if filled:
+        posts.fill()
+    taken_over = "INSERT INTO posts (id, tags) VALUES (7, 'x,y')"
+    with Scene(database.dsn) as scene:
+        a, b = scene.session("a"), scene.session("b")
+        a.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM posts")
+        b.run("UPDATE posts SET id = 1007 WHERE id = 7")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            a.run(taken_over)
+        a.run(f"ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; {taken_over}; COMMIT")
+    posts.fill()
+    assert database.value(BAD) == 0
+
+
 def test_a_snapshot_that_misses_elements_which_change_nothing(database: Database) -> None:
     """An element that leaves the list as it was is only seen by whoever comes later because the row is touched."""
     # The greatest tag is all that the old version holds.
