@@ -7,10 +7,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.acceptance.command import Answer, Command
 from tests.support.servers import Database
+from zdm.devdb import DevServer
 from zdm.model.phases import State
 
 SETUP = """
@@ -283,3 +285,154 @@ def test_what_is_not_there(zdm: Command) -> None:
     zdm("rollback", "widen").done()
     refused(zdm("rollback", "widen"), 2, "rolled back already")
     refused(zdm("advance", "m.yaml"), 2, "was rolled back", "--restart")
+
+
+DROP = "operations:\n  - drop_column: {table: account, column: owner}\n"
+
+#: What is no migration at all, as bytes, and what is told.
+FILES: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "empty": (b"", ("m.yaml: the file is empty", "zdm new")),
+    "a list": (b"- id: x\n", ("m.yaml:1: a migration file is a mapping", "not a list")),
+    "a text": (b"hello\n", ("m.yaml:1: a migration file is a mapping", "not text")),
+    "tabs": (
+        b"id: bad\noperations:\n\t- drop_table: {table: a}\n",
+        ("m.yaml:3", "a tab where YAML allows only spaces"),
+    ),
+    "UTF-16": (WIDEN.encode("utf-16"), ("m.yaml:1: byte 0xff is not UTF-8",)),
+    "Latin 1": (b"id: bad\ndescription: caf\xe9\n" + DROP.encode(), ("m.yaml:2: byte 0xe9 is not UTF-8",)),
+    "NUL": (b"id: bad\x00\n" + DROP.encode(), ("m.yaml:1: the character U+0000 is not allowed",)),
+    "NUL, escaped": (
+        b'id: bad\ndescription: "a\\0b"\n' + DROP.encode(),
+        ("m.yaml:2: the character U+0000 is in it",),
+    ),
+    "half a character": (
+        b'id: bad\ndescription: "\\ud800"\n' + DROP.encode(),
+        ("m.yaml:2: the character U+D800 is in it",),
+    ),
+    "keys twice": (
+        b"id: a\nid: b\noperations:\n  - drop_column: {table: t, column: c, table: u}\n",
+        (
+            "m.yaml:2: the key 'id' is here twice; the first is in line 1",
+            "m.yaml:4: the key 'table' is here twice",
+        ),
+    ),
+    "two documents": (b"id: a\n---\nid: b\n", ("m.yaml:3: 2 documents in one file",)),
+    "no operations": (b"id: a\noperations:\n", ("m.yaml:2: there are no operations",)),
+    "operations are a mapping": (
+        b"id: a\noperations: {drop_table: {table: a}}\n",
+        ("m.yaml:2: operations is a list",),
+    ),
+    "two kinds in one": (
+        b"id: a\noperations:\n  - {drop_table: {table: a}, sql: {}}\n",
+        ("m.yaml:3: operation 1 is one key, its kind", "found 2 keys"),
+    ),
+    "ids that are none": (f"id: 'Dr. No; --'\n{DROP}".encode(), ("m.yaml:1: id: 'Dr. No; --' is not an id",)),
+    "a name of four parts": (
+        b"id: a\noperations:\n  - drop_column: {table: a.b.c.d, column: x}\n  - drop_column: {table: account, column: y}\n",
+        ("m.yaml:3: 'a.b.c.d' has 4 parts", "m.yaml:4: there is no column y"),
+    ),
+    "durations": (
+        f"id: a\n{DROP}gates: {{soak: {'9' * 30}d, replication_lag: soon}}\n".encode(),
+        (
+            "m.yaml:4: gate soak.min",
+            "is longer than the 36500 days",
+            "m.yaml:4: gate replication_lag",
+            "is not a duration",
+        ),
+    ),
+    "a huge number": (
+        f"id: a\n{DROP}gates: {{sync_failures: {'9' * 5000}}}\n".encode(),
+        ("m.yaml:4: a number of 5000 digits",),
+    ),
+    "a gate that is none": (
+        f"id: a\n{DROP}gates: {{soka: 5s}}\n".encode(),
+        ("m.yaml:4: there is no gate 'soka'", "soak"),
+    ),
+    "a bomb of aliases": (
+        b"a: &a [x,x,x,x,x,x,x,x]\n"
+        + b"".join(b"%c: &%c [%s]\n" % (n + 1, n + 1, b",".join([b"*%c" % n] * 8)) for n in b"abcdef"),
+        ("expands to more than 100000 values",),
+    ),
+    "nested without end": (b"id: " + b"[" * 3000 + b"]" * 3000, ("nested too deeply",)),
+    "an alias of itself": (b"id: &a [*a]\n", ("m.yaml:1: an alias refers to what it is part of",)),
+    "an object": (b"id: !!python/object/apply:os.system ['true']\n", ("m.yaml:1: id must be text",)),
+    "a validation that writes": (
+        f"id: a\n{DROP}validations:\n  - {{name: x, sql: 'drop table account', expect: 0}}\n".encode(),
+        ("m.yaml:5", "a validation is a query"),
+    ),
+}
+
+#: Arguments after `advance m.yaml`, or instead of it; the code; what is told.
+ARGUMENTS: tuple[tuple[tuple[str, ...], int, tuple[str, ...]], ...] = (
+    (("advance", "m.yaml", "--wait", "soon"), 2, ("--wait", "is not a duration")),
+    (("advance", "m.yaml", "--wait", "-5s"), 2, ("--wait", "is not a duration")),
+    (("advance", "m.yaml", "--wait", "9" * 40 + "d"), 2, ("--wait", "longer than the 36500 days")),
+    (("advance", "m.yaml", "--workers", "0"), 2, ("--workers", "0 is not in the range")),
+    (("advance", "m.yaml", "--workers", "-3"), 2, ("--workers", "-3 is not in the range")),
+    (("advance", "m.yaml", "--target", ""), 2, ("--target is empty",)),
+    (("advance", "m.yaml", "--url", " "), 2, ("--url is empty",)),
+    (("advance", "m.yaml", "--target", 'a"b'), 2, ("there is no table",)),
+    (("advance", "m.yaml", "--nonsense"), 2, ("--nonsense",)),
+    (("nonsense",), 2, ("No such command 'nonsense'",)),
+    (("advance",), 2, ("Missing argument",)),
+    (("advance", "m\0.yaml"), 2, ("m\\0.yaml holds a character that is no text",)),
+    (("status", "\udcff"), 2, ("\\udcff holds a character that is no text",)),
+    (("rollback", "x" * 5000), 2, ("There is no migration x",)),
+    *(
+        ((command, "ghost"), 2, ("There is no migration ghost",))
+        for command in ("status", "verify", "pause", "history", "fence")
+    ),
+    (("approve", "widen", "lunch"), 2, ("'lunch' is not one of",)),
+    (("plan", "m.yaml", "--url", "postgresql://h:notaport/db"), 2, ("--url cannot be read",)),
+    (("plan", "m.yaml", "--url", "postgresql://[::1/db"), 2, ("cannot be read",)),
+    (("plan", "m.yaml", "--url", "host=/nowhere dbname=x"), 1, ("cannot connect", "Nothing was changed")),
+    (("plan", "m.yaml", "--url", "postgresql://127.0.0.1:1/db?sslmode=banana"), 2, ("sslmode",)),
+    (("plan", "m.yaml", "--url", "service=ghost"), 2, ("ghost",)),
+)
+
+
+def test_what_is_no_migration_and_what_is_no_command(zdm: Command, unchanged: Callable[[], None]) -> None:
+    unchanged()
+    for kind, (data, told) in FILES.items():
+        (zdm.directory / "m.yaml").write_bytes(data)
+        try:
+            refused(zdm("plan", "m.yaml"), 2, *told)
+        except AssertionError as error:
+            raise AssertionError(kind) from error
+    # A mark of the byte order says nothing wrong.
+    (zdm.directory / "m.yaml").write_bytes(b"\xef\xbb\xbf" + WIDEN.encode())
+    zdm("plan", "m.yaml").done()
+    for arguments, code, told in ARGUMENTS:
+        try:
+            refused(zdm(*arguments), code, *told)
+        except AssertionError as error:
+            raise AssertionError(arguments) from error
+    for text, line in {
+        "nonsense = 1": "unknown key 'nonsense'",
+        "workers = -1": "workers must be a whole number of 1 or more",
+        "lock_budget = '-1s'": "lock_budget: '-1s' is not a duration",
+        "= broken": "is not valid TOML",
+        "target = 5": "target must be text",
+    }.items():
+        (zdm.directory / "zdm.toml").write_text(text)
+        refused(zdm("plan", "m.yaml"), 2, "zdm.toml", line)
+    unchanged()
+
+
+def test_a_standby_takes_no_writes(own_server: DevServer, tmp_path: Path) -> None:
+    with psycopg.connect(own_server.dsn(), autocommit=True) as conn:
+        conn.execute(SETUP.encode())
+    primary = Command(own_server.dsn(), tmp_path)
+    primary("init").done()
+    file = primary.write_text(WIDEN)
+    standby = Command(own_server.replica("readonly").dsn(), tmp_path)
+    for command in (("init",), ("plan", file), ("advance", file)):
+        refused(
+            standby(*command),
+            2,
+            "this server takes no writes",
+            "Connect to the primary",
+            "Nothing was changed",
+        )
+    # What only reads may ask there.
+    standby("status").done()

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from zdm.db.session import fetch_value, takes_no_writes
 from zdm.errors import BadInput, ZdmError
 from zdm.resources import migrations
 
@@ -78,6 +79,10 @@ def install(conn: psycopg.Connection[Any]) -> CatalogStatus:
             f"PostgreSQL {OLDEST_SERVER // 10000} or newer is needed; this server is {_version(conn.info.server_version)}.",
             remedy="Upgrade the server first.",
         )
+    standby = fetch_value(conn, "SELECT pg_catalog.pg_is_in_recovery()")
+    conn.rollback()
+    if standby:
+        raise takes_no_writes()
     before = conn.autocommit, conn.isolation_level, conn.read_only
     # Whatever the database's defaults say: the second of two installers must see what the first one committed.
     conn.autocommit, conn.isolation_level, conn.read_only = (

@@ -132,6 +132,9 @@ def _group() -> Commands:
     )
 
 
+READ_ONLY = "25006"
+"""The SQLSTATE of a write that a standby refuses. zdm's own sessions are never read-only by a setting."""
+
 group = _group()
 
 
@@ -141,6 +144,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     state = Run()
     _prepare_streams()
     try:
+        _refuse_unfit(arguments)
         with _signals():
             code = group.main(arguments, prog_name="zdm", standalone_mode=False, obj=state)
             return code if isinstance(code, int) else 0
@@ -155,6 +159,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(state, arguments, _interrupted(state, error), error)
     except Exception as error:  # noqa: BLE001  the last resort: everything becomes a message and an exit code
         return _fail(state, arguments, _understood(state, error), error)
+
+
+def _refuse_unfit(arguments: Sequence[str]) -> None:
+    """No name, path or URL holds these characters, and each of their readers would fail in words of its own."""
+    for argument in arguments:
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in argument):
+            shown = argument.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
+            raise _bad_input(f"the argument {shown} holds a character that is no text", "Write it in UTF-8.")
 
 
 def _prepare_streams() -> None:
@@ -205,6 +217,10 @@ def _understood(state: Run, error: Exception) -> ZdmError:
     if isinstance(error, click.ClickException):
         return _bad_input(error.format_message(), "")
     if type(error).__module__.split(".")[0] == "psycopg":
+        if getattr(error, "sqlstate", None) == READ_ONLY:
+            from zdm.db.session import takes_no_writes
+
+            return takes_no_writes()
         remedy = "" if state.debug else "If this does not tell enough, --debug shows where it happened."
         return ZdmError(f"The database said: {str(error).strip()}", remedy=remedy)
     return ZdmError(

@@ -54,7 +54,9 @@ class Run:
 
     def _urls(self) -> Iterator[tuple[str, str]]:
         """Every URL that was given, the one that counts first, with where it came from."""
-        if self.url:
+        if self.url is not None:
+            if not self.url.strip():
+                raise empty("--url")
             yield self.url, "--url"
         environment = config.url_of_environment()
         if environment:
@@ -79,7 +81,9 @@ class Run:
 
     @property
     def schema(self) -> str:
-        """The target schema."""
+        """The target schema. Raises `BadInput` if it was given, but nothing is in it."""
+        if self.target is not None and not self.target.strip():
+            raise empty("--target")
         return self.target or str(self.config.values.get("target", "public"))
 
     @property
@@ -182,6 +186,13 @@ class Run:
             raise BadInput("Not confirmed; nothing was changed.")
 
 
+def empty(option: str) -> BadInput:
+    """What is said of an option without a value: a variable that is not set must not mean the default."""
+    return BadInput(
+        f"{option} is empty", remedy="Give it a value, or leave it out.", changed="Nothing was changed."
+    )
+
+
 def write_json(value: Mapping[str, Any]) -> None:
     """One JSON object on stdout, passwords masked in every text in it, tables named as in SQL."""
     click.echo(json.dumps(_masked(value), ensure_ascii=False, indent=2, default=str))
@@ -247,5 +258,8 @@ def engine_settings(run: Run, settings: Mapping[str, Any]) -> EngineSettings:
 def as_path(argument: str) -> Path | None:
     """The argument as a path if it means a file: it ends as one, holds a slash, or is there."""
     path = Path(argument)
-    looks = argument.endswith((".yaml", ".yml")) or "/" in argument or path.is_file()
-    return path if looks else None
+    looks = argument.endswith((".yaml", ".yml")) or "/" in argument
+    try:
+        return path if looks or path.is_file() else None
+    except OSError:  # no file can be called so
+        return None

@@ -267,6 +267,15 @@ def _refused(url: str, error: psycopg.Error) -> ZdmError:
     return BadInput(f"cannot connect to {where}: {text}", remedy=remedy)
 
 
+def takes_no_writes() -> BadInput:
+    """What is said of a standby."""
+    return BadInput(
+        "this server takes no writes: it is a standby",
+        remedy="Connect to the primary (several hosts in the URL and target_session_attrs=primary find it).",
+        changed="Nothing was changed.",
+    )
+
+
 # --- small helpers ----------------------------------------------------------------------------------------------------
 
 
@@ -343,6 +352,7 @@ def transaction(
     Raises
     ------
     OutcomeUnknown: the connection was lost during COMMIT.
+    BadInput: the server is a standby, and the transaction is not `read_only`.
     ZdmError: the transaction had already failed inside, so that COMMIT became a rollback.
     """
     if conn.info.transaction_status != pq.TransactionStatus.IDLE:
@@ -359,7 +369,10 @@ def transaction(
         **(settings or {}),
     }
     try:
-        conn.execute(_begin(conn, isolation, read_only, everything))
+        try:
+            conn.execute(_begin(conn, isolation, read_only, everything))
+        except psycopg.errors.FeatureNotSupported:
+            raise takes_no_writes() from None  # nothing else of BEGIN is refused so: only a standby refuses READ WRITE
         for statement in getattr(conn, "prelude", ()) if rollback else ():
             conn.execute(statement)
         yield

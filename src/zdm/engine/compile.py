@@ -29,7 +29,7 @@ from zdm.model.names import fit
 from zdm.model.plan import Plan, TableFacts
 from zdm.model.step import Phase, Step
 from zdm.operations import fidelity
-from zdm.operations.base import Context, Draft
+from zdm.operations.base import Context, Draft, readable_names
 from zdm.operations.migration import Migration
 
 MARKER = "_zdm_state"
@@ -65,7 +65,7 @@ def compile_plan(
         dependents=migration.dependents,
     )
     named = {name for operation in migration.operations for name in operation.tables()}
-    tables = read_tables(conn, [draft.name(name) for name in named])
+    tables = read_tables(conn, readable_names(named, target))
     draft.tables = dict(tables)
     pointing = {
         k.references for table in tables.values() for k in table.referenced_by if k.references is not None

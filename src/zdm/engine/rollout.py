@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import timedelta
 
 from zdm.catalog import approvals, events, install, registry, rollouts
@@ -38,11 +37,10 @@ from zdm.engine.settings import EngineSettings
 from zdm.engine.status import history_of, status_of
 from zdm.engine.work import Work, find_rollout, open_session, person, registered_migration
 from zdm.errors import BadInput, Busy, IllegalMove, Problem, ZdmError
-from zdm.model.names import QualifiedName
 from zdm.model.phases import State, machine
 from zdm.model.plan import Plan
 from zdm.model.step import Phase
-from zdm.operations.base import split_name
+from zdm.operations.base import readable_names
 from zdm.operations.migration import Migration
 
 
@@ -142,9 +140,7 @@ class Engine:
         """Two rollouts never share a table; and the columns and views of the other one are not this one's business."""
         problems: list[Problem] = []
         for position, operation in enumerate(migration.operations, 1):
-            names: list[QualifiedName] = []
-            with suppress(ValueError):  # told with everything else when the operation is applied
-                names = [split_name(written, self.target) for written in operation.tables()]
+            names = readable_names(operation.tables(), self.target)
             problems += [
                 Problem(
                     f"the rollout of {other.migration} on {other.target} is at table {table} ({other.state})",

@@ -12,16 +12,24 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
+_LONGEST = timedelta(days=36_500)
+
+
 def parse_duration(value: Any) -> timedelta:
     """Turn ``"1m30s"``, a number of seconds or a timedelta into a timedelta. Raises ValueError with what is accepted."""
     if isinstance(value, timedelta):
-        found = value
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        found = timedelta(seconds=value)
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value
     elif isinstance(value, str) and _PART.sub("", value.replace(" ", "")) == "" and value.strip():
-        found = timedelta(seconds=sum(float(n) * _UNITS[u] for n, u in _PART.findall(value)))
+        seconds = sum(float(n) * _UNITS[u] for n, u in _PART.findall(value))
     else:
         raise ValueError(f"{value!r} is not a duration; write it as 250ms, 5s, 1m30s, 24h or 7d")
+    if not seconds <= _LONGEST.total_seconds():
+        raise ValueError(
+            f"{str(value)[:40]!r} is longer than the {_LONGEST.days} days that a duration may take"
+        )
+    found = timedelta(seconds=seconds)
     if found < timedelta(0):
         raise ValueError(f"{value!r} is negative; a duration is zero or more")
     return found

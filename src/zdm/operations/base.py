@@ -8,7 +8,8 @@ and rollback, and it has a page ``docs/operations/<name>.md``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -70,6 +71,15 @@ def split_name(text: str, default_schema: str) -> QualifiedName:
     if len(parts) > 2:
         raise ValueError(f"{text!r} has {len(parts)} parts; a table is named as table or schema.table")
     return qualified(*parts) if len(parts) == 2 else qualified(default_schema, parts[0])
+
+
+def readable_names(written: Iterable[str], default_schema: str) -> list[QualifiedName]:
+    """The names that can be read; what is wrong with the others the operations say, each with its place."""
+    found: list[QualifiedName] = []
+    for text in written:
+        with suppress(ValueError):
+            found.append(split_name(text, default_schema))
+    return found
 
 
 @dataclass(slots=True)

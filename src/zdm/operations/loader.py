@@ -35,6 +35,8 @@ MAX_NODES = 100_000
 """Aliases can make a small text huge; no migration comes near this."""
 
 _TEXT_KEYS: frozenset[Trail] = frozenset({("version",), ("from_version",), ("id",)})
+_UNFIT = re.compile(r"[\0\ud800-\udfff]")
+_MOST_DIGITS = 100
 _LABEL = re.compile(
     r"(?P<position>\d+):(?P<kind>[a-z_]+)(?P<keys>(?:\.[A-Za-z0-9_]+)*)(?:[ :]+(?P<rest>.*))?", re.DOTALL
 )
@@ -377,6 +379,13 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, trail: Trail) -> Any:
         tag, text = node.tag, node.value
+        if unfit := _UNFIT.search(text):
+            self.problem(
+                node.start_mark.line + 1,
+                f"the character U+{ord(unfit[0]):04X} is in it, which no text of the database can hold",
+                "Leave it out.",
+            )
+            text = _UNFIT.sub("", text)
         if tag == "tag:yaml.org,2002:str" or (trail in _TEXT_KEYS and not _is_null(node)):
             return text
         self.raw[trail] = text
@@ -385,6 +394,11 @@ class _Reader:
                 return None
             case "bool":
                 return text.lower() == "true"
+            case "int" if len(text) > _MOST_DIGITS:
+                self.problem(
+                    node.start_mark.line + 1, f"a number of {len(text)} digits", "Write a smaller one."
+                )
+                return None
             case "int":
                 return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
             case "float":

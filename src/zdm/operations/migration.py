@@ -28,12 +28,26 @@ class Risk(StrEnum):
     HIGH = "high"
 
 
+_QUERY = re.compile(
+    r"(?:\s|\(|--[^\n]*\n|/\*.*?\*/)*(?:select|with|values|table)\b", re.IGNORECASE | re.DOTALL
+)
+
+
 class Validation(Value):
     """SQL that must hold before switchover and before cleanup."""
 
     name: str = Field(min_length=1, description="what people call it")
     sql: str = Field(min_length=1, description="a query of one row and one column, run read-only")
     expect: int | float | bool | str | None = Field(description="the value it must return")
+
+    @field_validator("sql")
+    @classmethod
+    def _is_a_query(cls, text: str) -> str:
+        if not _QUERY.match(text):
+            raise ValueError(
+                "a validation is a query (SELECT, WITH, VALUES or TABLE), since it is run read-only"
+            )
+        return text
 
 
 class Migration(Value):

@@ -13,6 +13,7 @@ from tests.support.servers import Database
 from zdm.gates.context import GateContext
 from zdm.gates.validations import Validations
 from zdm.model.verdict import Answer, Verdict
+from zdm.operations.migration import Validation
 
 
 @pytest.fixture
@@ -23,7 +24,9 @@ def ctx(database: Database) -> Iterator[GateContext]:
 
 
 def ask(ctx: GateContext, statement: str, expect: Any, **parameters: Any) -> Verdict:
-    one = migration(validations=[{"name": "check", "sql": statement, "expect": expect}])
+    # Not validated: the gate does not trust that what it is given was.
+    asked = Validation.model_construct(name="check", sql=statement, expect=expect)
+    one = migration().model_copy(update={"validations": (asked,)})
     return Validations(**parameters).evaluate(replace(ctx, migration=one))
 
 
