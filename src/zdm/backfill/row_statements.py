@@ -53,7 +53,7 @@ class RowStatements:
         """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""
         if careful:
             return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
-        return self._insert(self._within(start, end), self._lock)
+        return self._insert(self._within(start, end), self._absent_between(start, end), self._lock)
 
     def fill_meeting(self, start: int, end: int) -> sql.Composed:
         """The same where rows may be made by others at this moment."""
@@ -78,7 +78,9 @@ class RowStatements:
         )
         return self._settled(condition)
 
-    def _insert(self, condition: sql.Composable, lock: sql.Composable) -> sql.Composed:
+    def _insert(
+        self, condition: sql.Composable, absent: sql.Composable, lock: sql.Composable
+    ) -> sql.Composed:
         # The lock is taken in a subquery of its own, so that what is inserted is computed over the row as it is locked.
         return sql.SQL(
             "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM ("
@@ -90,9 +92,38 @@ class RowStatements:
             alias=sql.Identifier(ALIAS),
             source=self._source,
             condition=condition,
-            absent=self._absent,
+            absent=absent,
             lock=lock,
         )
+
+    def _absent_between(self, start: int, end: int) -> sql.Composable:
+        """As `_absent`, looking no further in the other table than the keys of these blocks go.
+
+        Otherwise the server reads all that is there already, again for each chunk. The ends are found by sorting, since not
+        every type that can be a key has min() and max(); OFFSET keeps the server from going through an index of the whole table for them.
+        """
+        key, value = self._mapping.new.key[0], self._mapping.new.key_values[0]
+        least, greatest = (
+            sql.SQL(
+                "(SELECT zdm_k FROM (SELECT {value} AS zdm_k FROM ONLY {source} AS zdm_b WHERE {within} OFFSET 0) AS zdm_b ORDER BY 1 {way} LIMIT 1)"
+            ).format(
+                value=render(value, "zdm_b"),
+                source=self._source,
+                within=within(start, end, "zdm_b"),
+                way=sql.SQL(way),
+            )
+            for way in ("ASC", "DESC")
+        )
+        absent = sql.SQL(
+            "NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {} AND {key} >= {} AND {key} <= {})"
+        ).format(
+            self._target,
+            row_sync.joined(self._mapping, ALIAS, "zdm_t"),
+            least,
+            greatest,
+            key=column(key, "zdm_t"),
+        )
+        return all_of([absent, row_sync.wanted(self._mapping, ALIAS)])
 
     def _settled(self, condition: sql.Composable) -> sql.Composed:
         # Materialised, so that a row is locked before the function reads it again.
@@ -302,15 +333,16 @@ def refers(conn: psycopg.Connection[Any], mapping: RowMapping) -> bool:
 
 def _failure(mapping: RowMapping, rollout: int) -> sql.SQL:
     """A condition: it is recorded that the row has no form in the new version."""
+    # Whether any failed is asked once: to make the key of every row to look it up would take longer than all the rest.
     return _rendered(
         sql.SQL(
-            "EXISTS (SELECT FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {}::pg_catalog.oid"
-            " AND zdm_f.key = {} AND zdm_f.group_name = {})"
+            "CASE WHEN (SELECT EXISTS (SELECT {failed})) THEN EXISTS (SELECT {failed} AND zdm_f.key = {key}) ELSE false END"
         ).format(
-            sql.Literal(rollout),
-            sql.Literal(mapping.old.oid),
-            row_objects.failure_key(mapping.old, ALIAS),
-            sql.Literal(str(mapping.id)),
+            failed=sql.SQL(
+                "FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {}::pg_catalog.oid"
+                " AND zdm_f.group_name = {}"
+            ).format(sql.Literal(rollout), sql.Literal(mapping.old.oid), sql.Literal(str(mapping.id))),
+            key=row_objects.failure_key(mapping.old, ALIAS),
         )
     )
 

@@ -25,6 +25,9 @@ from zdm.verify.run import SAMPLES, Found
 ROWS = 50_000
 """Rows of a range: what a hash join keeps in the default work_mem."""
 
+_BLOCKS = 30
+"""Blocks of each range that are looked at to find where it begins."""
+
 _OLD, _NEW = "zdm_o", "zdm_n"
 _KINDS = (Kind.MISSING, Kind.EXTRA, Kind.DIFFERENT)
 
@@ -174,18 +177,31 @@ class _Statements:
         self._kinds = kinds
 
     def bounds(self, conn: psycopg.Connection[Any], rows: int) -> list[Bound]:
-        """Where the ranges begin, the first one at the beginning of all."""
+        """Where the ranges begin, the first one at the beginning of all.
+
+        Any keys will do; a sample of the table's blocks gives ranges of about the size that is asked for, without a look at
+        every row. A table of which the server does not know how large it is is counted.
+        """
         side = self._mapping.old
+        row = conn.execute(
+            "SELECT c.reltuples, c.relpages FROM pg_catalog.pg_class AS c WHERE c.oid = %s", [side.oid]
+        ).fetchone()
+        known, pages = row if row is not None else (-1.0, 0)
+        sampled = known > rows * 4 and pages > 0
+        share = min(1.0, known / rows * _BLOCKS / pages) if sampled else 1.0
         key = comma(column(name) for name in side.key)
         found = conn.execute(
             sql.SQL(
-                "SELECT ARRAY[{texts}] FROM (SELECT {key}, pg_catalog.row_number() OVER (ORDER BY {key}) AS zdm_row FROM {table}) AS k"
+                "SELECT ARRAY[{texts}] FROM (SELECT {key}, pg_catalog.row_number() OVER (ORDER BY {key}) AS zdm_row FROM {table}{sample}) AS k"
                 " WHERE zdm_row % {rows} = 0 ORDER BY {key}"
             ).format(
                 texts=comma(sql.SQL("{}::text").format(column(name)) for name in side.key),
                 key=key,
                 table=qualified_name(side.table),
-                rows=sql.Literal(rows),
+                sample=sql.SQL(" TABLESAMPLE SYSTEM ({}) REPEATABLE (0)").format(sql.Literal(share * 100))
+                if sampled
+                else sql.SQL(""),
+                rows=sql.Literal(max(1, int(rows * share))),
             )
         ).fetchall()
         return [None, *(tuple(row[0]) for row in found)]
