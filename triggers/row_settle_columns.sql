@@ -1,6 +1,6 @@
 -- template: row_settle_columns
--- version: 2
--- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, holds, first, assign, clear, unmapped, forget
+-- version: 3
+-- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, holds, first, write, clear, unmapped, forget
 -- Makes the columns of the other side's row hold what this side's row says at this moment; without such a row, what they are empty
 -- with.
 
@@ -32,7 +32,7 @@ BEGIN
 {agree}
 {first}
     PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
-    UPDATE {target} AS zdm_t SET {assign} WHERE {match};
+{write}
     IF NOT FOUND THEN
 {unmapped}
     ELSE

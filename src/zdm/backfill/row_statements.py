@@ -304,11 +304,51 @@ class ElementStatements(RowStatements):
         return [(", ".join(c.name for c in elements.columns), query)]
 
 
+class JoinStatements(RowStatements):
+    """The same where rows that are there are filled. A row is unsettled if the new side's columns do not hold what it says.
+
+    The source rows are locked against any other write, as the triggers have them: what is filled is what they say at the commit.
+    """
+
+    def __init__(self, mapping: RowMapping, rollout: int) -> None:
+        super().__init__(mapping, rollout)
+        self._lock = sql.SQL("FOR NO KEY UPDATE")
+        self.unsettled = _rendered(
+            sql.SQL("CASE WHEN {} THEN false ELSE {}(ROW({}.*)::{}) END").format(
+                self.failed, row_sync.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
+            )
+        )
+
+    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
+        """Fill the rows of these blocks: all at once, or row by row by the triggers' own function."""
+        if careful:
+            return super().fill(start, end, careful=True)
+        return sql.SQL(
+            "UPDATE {target} AS zdm_t SET {assign} FROM (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {within}"
+            " AND {unsettled} {lock}) AS {alias} WHERE {joined}"
+        ).format(
+            target=self._target,
+            assign=row_sync.assigned(self._mapping.new, ALIAS),
+            alias=sql.Identifier(ALIAS),
+            source=self._source,
+            within=self._within(start, end),
+            unsettled=self.unsettled,
+            lock=self._lock,
+            joined=row_sync.joined(self._mapping, ALIAS, "zdm_t"),
+        )
+
+    def fill_meeting(self, start: int, end: int) -> sql.Composed:
+        """The same: nothing is made that others could make."""
+        return self.fill(start, end, careful=False)
+
+
 def statements_of(mapping: RowMapping, rollout: int) -> RowStatements:
     """The statements of a mapping, by its kind."""
     if mapping.elements is not None:
         return ElementStatements(mapping, rollout)
-    return (RowStatements if mapping.parent is None else ParentStatements)(mapping, rollout)
+    if mapping.parent is not None:
+        return ParentStatements(mapping, rollout)
+    return (JoinStatements if mapping.joins else RowStatements)(mapping, rollout)
 
 
 def surrogate(mapping: RowMapping) -> TableMapping:
@@ -320,6 +360,9 @@ def surrogate(mapping: RowMapping) -> TableMapping:
 
 def refers(conn: psycopg.Connection[Any], mapping: RowMapping) -> bool:
     """Whether a table that rows are made in has foreign keys, which only triggers enforce."""
+    if mapping.joins:
+        # The columns are new, so that nothing stands on them.
+        return False
     written = [table for table in mapping.tables if table != mapping.old.table]
     return bool(
         fetch_value(

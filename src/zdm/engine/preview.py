@@ -96,6 +96,18 @@ def _row_chunk(mapping: RowMapping) -> str:
             t=qualified_name(many.table),
             j=element_sync.belongs(mapping, "n", "o"),
         ).as_string(None)
+    if mapping.joins:
+        template = composing.SQL(
+            "UPDATE {t} AS n SET {a} FROM (SELECT o.* FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
+            "'(<next block>,0)' FOR NO KEY UPDATE) AS o WHERE {j} AND {d}"
+        )
+        return template.format(
+            t=qualified_name(mapping.new.table),
+            s=qualified_name(mapping.old.table),
+            a=row_sync.assigned(mapping.new, "o"),
+            j=row_sync.joined(mapping, "o", "n"),
+            d=row_sync.disagree(mapping, "o", "n"),
+        ).as_string(None)
     template = composing.SQL(
         "INSERT INTO {t} ({c}) SELECT {v} FROM (SELECT o.* FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
         "'(<next block>,0)' AND {w} AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) FOR KEY SHARE) AS o"

@@ -16,7 +16,7 @@ from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression, Volatility
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
-from zdm.model.row_mapping import MirroredColumn, RowMapping, RowSide
+from zdm.model.row_mapping import MirroredColumn, RowMapping, RowSide, SideKind
 from zdm.operations.rows import DraftRows, DraftSide
 
 
@@ -46,6 +46,16 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
                 Problem(f"{draft.where!r} is of type {where.type}; a condition is needed", draft.operation)
             )
     _check_gone(mapper, draft, old, where)
+    if draft.new.kind is SideKind.COLUMNS:
+        mapper.problems += [
+            Problem(
+                f"column {c.name} of {new.table} would have {c.empty} where {old.table} has no row, which is another value each time",
+                draft.operation,
+                "Say with `empty` what it holds there: a constant, or NULL.",
+            )
+            for c in new.columns
+            if not c.known_empty
+        ]
     if len(mapper.problems) > before:
         return None
     id_ = new.table

@@ -20,7 +20,9 @@ SAMPLES = 5
 def measure_rows(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
     """Refuse a table whose rows disagree already, and a mapping that loses values of real rows without saying so."""
     try:
-        if not mapping.new.created:
+        if mapping.joins:
+            _alone(mapper, mapping)
+        elif not mapping.new.created:
             _there_already(mapper, mapping)
         if not mapping.one_way:
             _round_trip(mapper, mapping, lossy=lossy)
@@ -54,6 +56,25 @@ def _there_already(mapper: Mapper, mapping: RowMapping) -> None:
                 f"{count} rows of {mapping.new.table} are not what {mapping.old.table} says of them, for example {keys}",
                 mapping.operation,
                 "Which of them is right nobody can tell but you: correct or delete them first.",
+                "rows-disagree",
+            )
+        )
+
+
+def _alone(mapper: Mapper, mapping: RowMapping) -> None:
+    """A row of the old side whose columns have nowhere to go would be lost when its table does."""
+    lost = sql.SQL("FROM {old} AS zdm_o WHERE NOT EXISTS (SELECT FROM {new} AS zdm_n WHERE {joined})").format(
+        old=qualified_name(mapping.old.table),
+        new=qualified_name(mapping.new.table),
+        joined=row_sync.joined(mapping, "zdm_o", "zdm_n"),
+    )
+    count, keys = _counted(mapper, lost, mapping.old.key, "zdm_o")
+    if count:
+        mapper.problems.append(
+            Problem(
+                f"{count} rows of {mapping.old.table} have no row of {mapping.new.table}, for example {keys}",
+                mapping.operation,
+                f"Make their rows of {mapping.new.table}, or delete them.",
                 "rows-disagree",
             )
         )

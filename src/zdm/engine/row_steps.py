@@ -16,7 +16,9 @@ def row_steps(mapping: RowMapping) -> list[Step]:
         *(_sync(mapping, side) for side in reversed(row_sync.sides(mapping))),
         Step(
             id=f"migration.{mapping.id}.backfill",
-            title=f"make the rows of {mapping.new.table} from those of {mapping.old.table}",
+            title=f"fill the columns of {mapping.new.table} from the rows of {mapping.old.table}"
+            if mapping.joins
+            else f"make the rows of {mapping.new.table} from those of {mapping.old.table}",
             phase=Phase.MIGRATION,
             stage=Stage.BACKFILL,
             operation=mapping.operation,

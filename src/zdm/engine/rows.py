@@ -19,6 +19,7 @@ from zdm.engine.promises import promise_checks
 from zdm.engine.results import BackfillResult, TableBackfill, TableVerification, VerifyResult, Violation
 from zdm.engine.work import Work
 from zdm.errors import Interrupted
+from zdm.model.mapping import Authority
 from zdm.model.names import QualifiedName
 from zdm.sql.rows import Kind, describe
 from zdm.throttle.governor import Governor
@@ -147,8 +148,12 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
         started = time.monotonic()
         repaired = 0
         if repair_first and table in work.plan.passes:
+            mapped = work.rows(table)
+            # A row that is filled in place differs whether it was not filled or was written since: the new side's word first.
+            first = mapped is not None and mapped.joins and work.rollout.authority is Authority.NEW
+            repaired = _repair(work, executor, table) if first else 0
             rows.fill(table, again=True)
-            repaired = _repair(work, executor, table)
+            repaired = repaired if first else _repair(work, executor, table)
         found = rows.compare(table)
         tables.append(
             table_verification(found).model_copy(

@@ -257,6 +257,11 @@ class RowMapping(Value):
         return found if self.parent is None else (*found, self.parent.table)
 
     @property
+    def joins(self) -> bool:
+        """Whether rows of the old side become columns of rows that the new side has already, and so are not made but filled."""
+        return self.parent is None and self.elements is None and self.new.kind is SideKind.COLUMNS
+
+    @property
     def selective(self) -> bool:
         """Whether a row of the old side may come to have none on the new one by a write that leaves its key alone."""
         return self.where is not None or self.presence is Presence.NEEDED

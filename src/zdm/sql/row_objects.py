@@ -169,12 +169,25 @@ def record_failure(mapping: RowMapping, rollout: int, side: RowSide, alias: str)
     ).format(sql.Literal(rollout), _oid(side), failure_key(side, alias), sql.Literal(str(mapping.id)))
 
 
-def failed(mapping: RowMapping, rollout: int, side: RowSide, alias: str) -> sql.Composable:
-    """What ``zdm.sync_failures`` holds of this row, as a FROM and WHERE."""
+def failed(
+    mapping: RowMapping, rollout: int, side: RowSide, alias: str, values: Sequence[sql.Composable] = ()
+) -> sql.Composable:
+    """What ``zdm.sync_failures`` holds of this row, as a FROM and WHERE.
+
+    Parameters
+    ----------
+    values: of its key, where `alias` is not a row of this side.
+    """
+    key = failure_key(side, alias)
+    if values:
+        pairs = [
+            part for name, value in zip(side.key, values, strict=True) for part in (sql.Literal(name), value)
+        ]
+        key = sql.SQL("pg_catalog.jsonb_build_object({})").format(comma(pairs))
     return sql.SQL(
         "FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {} AND zdm_f.key = {}"
         " AND zdm_f.group_name = {}"
-    ).format(sql.Literal(rollout), _oid(side), failure_key(side, alias), sql.Literal(str(mapping.id)))
+    ).format(sql.Literal(rollout), _oid(side), key, sql.Literal(str(mapping.id)))
 
 
 def same_key(side: RowSide, left: str, right: str) -> sql.Composable:

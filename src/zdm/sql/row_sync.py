@@ -131,6 +131,21 @@ def settle(mapping: RowMapping, rollout: int, side: Side) -> sql.Identifier:
     return sql.Identifier(SCHEMA, name_of(mapping, rollout, f"settle_{side}"))
 
 
+def stale(mapping: RowMapping, rollout: int) -> sql.Identifier:
+    """Of a mapping that joins: the function that says whether a row of the old side is not in the new side's columns."""
+    return sql.Identifier(SCHEMA, name_of(mapping, rollout, "stale_old"))
+
+
+def assigned(side: RowSide, other: str) -> sql.Composed:
+    """The SET list that fills a side's columns from the other side's row, under its alias."""
+    return comma(sql.SQL("{} = {}").format(column(c.name), render(c.value, other)) for c in side.columns)
+
+
+def cleared(side: RowSide) -> sql.Composed:
+    """The SET list that empties a side's columns."""
+    return comma(sql.SQL("{} = {}").format(column(c.name), _empty(c)) for c in side.columns)
+
+
 def backfilling(mapping: RowMapping) -> str:
     """What `zdm.row` says while the backfill inserts rows of the new side."""
     return f"{mapping.number}:new:*"
@@ -247,7 +262,7 @@ def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
         return element_sync.function_names(mapping, rollout, side)
     return [
         name_of(mapping, rollout, purpose)
-        for purpose in (f"on_{side}", f"late_{side}", f"settle_{across(side)}")
+        for purpose in (f"on_{side}", f"late_{side}", f"settle_{across(side)}", f"stale_{side}")
     ]
 
 
@@ -267,6 +282,8 @@ class _Generator(Objects):
     @property
     def functions(self) -> tuple[Function, ...]:
         made = [self._settle(), self._on()]
+        if self.mapping.joins and self.side == "old":
+            made.append(self._stale())
         if self._late_events:
             made.append(self._late())
         return tuple(made)
@@ -277,6 +294,9 @@ class _Generator(Objects):
         inserted = holds(self.mine, "new") if self._lazy else sql.SQL("true")
         if self._shared:
             inserted = self._genuine
+        if self._adopts:
+            # The old version may have made the row's other half before the row itself.
+            inserted = sql.SQL("true")
         made = [
             self._trigger("insert", "INSERT", on, all_of([*self._backfilled, inserted])),
             self._trigger("update", "UPDATE", on, self._changed(self._reads)),
@@ -299,6 +319,11 @@ class _Generator(Objects):
                 sql.Literal(backfilling(self.mapping))
             )
         ]
+
+    @property
+    def _adopts(self) -> bool:
+        """Whether rows of this side are the new version's, and their columns come from rows of the other one."""
+        return self.mapping.joins and self.side == "new"
 
     @property
     def _lazy(self) -> bool:
@@ -355,6 +380,7 @@ class _Generator(Objects):
             settle=self._settle_name,
             key_changed=self._changed(self.mine.key),
             declare=sql.SQL("  zdm_moved {};").format(self.table) if self.mine.within else sql.SQL(""),
+            unfilled=self._unfilled(),
             move=self._move("new"),
             left=self._left(),
             lazy=sql.Literal(lazy),
@@ -417,19 +443,65 @@ class _Generator(Objects):
             template = "row_settle_columns"
             pieces |= {
                 "holds": holds(self.yours, "zdm_t"),
-                "assign": comma(
-                    sql.SQL("{} = {}").format(column(c.name), _value(number))
-                    for number, c in enumerate(self.yours.columns)
-                ),
-                "clear": comma(
-                    sql.SQL("{} = {}").format(column(c.name), _empty(c)) for c in self.yours.columns
-                ),
+                "write": self._fill(),
+                "clear": cleared(self.yours),
                 "unmapped": self._unmapped(),
-                "forget": sql.SQL("    NULL;"),
+                "forget": self._forget_failure(),
             }
         definition = dollar_quoted(template, **pieces)
         arguments = sql.SQL("{}, pg_catalog.bool, pg_catalog.bool").format(self.table)
         return Function(name, arguments, definition, self._label(template, definition))
+
+    def _stale(self) -> Function:
+        name = name_of(self.mapping, self.rollout, "stale_old")
+        definition = dollar_quoted(
+            "row_stale",
+            function=sql.Identifier(SCHEMA, name),
+            source=self.table,
+            target=self.target,
+            match=_match(self.yours, "zdm_t", "zdm_row"),
+            agree=sql.SQL("NOT {}").format(disagree(self.mapping, "zdm_row", "zdm_t")),
+        )
+        return Function(name, self.table, definition, self._label("row_stale", definition))
+
+    def _fill(self) -> sql.Composable:
+        statement = sql.SQL("    UPDATE {} AS zdm_t SET {} WHERE {};").format(
+            self.target,
+            comma(
+                sql.SQL("{} = {}").format(column(c.name), _value(number))
+                for number, c in enumerate(self.yours.columns)
+            ),
+            _match(self.yours, "zdm_t", "zdm_at"),
+        )
+        return self._recorded(statement) if self.side == "old" and self.yours.guarded else statement
+
+    def _recorded(self, statement: sql.Composable) -> sql.Composable:
+        """What another table refuses is noted, and does not refuse the application's write."""
+        return sql.SQL(
+            "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
+        ).format(body=statement, raised=RAISED, failed=self._failed())
+
+    def _still(self, condition: sql.Composable) -> sql.Composable:
+        """The condition, where what is seen is what is there; above READ COMMITTED all rows, so that one changed since is met."""
+        if not self.mapping.joins:
+            return condition
+        return sql.SQL(
+            "({} OR pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed')"
+        ).format(condition)
+
+    def _unfilled(self) -> sql.Composable:
+        if not self._adopts:
+            return sql.SQL("")
+        return load("row_unfilled").fill(
+            number=sql.Literal(f"{self.mapping.number}:"),
+            written=self._changed([c.name for c in self.mine.columns]),
+            holds=holds(self.mine, "old"),
+            target=self.target,
+            match=_match(self.yours, "zdm_t", "old"),
+            disagree=disagree(self.mapping, "zdm_t", "old"),
+            row=self._guard(self.side, self.mine, "old"),
+            names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
+        )
 
     def _guard(self, side: Side, of: RowSide, alias: str) -> sql.Composable:
         key = comma(column(name, alias) for name in of.key)
@@ -474,9 +546,7 @@ class _Generator(Objects):
         body = sql.SQL("\n").join(lines)
         if self.side == "new" or not (self.yours.raises or where is not None):
             return body
-        return sql.SQL(
-            "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
-        ).format(body=body, raised=RAISED, failed=self._failed())
+        return self._recorded(body)
 
     def _agree(self) -> sql.Composable:
         match = _match(self.yours, "zdm_t", "zdm_at")
@@ -535,6 +605,27 @@ class _Generator(Objects):
     def _lazily(self) -> sql.Composable:
         if not self._lazy:
             return sql.SQL("")
+        adopt: sql.Composable = sql.SQL("")
+        if self._adopts:
+            adopt = load("row_adopt").fill(
+                holds=holds(self.mine, "zdm_row"),
+                guard=sql.Literal(f"{self.mapping.number}:{self.side}:*"),
+                table=self.table,
+                assign=assigned(self.mine, "zdm_t"),
+                target=self.target,
+                match=_match(self.yours, "zdm_t", "zdm_at"),
+                own_key=same_key(self.mine, "zdm_s", "zdm_at"),
+                failure=failed(
+                    self.mapping,
+                    self.rollout,
+                    self.yours,
+                    "zdm_at",
+                    [render(value, "zdm_at") for value in self.yours.key_values],
+                ),
+            )
+        return sql.SQL("{}\n{}").format(adopt, self._nothing_to_mirror())
+
+    def _nothing_to_mirror(self) -> sql.Composable:
         return sql.SQL(
             "    IF (zdm_mirrored OR zdm_lazy AND (zdm_first\n"
             "      OR pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed')) AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {}) THEN\n"
@@ -563,11 +654,7 @@ class _Generator(Objects):
         )
         if self._filter is not None:
             statement = sql.SQL("{}\n{}").format(statement, self._within_filter(self._filter))
-        if not side.guarded or self.side == "new":
-            return statement
-        return sql.SQL(
-            "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
-        ).format(body=statement, raised=RAISED, failed=self._failed())
+        return self._recorded(statement) if side.guarded and self.side == "old" else statement
 
     def _within_filter(self, where: Expression) -> sql.Composable:
         """The old row that was made must be one that the mapping takes; else the next look would let the new row go."""
@@ -596,11 +683,21 @@ class _Generator(Objects):
         ).format(record_failure(self.mapping, self.rollout, self.mine, "zdm_at"))
 
     def _forget_failure(self) -> sql.Composable:
-        if self.side == "new" or not (self.yours.raises or self.yours.guarded or self.mapping.where):
+        may = self.yours.raises or self.yours.guarded or self.mapping.where or self.mapping.joins
+        if self.side == "new" or not may:
             return sql.SQL("")
         return sql.SQL("  DELETE {};").format(failed(self.mapping, self.rollout, self.mine, "zdm_at"))
 
     def _unmapped(self) -> sql.Composable:
+        if self.side == "old":
+            # There may be one later, which then takes it; until then it has no new form.
+            return sql.SQL(
+                "      BEGIN\n        RAISE foreign_key_violation USING MESSAGE = {};\n"
+                "      EXCEPTION WHEN foreign_key_violation THEN\n{}\n      END;"
+            ).format(
+                sql.Literal(f"there is no such row in {self.yours.table}, whose columns it would fill"),
+                self._failed(),
+            )
         return sql.SQL(
             "      IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN\n"
             "        RAISE serialization_failure USING MESSAGE = 'could not serialize access: the row it belongs to is not seen';\n"
@@ -649,8 +746,8 @@ class _Generator(Objects):
             ).format(
                 sql.Literal(f"{self.mapping.number}:{across(self.side)}:*"),
                 self.target,
-                comma(sql.SQL("{} = {}").format(column(c.name), _empty(c)) for c in self.yours.columns),
-                holds(self.yours, "zdm_t"),
+                cleared(self.yours),
+                self._still(holds(self.yours, "zdm_t")),
             )
         if self.side == "new" and (self.mapping.where is not None or self.yours.gone):
             where = self.mapping.where

@@ -91,9 +91,10 @@ class _Statements:
         )
 
     def extra(self) -> sql.Composed:
-        """Rows of the new side that no row of the old one makes."""
-        return sql.SQL("FROM {} AS {} WHERE NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
-            self._new, _NEW, self._old, _OLD, all_of([self._joined, self._may])
+        """Rows of the new side that no row of the old one makes, or fills."""
+        lone = row_sync.holds(self._mapping.new, "zdm_n") if self._mapping.joins else sql.SQL("true")
+        return sql.SQL("FROM {} AS {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
+            self._new, _NEW, lone, self._old, _OLD, all_of([self._joined, self._may])
         )
 
     @property
@@ -116,7 +117,20 @@ class _Statements:
         )
 
     def deleting(self) -> sql.Composed:
-        """Let some of the rows go that nothing makes."""
+        """Let some of the rows go that nothing makes; or empty those that nothing fills."""
+        if self._mapping.joins:
+            return sql.SQL(
+                "WITH found AS MATERIALIZED (SELECT {n}.* {found} LIMIT {rows} FOR NO KEY UPDATE OF {n}) "
+                "UPDATE {new} AS {o} SET {clear} FROM found AS {n} WHERE {same}"
+            ).format(
+                n=_NEW,
+                o=_OLD,
+                found=self.extra(),
+                rows=sql.Literal(ROWS),
+                new=self._new,
+                clear=row_sync.cleared(self._mapping.new),
+                same=same_key(self._mapping.new, "zdm_o", "zdm_n"),
+            )
         return sql.SQL(
             "WITH found AS MATERIALIZED (SELECT {n}.* {found} LIMIT {rows} FOR UPDATE OF {n}) "
             "DELETE FROM {new} AS {o} USING found AS {n} WHERE {same}"

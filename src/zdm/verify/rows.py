@@ -155,9 +155,11 @@ class _Statements:
         must = may
         if mapping.old.kind is SideKind.COLUMNS and mapping.presence is Presence.NEEDED:
             must = all_of([may, row_sync.holds(mapping.old, _OLD)])
+        # A row that the mapping does not make may be there by itself, as long as it holds nothing.
+        lone = row_sync.holds(mapping.new, _NEW) if mapping.joins else sql.SQL("true")
         kinds: list[sql.Composable] = [
             all_of([here, absent, must]),
-            sql.SQL("({} AND CASE WHEN {} THEN true ELSE NOT {} END)").format(there, gone, may),
+            sql.SQL("({} AND CASE WHEN {} THEN {} ELSE NOT {} END)").format(there, gone, lone, may),
             sql.SQL("(CASE WHEN {} THEN {} AND {} ELSE false END)").format(
                 all_of([here, there]), may, row_sync.disagree(mapping, _OLD, _NEW)
             ),

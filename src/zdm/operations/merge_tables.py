@@ -1,0 +1,381 @@
+"""merge_tables: a table that has one row for each row of another one becomes columns of that one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from zdm.errors import Problem
+from zdm.model.names import Value
+from zdm.model.plan import Finding, Severity
+from zdm.model.row_mapping import Presence, SideKind
+from zdm.model.sample import Scenario
+from zdm.model.step import Phase, Step
+from zdm.model.table import Column
+from zdm.operations.add_column import AddColumn
+from zdm.operations.base import Context, Draft, Operation
+from zdm.operations.drop_table import DropTable
+from zdm.operations.params import Name, Sql, TableName, find_shape, names_too
+from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
+from zdm.operations.shape import TableShape, is_sequence_default
+from zdm.operations.target import quoted, readable, required, unique_over
+
+
+class MergedColumn(Value):
+    """One column that comes over; its name alone stands for one that stays as it is."""
+
+    column: Name = Field(description="the column")
+    to: Name | None = Field(default=None, description="its name in the other table; the same if not given")
+    type: Sql | None = Field(default=None, description="its type there; the same if not given")
+    up: Sql | None = Field(default=None, description="its value there, over the columns of `table`")
+    down: Sql | None = Field(
+        default=None, description="the old column's value, over the new version's columns of `to`"
+    )
+    empty: Sql | None = Field(
+        default=None,
+        description="its value and its default there where `table` has no row; the old column's default or NULL if not given",
+    )
+
+    @property
+    def final(self) -> str:
+        """The column's name in the table that stays."""
+        return self.to or self.column
+
+
+class MergeTables(Operation):
+    """Let the rows of a table become columns of another one, which has a row for each of them; the table goes at cleanup."""
+
+    kind: ClassVar[str] = "merge_tables"
+    summary: ClassVar[str] = "merge a 1:1 table into the other one"
+
+    table: TableName = Field(description="the table that goes")
+    to: TableName = Field(description="the table that gets its columns")
+    key: dict[Name, Name] = Field(
+        min_length=1,
+        description="which row belongs to which: each key column of `to`, and the key column of `table` that it equals",
+    )
+    columns: tuple[MergedColumn, ...] = Field(
+        min_length=1,
+        description="the columns that come over, by name or in detail",
+        json_schema_extra=names_too,
+    )
+    discard: tuple[Name, ...] = Field(
+        default=(), description="columns of `table` that go with it, and whatever they hold"
+    )
+    lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
+
+    scenarios: ClassVar[tuple[Scenario, ...]] = (
+        Scenario(
+            setup="CREATE TABLE accounts (id bigserial PRIMARY KEY, username text NOT NULL);"
+            " CREATE TABLE account_stats (id bigserial PRIMARY KEY, account_id bigint NOT NULL UNIQUE REFERENCES accounts ON DELETE CASCADE,"
+            " statuses_count bigint NOT NULL DEFAULT 0, note text, created_at timestamptz NOT NULL DEFAULT now());"
+            " INSERT INTO accounts (username) SELECT 'u' || g FROM generate_series(1, 300) g;"
+            " INSERT INTO account_stats (account_id, statuses_count, note)"
+            " SELECT g, g % 7, nullif('n' || g % 5, 'n0') FROM generate_series(1, 300) g WHERE g % 4 <> 0;",
+            operations=(
+                {
+                    "merge_tables": {
+                        "table": "account_stats",
+                        "to": "accounts",
+                        "key": {"id": "account_id"},
+                        "columns": [
+                            "statuses_count",
+                            {
+                                "column": "note",
+                                "to": "remark",
+                                "type": "text",
+                                "up": "upper(note)",
+                                "down": "lower(remark)",
+                            },
+                        ],
+                        "discard": ["id", "created_at"],
+                    }
+                },
+            ),
+            old_writes=(
+                (
+                    "WITH a AS (INSERT INTO accounts (username) VALUES ('old {n}') RETURNING id)"
+                    " SELECT 1 FROM a"
+                ),
+                (
+                    "INSERT INTO account_stats (account_id, note) SELECT id, 'late' FROM accounts WHERE id = {n} % 300 + 1"
+                    " ON CONFLICT (account_id) DO UPDATE SET statuses_count = account_stats.statuses_count + 1"
+                ),
+                "UPDATE account_stats SET note = 'x{n}' WHERE account_id = {n} % 300 + 1",
+                "DELETE FROM account_stats WHERE account_id = {n} % 300 + 1 AND note = 'late'",
+                "DELETE FROM accounts WHERE id = (SELECT max(id) FROM accounts WHERE username LIKE 'old%')",
+            ),
+            new_writes=(
+                "INSERT INTO accounts (username, statuses_count) VALUES ('new {n}', {n})",
+                "UPDATE accounts SET username = 'y{n}' WHERE id = {n} % 300 + 1 AND id > 250",
+                "UPDATE accounts SET remark = 'NEW {n}' WHERE username LIKE 'new%' AND statuses_count > 0 AND id % 5 = {n} % 5",
+            ),
+            old_reads=(
+                "SELECT a.id, s.note FROM accounts a JOIN account_stats s ON s.account_id = a.id LIMIT 5",
+            ),
+            new_reads=("SELECT id, statuses_count, remark FROM accounts LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM accounts a LEFT JOIN public.account_stats s ON s.account_id = a.id"
+            " WHERE (a.statuses_count, lower(a.remark)) IS DISTINCT FROM (coalesce(s.statuses_count, 0), lower(s.note)))",
+            after="SELECT to_regclass('account_stats') IS NULL AND bool_and(statuses_count IS NOT NULL)"
+            " AND bool_or(remark = 'N1') FROM accounts",
+        ),
+    )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple({"column": item} if isinstance(item, str) else item for item in value)
+        return value
+
+    def tables(self) -> Sequence[str]:
+        return (self.table, self.to)
+
+    def types(self) -> Sequence[str]:
+        return tuple(c.type for c in self.columns if c.type is not None)
+
+    def column_additions(self, draft: Draft) -> Sequence[tuple[str, str | None]]:
+        return tuple((added.type, added.default) for _, _, added in self._added(draft))
+
+    def _added(self, draft: Draft) -> list[tuple[MergedColumn, Column, AddColumn]]:
+        """What the table that stays gets. Nothing for columns that there are not."""
+        try:
+            table = draft.tables.get(draft.name(self.table))
+        except ValueError:
+            return []
+        found: list[tuple[MergedColumn, Column, AddColumn]] = []
+        for merged in self.columns:
+            original = table.column(merged.column) if table is not None else None
+            if original is None:
+                continue
+            default = merged.empty
+            if default is None and merged.up is None:
+                default = original.default
+            found.append(
+                (
+                    merged,
+                    original,
+                    AddColumn(
+                        table=self.to,
+                        column=merged.final,
+                        type=merged.type or original.type,
+                        default=default,
+                        not_null=original.not_null and default is not None,
+                        collation=original.collation if merged.type is None else None,
+                        comment=original.comment,
+                    ),
+                )
+            )
+        return found
+
+    # --- what it means ------------------------------------------------------------------------------------------------
+
+    def apply(self, draft: Draft, label: str) -> list[Problem]:
+        problems: list[Problem] = []
+        source = find_shape(draft, self.table, problems, ordinary=True)
+        target = find_shape(draft, self.to, problems, ordinary=True)
+        if source is None or target is None:
+            return problems
+        added = self._added(draft)
+        self._check_tables(source, target, problems)
+        self._check_columns(draft, source, added, problems)
+        if problems:
+            return problems
+        before = len(target.added)
+        for _, _, column in added:
+            problems += column.apply(draft, f"{label}/{column.column}")
+        made = target.added[before:]
+        if problems:
+            return problems
+        draft.rows.append(
+            DraftRows(
+                operation=label,
+                old=self._side(source, added, made=False),
+                new=self._side(target, added, made=True),
+                presence=Presence.NEEDED,
+                lossy=self.lossy,
+            )
+        )
+        assert len(made) == len(added)
+        drop = DropTable(table=self.table)
+        problems += drop.apply(draft, f"{label}/drop")
+        draft.memo[label] = ([column for _, _, column in added], drop)
+        if self.discard:
+            draft.findings.append(
+                Finding(
+                    severity=Severity.WARNING,
+                    text=f"{', '.join(self.discard)} of {source.name} have no new form: cleanup drops what they hold",
+                    where=label,
+                )
+            )
+        return problems
+
+    def _side(
+        self, shape: TableShape, added: Sequence[tuple[MergedColumn, Column, AddColumn]], *, made: bool
+    ) -> DraftSide:
+        known = readable(shape.table)
+        if made:
+            shown = {column.name: column for column in shape.columns}
+            known += [(c.column, shown[c.column].type, c.collation) for _, _, c in added]
+            columns = [
+                DraftMirrored(
+                    name=column.column,
+                    type=shown[column.column].type,
+                    value=merged.up or quoted(merged.column),
+                    collation=column.collation,
+                    not_null=column.not_null,
+                    empty=column.default,
+                )
+                for merged, _, column in added
+            ]
+        else:
+            columns = [
+                DraftMirrored(
+                    name=original.name,
+                    type=original.type,
+                    value=merged.down or quoted(merged.final),
+                    collation=original.collation,
+                    not_null=original.not_null,
+                    empty=original.default,
+                )
+                for merged, original, _ in added
+            ]
+        return DraftSide(
+            table=shape.name,
+            oid=shape.table.oid,
+            kind=SideKind.COLUMNS if made else SideKind.ROWS,
+            key=list(self.key) if made else list(self.key.values()),
+            columns=columns,
+            readable=known,
+            guarded=bool(shape.table.triggers) if made else False,
+        )
+
+    def _check_tables(self, source: TableShape, target: TableShape, problems: list[Problem]) -> None:
+        if source is target:
+            problems.append(Problem("a table cannot be merged into itself"))
+        problems.extend(
+            Problem(
+                f"table {shape.name} is changed by this migration, and merged by it",
+                remedy="Change it in one migration, and merge it in the next.",
+            )
+            for shape in (source, target)
+            if shape.groups or shape.removed or shape.final_name != shape.name.name
+        )
+        if source.table.owner != target.table.owner:
+            problems.append(
+                Problem(
+                    f"{source.name} belongs to {source.table.owner}, {target.name} to {target.table.owner}: what is written to one could "
+                    "not be written to the other",
+                    remedy="Give both to one role first (ALTER TABLE … OWNER TO …).",
+                    rule="not-owner",
+                )
+            )
+        for shape, names in ((target, tuple(self.key)), (source, tuple(self.key.values()))):
+            if not unique_over(shape.table, names):
+                problems.append(
+                    Problem(
+                        f"({', '.join(names)}) is no unique key of {shape.name} whose columns are NOT NULL",
+                        remedy="Add the unique constraint first; without it two rows could claim one place.",
+                        rule="no-key",
+                    )
+                )
+        for name, other in self.key.items():
+            here, there = target.table.column(name), source.table.column(other)
+            if here is not None and there is not None and here.type != there.type:
+                problems.append(
+                    Problem(
+                        f"{name} of {target.name} is {here.type}, {other} of {source.name} is {there.type}",
+                        remedy="Bring both to one type first (change_type).",
+                        rule="no-key",
+                    )
+                )
+        problems.extend(
+            Problem(
+                f"the foreign key {key.name} of {key.references} points at {source.name}, which goes",
+                remedy=f"Drop it in an earlier migration (drop_constraint), and add one to {target.name} (add_foreign_key).",
+                rule="referenced-by-foreign-key",
+            )
+            for key in source.table.referenced_by
+            if key.references != source.name
+        )
+
+    def _check_columns(
+        self,
+        draft: Draft,
+        source: TableShape,
+        added: Sequence[tuple[MergedColumn, Column, AddColumn]],
+        problems: list[Problem],
+    ) -> None:
+        table = source.table
+        wanted = [*self.key.values(), *(c.column for c in self.columns), *self.discard]
+        problems.extend(
+            Problem(f"there is no column {name} in {table.name}", rule="unknown-column")
+            for name in dict.fromkeys(wanted)
+            if table.column(name) is None
+        )
+        problems.extend(
+            Problem(f"column {name} of {table.name} is named more than once")
+            for name in dict.fromkeys(wanted)
+            if wanted.count(name) > 1
+        )
+        problems.extend(
+            Problem(
+                f"column {c.name} of {table.name} is neither merged nor discarded",
+                remedy="Name it in `columns`, or in `discard` if what it holds may go.",
+            )
+            for c in table.columns
+            if c.name not in wanted
+        )
+        problems.extend(
+            Problem(
+                f"column {c.name} of {table.name} is NOT NULL without a default: what the new version writes has no value for it",
+                remedy="Name it in `columns`.",
+                rule="missing-down",
+            )
+            for c in table.columns
+            if c.name in self.discard and required(c)
+        )
+        for merged, original, column in added:
+            if original.generated or original.identity or is_sequence_default(original.default):
+                problems.append(
+                    Problem(
+                        f"column {original.name} of {table.name} is generated or numbers its rows, so it cannot be written back",
+                        remedy="Name it in `discard`, or make it a plain column first.",
+                    )
+                )
+            elif (merged.up is None) != (merged.down is None) or (
+                merged.type is not None and merged.up is None
+            ):
+                problems.append(
+                    Problem(
+                        f"column {original.name} is mapped in one direction only",
+                        remedy="Give `up` and `down` both, or neither (then the value is copied, and the type stays).",
+                        rule="missing-down",
+                    )
+                )
+            elif column.default is not None and (column.type, column.default) not in draft.instant_columns:
+                problems.append(
+                    Problem(
+                        f"column {column.column} of {self.to} would have {column.default} where {table.name} has no row, which is another "
+                        "value each time",
+                        remedy="Say with `empty` what it holds there: a constant, or NULL.",
+                        rule="add-column-rewrites",
+                    )
+                )
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def plan(self, phase: Phase, context: Context) -> list[Step]:
+        columns: list[AddColumn]
+        drop: DropTable
+        columns, drop = context.draft.memo[context.label]
+        steps = [
+            step
+            for column in columns
+            for step in column.plan(phase, replace(context, label=f"{context.label}/{column.column}"))
+        ]
+        steps += drop.plan(phase, replace(context, label=f"{context.label}/drop"))
+        return [step.model_copy(update={"operation": context.label}) for step in steps]
