@@ -121,6 +121,7 @@ SELECT
         WHEN z.kind IN ('view', 'materialized view') THEN md5(pg_get_viewdef(z.oid))
         WHEN z.kind = 'policy' THEN (SELECT md5(concat_ws('/', o.polcmd::text, o.polpermissive::text, o.polroles::text,
           pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))) FROM pg_policy o WHERE o.oid = z.oid)
+        WHEN z.kind = 'function' THEN (SELECT md5(pg_get_functiondef(f.oid)) FROM pg_proc f WHERE f.oid = z.oid AND f.prosqlbody IS NOT NULL)
         WHEN z.kind = 'publication' THEN (SELECT md5(concat_ws('/', to_jsonb(r) ->> 'prattrs', to_jsonb(r) ->> 'prqual'))
           FROM pg_publication_rel r WHERE r.oid = z.oid) END, ''), 'columns', (
       SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a

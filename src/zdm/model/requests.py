@@ -93,7 +93,7 @@ class FollowRequest(Value):
 
     key: str
     table: QualifiedName
-    kind: Literal["statistics", "policy", "trigger", "publication", "generated column"]
+    kind: Literal["statistics", "policy", "trigger", "publication", "generated column", "function"]
     oid: int
     name: str
     replaced: tuple[ReplacedTable, ...]

@@ -246,6 +246,10 @@ def test_the_plan_names_functions_that_seem_to_name_the_column_and_a_promise_tha
             "CREATE OR REPLACE VIEW seen AS SELECT id, amount FROM items WHERE id > 1",
             "view public.seen of public.items was changed",
         ),
+        (
+            "CREATE OR REPLACE FUNCTION one() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT max(amount) FROM items; END",
+            "function public.one() of public.items was changed",
+        ),
     ],
 )
 def test_what_hangs_on_the_column_is_looked_at_again_before_every_move(
@@ -255,7 +259,8 @@ def test_what_hangs_on_the_column_is_looked_at_again_before_every_move(
     database.execute(
         "CREATE TABLE items (id serial PRIMARY KEY, amount int NOT NULL); INSERT INTO items (amount) VALUES (0), (1);"
         "CREATE INDEX sorted ON items (amount); CREATE POLICY low ON items USING (amount < 10);"
-        "CREATE VIEW seen AS SELECT id, amount FROM items"
+        "CREATE VIEW seen AS SELECT id, amount FROM items;"
+        "CREATE FUNCTION one() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT amount FROM items LIMIT 1; END"
     )
     engine = Engine(database.dsn)
     engine.init()
@@ -355,3 +360,35 @@ def test_a_stored_generated_column_of_a_small_table_follows_in_the_swap(database
         assert database.value("SELECT pg_get_indexdef('items_total'::regclass)").endswith(
             "(total) WHERE (total > 5)"
         )
+
+
+@on_all_versions
+def test_a_function_whose_body_the_server_keeps_parsed_reads_the_successor_afterwards(
+    database: Database,
+) -> None:
+    role = database.create_role("reader")
+    database.execute(
+        "CREATE TABLE items (id serial PRIMARY KEY, amount int NOT NULL, label text);"
+        "INSERT INTO items (amount) SELECT g FROM generate_series(1, 50) g;"
+        "CREATE FUNCTION total(above int DEFAULT 0) RETURNS bigint LANGUAGE sql STABLE SECURITY DEFINER COST 7 BEGIN ATOMIC"
+        " SELECT sum(i.amount) FROM items AS i WHERE i.amount > above; END;"
+        "CREATE PROCEDURE raise_all() BEGIN ATOMIC UPDATE items SET amount = amount + 1; END;"
+        f"COMMENT ON FUNCTION total IS 'of all'; REVOKE ALL ON FUNCTION total FROM PUBLIC; GRANT EXECUTE ON FUNCTION total TO \"{role}\""
+    )
+    facts = "SELECT oid, proacl::text, obj_description(oid), procost, prosecdef, provolatile FROM pg_proc WHERE proname = 'total'"
+    before, definition = (
+        database.execute(facts),
+        database.value("SELECT pg_get_functiondef('total'::regproc)"),
+    )
+    engine, migration = Engine(database.dsn), widen()
+    engine.init()
+    for state in (State.SWITCHED_OVER, State.COMPLETED):
+        advance(engine, migration, state)
+        database.execute("UPDATE public_widen.items SET amount = 1000 WHERE id = 1; CALL raise_all()")
+        found = (
+            database.value("SELECT total(50)"),
+            database.value("SELECT sum(amount) FROM public_widen.items WHERE amount > 50"),
+        )
+        assert found[0] == found[1] > 1000
+    assert database.execute(facts) == before
+    assert database.value("SELECT pg_get_functiondef('total'::regproc)") == definition

@@ -156,7 +156,6 @@ def test_the_role_must_own_the_table() -> None:
             "view",
             "materialized view",
             "rule",
-            "function",
             "replica identity",
             "user of the identity sequence",
         )
@@ -196,7 +195,7 @@ def test_what_hangs_on_a_replaced_column_is_refused_by_name(hanging: dict[str, A
     assert run([subject], op("change_type", column="b", to="bigint")).texts() == []
 
 
-@pytest.mark.parametrize("kind", ["policy", "statistics", "publication", "trigger"])
+@pytest.mark.parametrize("kind", ["policy", "statistics", "publication", "trigger", "function"])
 def test_what_follows_needs_a_successor(kind: str) -> None:
     """It follows one column to another; where the column is split nothing could say what it shall look at."""
     if kind == "trigger":

@@ -8,6 +8,7 @@ from typing import Final
 import psycopg
 
 from zdm.db.dependants.clones import CannotFollowError
+from zdm.db.dependants.function import follow_function
 from zdm.db.dependants.generated import follow_generated
 from zdm.db.dependants.policy import follow_policy
 from zdm.db.dependants.publication import follow_publication
@@ -23,12 +24,14 @@ _KINDS: Final[Mapping[str, Callable[[Connection, FollowRequest], Follow]]] = {
     "trigger": follow_trigger,
     "publication": follow_publication,
     "generated column": follow_generated,
+    "function": follow_function,
 }
 _REMEDIES: Final[Mapping[str, str]] = {
     "statistics": "DROP STATISTICS {name} first, and create the ones you want on the new column after cleanup.",
     "policy": "Write the policy so that it suits both types, or without the column, before the rollout.",
     "trigger": "Create the trigger again without naming the column, and let its function decide.",
     "publication": "Take the column out of the publication's column list or row filter.",
+    "function": "Put the function's body into quotes, so that it is parsed when it runs, or drop it before the rollout.",
     "generated column": "Drop the generated column in an earlier migration; add it again after cleanup.",
 }
 

@@ -34,7 +34,7 @@ def review_constraints(review: Review) -> None:
                 hit[0],
                 what,
                 f"Add drop_constraint {constraint.name} to this migration if it may go; it can only be made again under lock, or on "
-                "a new table.",
+                "a new table (shadow_table).",
                 "exclusion-constraint",
             )
         elif not set(hit) <= set(review.successors):
@@ -91,7 +91,8 @@ def _review_primary_key(review: Review, key: Constraint, hit: list[str]) -> None
             hit[0],
             f"{what}, and is deferrable",
             "An index that is built without blocking cannot be deferrable until cleanup. Add drop_constraint "
-            f"{key.name} to this migration, or make the key immediate in an earlier one.",
+            f"{key.name} to this migration, make the key immediate in an earlier one, or make a new "
+            "table of it (shadow_table).",
             "primary-key-column",
         )
     elif index is None or index.method != "btree":

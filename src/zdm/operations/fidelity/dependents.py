@@ -68,7 +68,7 @@ def review_dependents(review: Review) -> None:
         match dependent.kind:
             case "statistics" if drops_only(review, dependent.columns):
                 goes_too(review, f"the statistics {dependent.name}", hit[0])
-            case "statistics" | "policy":
+            case "statistics" | "policy" | "function":
                 review.follows_or_refuse(
                     dependent.kind,
                     dependent.name,
