@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 
 from tests.support import Connection, Database, Scene, eventually, on_all_versions
 from zdm.catalog import install
@@ -226,3 +227,10 @@ def test_every_table_is_commented_and_nobody_else_may_do_anything(conn: Connecti
         """
     ).fetchall()
     assert open_to_all == []
+
+
+def test_the_revisions_are_those_that_alembic_finds() -> None:
+    scripts = ScriptDirectory.from_config(install._config())
+    known, head = install._revisions()
+    assert known == {script.revision for script in scripts.walk_revisions()}
+    assert head == scripts.get_current_head()
