@@ -48,6 +48,15 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT metadata FROM conversations WHERE title = 'only new'",
         [({"category": "only new"},)],
     ),
+    "dify_provider_credentials": (
+        (
+            "WITH p AS (INSERT INTO providers (tenant_id, provider_name) VALUES (gen_random_uuid(), 'only new')"
+            " RETURNING id, tenant_id, provider_name) INSERT INTO provider_credentials (id, tenant_id, provider_name, encrypted_config)"
+            " SELECT id, tenant_id, provider_name, 'secret' FROM p"
+        ),
+        "SELECT encrypted_config FROM providers WHERE provider_name = 'only new'",
+        [("secret",)],
+    ),
     "glance_visibility": (
         "INSERT INTO images (name, visibility) VALUES ('only new 1', 'public'), ('only new 2', 'community')",
         "SELECT name, is_public FROM images WHERE name LIKE 'only new%' ORDER BY name",

@@ -42,6 +42,10 @@ class RowStatements:
             sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(self.failed, self._absent)
         )
         self._lock = sql.SQL("FOR SHARE" if mapping.selective else "FOR KEY SHARE")
+        # The triggers write the reference to what is made.
+        self._one_by_one = bool(mapping.old.references)
+        if self._one_by_one:
+            self._lock = sql.SQL("FOR NO KEY UPDATE")
         self._values = _rendered(row_sync.insert_values(mapping.new, ALIAS))
         self._columns = _rendered(row_sync.insert_columns(mapping.new))
         settle = row_sync.settle(mapping, rollout, "new")
@@ -51,12 +55,14 @@ class RowStatements:
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""
-        if careful:
+        if careful or self._one_by_one:
             return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
         return self._insert(self._within(start, end), self._absent_between(start, end), self._lock)
 
     def fill_meeting(self, start: int, end: int) -> sql.Composed:
         """The same where rows may be made by others at this moment."""
+        if self._one_by_one:
+            return self.fill(start, end, careful=True)
         # Only where the key is met: what another constraint refuses is recorded row by row.
         return sql.SQL("{} ON CONFLICT ({}) DO NOTHING").format(
             self.fill(start, end, careful=False), comma(column(name) for name in self._mapping.new.key)

@@ -105,6 +105,7 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
                 not_null=c.not_null,
                 empty=None if empty is None else empty.render(sql.Identifier).as_string(None),
                 known_empty=empty is None or empty.volatility is Volatility.IMMUTABLE,
+                reference=c.reference,
             )
         )
     other_types = {name: type_ for name, type_, _ in other.readable}

@@ -47,6 +47,7 @@ class MirroredColumn(Value):
     empty: for a side of COLUMNS: what it holds where the other side has no row, as SQL; None means NULL.
     known_empty: whether `empty` can be compared with; a volatile default cannot.
     cleared: the same over its own row, where it is no constant (one field of a document).
+    reference: it is the new version's own column of the old side, and says which row of the other side there is; NULL for none.
     """
 
     name: str
@@ -57,6 +58,7 @@ class MirroredColumn(Value):
     empty: str | None = None
     known_empty: bool = True
     cleared: Expression | None = None
+    reference: bool = False
 
     @property
     def once(self) -> bool:
@@ -104,6 +106,16 @@ class RowSide(Value):
     def followed(self) -> tuple[MirroredColumn, ...]:
         """The columns that are written again whenever the other side's row changes, and compared."""
         return tuple(c for c in self.columns if not c.once)
+
+    @property
+    def mapped(self) -> tuple[MirroredColumn, ...]:
+        """Those of them that both versions know."""
+        return tuple(c for c in self.followed if not c.reference)
+
+    @property
+    def references(self) -> tuple[MirroredColumn, ...]:
+        """Those that only the new version knows, since they name its rows."""
+        return tuple(c for c in self.columns if c.reference)
 
     @property
     def raises(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from psycopg import sql
@@ -16,6 +17,7 @@ from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.model.table import Column
 from zdm.operations import ddl
+from zdm.operations.add_column import AddColumn
 from zdm.operations.add_foreign_key import Reaction
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
@@ -96,6 +98,18 @@ class MoveColumns(Operation):
         description="every: each row has one in `to`; needed: only where a column holds anything but what it is empty with",
     )
 
+    where: Sql | None = Field(
+        default=None,
+        description="with `rows: needed`: only rows that meet this have one in `to`, over the old version's columns",
+    )
+    copies: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="columns of `to` that repeat columns of `table` which stay: each column, and the one that it equals",
+    )
+    reference: Name | None = Field(
+        default=None,
+        description="a column that `table` gets in the new version: the key of its row in `to`, NULL without one; with `rows: needed`",
+    )
     lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
@@ -194,12 +208,16 @@ class MoveColumns(Operation):
         columns = [(moved, column) for moved, column in found if column is not None]
         originals = self._originals(shape, columns, problems)
         self._check_key(shape, problems)
+        self._check_copies(shape, problems)
         if problems:
             return problems
         target = self._target(draft, shape, originals, label, problems)
         if target is None or problems:
             return problems
         new = target.side
+        reference = self._reference(draft, shape, label, problems)
+        if problems:
+            return problems
         old = DraftSide(
             table=shape.name,
             oid=shape.table.oid,
@@ -215,14 +233,24 @@ class MoveColumns(Operation):
                     empty=moved.empty or original.default,
                 )
                 for moved, original in originals
+            ]
+            + [
+                DraftMirrored(
+                    name=column.column, type=column.type, value=quoted(next(iter(self.key))), reference=True
+                )
+                for column in reference
             ],
             readable=readable(shape.table),
         )
-        draft.rows.append(DraftRows(operation=label, old=old, new=new, presence=self.rows, lossy=self.lossy))
+        draft.rows.append(
+            DraftRows(
+                operation=label, old=old, new=new, where=self.where, presence=self.rows, lossy=self.lossy
+            )
+        )
         for _, column in columns:
             shape.columns.remove(column)
             shape.removed.append(column.physical)
-        draft.memo[label] = (shape, target, originals)
+        draft.memo[label] = (shape, target, originals, reference)
         own = [c.name for c in self.create.columns] if self.create else []
         draft.findings.append(
             Finding(
@@ -275,7 +303,7 @@ class MoveColumns(Operation):
                     )
                 )
             found.append((moved, original))
-        names = [moved.final for moved, _ in found] + list(self.key)
+        names = [moved.final for moved, _ in found] + list(self.key) + list(self.copies)
         problems.extend(
             Problem(f"{self.to} would have two columns called {name}")
             for name in dict.fromkeys(names)
@@ -301,6 +329,55 @@ class MoveColumns(Operation):
             Problem(f"column {name} is both moved and part of the key") for name in wanted if name in moved
         )
 
+    def _reference(
+        self, draft: Draft, shape: TableShape, label: str, problems: list[Problem]
+    ) -> list[AddColumn]:
+        """The column that refers to the other table, if one is wanted."""
+        if self.reference is None:
+            return []
+        if self.rows is not Presence.NEEDED or self.create is None or len(self.key) != 1:
+            problems.append(
+                Problem(
+                    "`reference` says which row of a new table a row has, by its key of one column",
+                    remedy="Give `rows: needed` and `create`, and a `key` of one column.",
+                )
+            )
+            return []
+        column = shape.table.column(next(iter(self.key.values())))
+        assert column is not None
+        made = AddColumn(
+            table=self.table, column=self.reference, type=column.type, collation=column.collation
+        )
+        problems += made.apply(draft, f"{label}/reference")
+        return [made]
+
+    def _check_copies(self, shape: TableShape, problems: list[Problem]) -> None:
+        moved = {m.column for m in self.columns}
+        for source in self.copies.values():
+            column = find_column(shape, source, problems)
+            if column is None:
+                continue
+            if source in moved or column.fresh or column.name != column.physical:
+                problems.append(
+                    Problem(
+                        f"column {source} of {shape.name} does not stay as it is, so nothing can repeat it",
+                        remedy="Name a column that this migration leaves alone.",
+                    )
+                )
+        if self.copies and any(m.up is not None for m in self.columns):
+            problems.append(
+                Problem(
+                    "`copies` follow their columns only where the moved columns stay as they are",
+                    remedy="Change their types in the next migration.",
+                )
+            )
+        if self.where is not None and self.rows is not Presence.NEEDED:
+            problems.append(
+                Problem(
+                    "`where` says which rows have one in the other table", remedy="Give `rows: needed` too."
+                )
+            )
+
     def _target(
         self,
         draft: Draft,
@@ -319,6 +396,21 @@ class MoveColumns(Operation):
             )
             for m, original in originals
         ]
+        repeated = [
+            (name, column)
+            for name, source in self.copies.items()
+            if (column := shape.table.column(source)) is not None
+        ]
+        columns += [
+            DraftMirrored(
+                name=name,
+                type=column.type,
+                value=quoted(column.name),
+                collation=column.collation,
+                not_null=column.not_null,
+            )
+            for name, column in repeated
+        ]
         if self.create is None:
             return existing_table(draft, shape, self.to, self.key, columns, problems)
         keys = [
@@ -334,7 +426,11 @@ class MoveColumns(Operation):
                 default=original.default if m.type is None else None,
                 comment=original.comment,
             )
-            for c, (m, original) in zip(columns, originals, strict=True)
+            for c, (m, original) in zip(columns, originals, strict=False)
+        ]
+        moved += [
+            TableColumn(name=name, type=column.type, not_null=column.not_null, comment=column.comment)
+            for name, column in repeated
         ]
         return make_table(
             draft, shape, self.to, keys, moved, columns, self.create, f"{label}/table", problems
@@ -343,8 +439,11 @@ class MoveColumns(Operation):
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
-        shape, target, originals = context.draft.memo[context.label]
+        shape, target, originals, reference = context.draft.memo[context.label]
         steps = table_steps(target, phase, context)
+        for column in reference:
+            made = column.plan(phase, replace(context, label=f"{context.label}/reference"))
+            steps += [step.model_copy(update={"operation": context.label}) for step in made]
         if phase is Phase.PREPARATION:
             steps += self._defaults(shape, originals, context.label)
         if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:

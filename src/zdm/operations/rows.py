@@ -19,6 +19,7 @@ class DraftMirrored:
     collation: str | None = None
     not_null: bool = False
     empty: str | None = None
+    reference: bool = False
 
 
 @dataclass(slots=True)

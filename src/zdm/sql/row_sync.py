@@ -173,7 +173,7 @@ def holds(side: RowSide, alias: str) -> sql.Composable:
     """A condition over a row of COLUMNS: some column holds anything but what it is empty with."""
     return any_of(
         differs(column(c.name, alias), _empty(c), c.comparison, c.type) if c.known_empty else sql.SQL("true")
-        for c in side.followed
+        for c in side.mapped
     )
 
 
@@ -182,7 +182,7 @@ def disagree(mapping: RowMapping, old: str, new: str) -> sql.Composable:
     found = [_differ(mapping.new, new, old)]
     if not mapping.one_way and not _mirror_images(mapping):
         found.append(_differ(mapping.old, old, new))
-    return all_of(found)
+    return any_of([all_of(found), *_astray(mapping.old, old, new)])
 
 
 def changed(mapping: RowMapping, old: str, new: str) -> sql.Composable:
@@ -218,6 +218,18 @@ def insert_values(side: RowSide, alias: str) -> sql.Composed:
     return comma([*keys, *(render(c.value, alias) for c in side.columns)])
 
 
+def _astray(side: RowSide, mine: str, other: str) -> list[sql.Composable]:
+    """Conditions: a reference does not name the other row."""
+    return [
+        differs(column(c.name, mine), render(c.value, other), c.comparison, c.type) for c in side.references
+    ]
+
+
+def refers(side: RowSide, alias: str) -> list[sql.Composable]:
+    """Conditions over a row: a reference names some row."""
+    return [sql.SQL("({} IS NOT NULL)").format(column(c.name, alias)) for c in side.references]
+
+
 def _differ(side: RowSide, mine: str, other: str) -> sql.Composable:
     return any_of(
         differs(
@@ -226,7 +238,7 @@ def _differ(side: RowSide, mine: str, other: str) -> sql.Composable:
             c.comparison,
             c.type,
         )
-        for c in side.followed
+        for c in side.mapped
     )
 
 
@@ -239,7 +251,7 @@ def _match(side: RowSide, mine: str, other: str) -> sql.Composable:
 
 def _mirror_images(mapping: RowMapping) -> bool:
     """Both directions copy values as they are, so that following in one means following in the other."""
-    return all(c.plain for side in (mapping.old, mapping.new) for c in side.followed)
+    return all(c.plain for side in (mapping.old, mapping.new) for c in side.mapped)
 
 
 def _empty(found: MirroredColumn) -> sql.Composable:
@@ -442,9 +454,9 @@ class _Generator(Objects):
         else:
             template = "row_settle_columns"
             pieces |= {
-                "holds": holds(self.yours, "zdm_t"),
+                "holds": self._emptied_where(),
                 "write": self._fill(),
-                "clear": cleared(self.yours),
+                "clear": self._emptied(),
                 "unmapped": self._unmapped(),
                 "forget": self._forget_failure(),
             }
@@ -473,13 +485,64 @@ class _Generator(Objects):
             ),
             _match(self.yours, "zdm_t", "zdm_at"),
         )
-        return self._recorded(statement) if self.side == "old" and self.yours.guarded else statement
+        if self.side == "old":
+            return self._recorded(statement) if self.yours.guarded else statement
+        checks: list[sql.Composable] = []
+        if self._filter is not None:
+            checks.append(self._within_filter(self._filter))
+        if not {name for c in self.mine.followed for name in c.value.columns} <= {
+            c.name for c in self.yours.columns
+        }:
+            checks.append(self._belonging())
+        if not checks:
+            return statement
+        return sql.SQL("{}\n    IF FOUND THEN\n{}\n    END IF;").format(statement, sql.SQL("\n").join(checks))
+
+    def _belonging(self) -> sql.Composable:
+        """What repeats a column that stays cannot be written back, and must be what that is."""
+        return sql.SQL(
+            "    IF EXISTS (SELECT FROM {} AS zdm_t WHERE {} AND {}) THEN\n"
+            "      RAISE integrity_constraint_violation USING MESSAGE = pg_catalog.format({}, ROW({})::pg_catalog.text),\n"
+            "        HINT = 'Until cleanup every row must have an old form, or a rollback would lose it.';\n    END IF;"
+        ).format(
+            self.target,
+            _match(self.yours, "zdm_t", "zdm_at"),
+            _differ(self.mine, "zdm_row", "zdm_t"),
+            sql.Literal(
+                f"the row %s of {self.mine.table} repeats columns of its row of {self.yours.table}, and they differ".replace(
+                    "%s", "\0"
+                )
+                .replace("%", "%%")
+                .replace("\0", "%s")
+            ),
+            comma(column(name, "zdm_at") for name in self.mine.key),
+        )
 
     def _recorded(self, statement: sql.Composable) -> sql.Composable:
         """What another table refuses is noted, and does not refuse the application's write."""
         return sql.SQL(
             "    BEGIN\n{body}\n    EXCEPTION\n{raised}      WHEN OTHERS THEN\n{failed}\n    END;"
         ).format(body=statement, raised=RAISED, failed=self._failed())
+
+    def _emptied(self) -> sql.Composable:
+        """The SET list that empties the row over there; what the filter leaves out is none of the mapping's."""
+        where = self._filter
+        if where is None:
+            return cleared(self.yours)
+        return comma(
+            sql.SQL("{} = {}").format(column(c.name), _empty(c))
+            if c.reference
+            else sql.SQL("{} = CASE WHEN {} THEN {} ELSE {} END").format(
+                column(c.name), render(where, "zdm_t"), _empty(c), column(c.name, "zdm_t")
+            )
+            for c in self.yours.columns
+        )
+
+    def _emptied_where(self) -> sql.Composable:
+        parts = [holds(self.yours, "zdm_t")]
+        if self._filter is not None:
+            parts.append(sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t")))
+        return any_of([all_of(parts), *refers(self.yours, "zdm_t")])
 
     def _still(self, condition: sql.Composable) -> sql.Composable:
         """The condition, where what is seen is what is there; above READ COMMITTED all rows, so that one changed since is met."""
@@ -563,6 +626,10 @@ class _Generator(Objects):
                 self.target, match, up, out
             )
         down = sql.SQL("NOT {}").format(_differ(self.mine, "zdm_row", "zdm_t"))
+        if self.yours.references:
+            match = all_of(
+                [match, *(sql.SQL("NOT {}").format(part) for part in _astray(self.yours, "zdm_t", "zdm_row"))]
+            )
         return sql.SQL(
             "    BEGIN\n      PERFORM FROM {} AS zdm_t WHERE {} AND ({} OR {});\n    EXCEPTION\n{}"
             "      WHEN OTHERS THEN PERFORM WHERE false;\n    END;\n{}"
@@ -576,13 +643,18 @@ class _Generator(Objects):
     def _first(self) -> sql.Composable:
         if self.side == "old":
             return sql.SQL("")
-        claimed = [holds(self.yours, "zdm_t")]
+        claimed = holds(self.yours, "zdm_t")
         if self._filter is not None:
-            claimed.append(sql.SQL("({} IS NOT TRUE)").format(render(self._filter, "zdm_t")))
+            met = sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))
+            # A row that stands on its own has none over here where the filter leaves it out; one that is made has another life.
+            if self.yours.kind is SideKind.ROWS:
+                claimed = any_of([claimed, sql.SQL("(NOT {})").format(met)])
+            else:
+                claimed = all_of([claimed, met])
         return load("row_first").fill(
             target=self.target,
             match=_match(self.yours, "zdm_t", "zdm_at"),
-            claimed=any_of(claimed),
+            claimed=claimed,
             mine=self._guard(self.side, self.mine, "zdm_at"),
             names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
         )
@@ -724,8 +796,30 @@ class _Generator(Objects):
             "      BEGIN\n        PERFORM pg_catalog.set_config('zdm.row', {} OPERATOR(pg_catalog.||) '!', true);\n"
             "        UPDATE {} AS zdm_t SET {} WHERE {};\n      EXCEPTION\n"
             "        WHEN integrity_constraint_violation THEN NULL;\n      END;\n"
+            "{}"
             "      PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);"
-        ).format(self._guard_across(row), self.target, comma(assigned), _match(self.yours, "zdm_t", "old"))
+        ).format(
+            self._guard_across(row),
+            self.target,
+            comma(assigned),
+            _match(self.yours, "zdm_t", "old"),
+            self._renamed(row),
+        )
+
+    def _renamed(self, row: str) -> sql.Composable:
+        """What names the other row names it by its new key."""
+        found = self.mine.references
+        if self.side != "old" or not found:
+            return sql.SQL("")
+        return sql.SQL("      UPDATE {} AS zdm_s SET {} WHERE {} AND {};\n").format(
+            self.table,
+            comma(
+                sql.SQL("{} = {}").format(column(c.name), render(value, row))
+                for c, value in zip(found, self.yours.key_values, strict=True)
+            ),
+            same_key(self.mine, "zdm_s", row),
+            any_of(refers(self.mine, "zdm_s")),
+        )
 
     def _left(self) -> sql.Composable:
         """A deleted row that is in another partition now."""
@@ -746,8 +840,8 @@ class _Generator(Objects):
             ).format(
                 sql.Literal(f"{self.mapping.number}:{across(self.side)}:*"),
                 self.target,
-                cleared(self.yours),
-                self._still(holds(self.yours, "zdm_t")),
+                self._emptied(),
+                self._still(self._emptied_where()),
             )
         if self.side == "new" and (self.mapping.where is not None or self.yours.gone):
             where = self.mapping.where

@@ -18,7 +18,7 @@ from zdm.errors import Busy
 from zdm.model.mapping import Authority
 from zdm.model.row_mapping import Elements, ParentSide, RowMapping
 from zdm.sql import element_sync, parent_sync, row_sync
-from zdm.sql.identifiers import all_of, column, comma, qualified_name
+from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Side, same_key
 from zdm.sql.rows import render
 
@@ -62,6 +62,10 @@ def repair_rows(
             return total + job.run(several.wrong(), several.settling(back=back))
         statements = _Statements(mapping, rollout)
         total = job.run(statements.different(), statements.settling(statements.different(), side))
+        if mapping.old.references:
+            # The values agree by now; what is left is which row is named.
+            total += job.run(statements.different(), statements.settling(statements.different(), "old"))
+            total += job.run(statements.astray(), statements.naming_none())
         if back:
             return total + job.run(statements.extra(), statements.settling(statements.extra(), side))
         # What is deleted here must not be mirrored.
@@ -95,6 +99,33 @@ class _Statements:
         lone = row_sync.holds(self._mapping.new, "zdm_n") if self._mapping.joins else sql.SQL("true")
         return sql.SQL("FROM {} AS {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
             self._new, _NEW, lone, self._old, _OLD, all_of([self._joined, self._may])
+        )
+
+    def astray(self) -> sql.Composed:
+        """Rows of the old side whose reference names a row that is not there."""
+        return sql.SQL("FROM {} AS {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
+            self._old,
+            _OLD,
+            any_of(row_sync.refers(self._mapping.old, "zdm_o")),
+            self._new,
+            _NEW,
+            self._joined,
+        )
+
+    def naming_none(self) -> sql.Composed:
+        """Let some of these name none."""
+        side = self._mapping.old
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT {o}.* {found} LIMIT {rows} FOR NO KEY UPDATE OF {o}) "
+            "UPDATE {old} AS {n} SET {clear} FROM found AS {o} WHERE {same}"
+        ).format(
+            n=_NEW,
+            o=_OLD,
+            found=self.astray(),
+            rows=sql.Literal(ROWS),
+            old=self._old,
+            clear=comma(sql.SQL("{} = NULL").format(sql.Identifier(c.name)) for c in side.references),
+            same=same_key(side, "zdm_n", "zdm_o"),
         )
 
     @property

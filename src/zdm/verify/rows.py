@@ -18,7 +18,7 @@ from zdm.db.session import fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind
 from zdm.sql import row_objects, row_sync
-from zdm.sql.identifiers import all_of, column, comma, qualified_name, trusted
+from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
 
@@ -158,7 +158,7 @@ class _Statements:
         # A row that the mapping does not make may be there by itself, as long as it holds nothing.
         lone = row_sync.holds(mapping.new, _NEW) if mapping.joins else sql.SQL("true")
         kinds: list[sql.Composable] = [
-            all_of([here, absent, must]),
+            all_of([here, absent, any_of([must, *row_sync.refers(mapping.old, _OLD)])]),
             sql.SQL("({} AND CASE WHEN {} THEN {} ELSE NOT {} END)").format(there, gone, lone, may),
             sql.SQL("(CASE WHEN {} THEN {} AND {} ELSE false END)").format(
                 all_of([here, there]), may, row_sync.disagree(mapping, _OLD, _NEW)
