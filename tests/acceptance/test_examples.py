@@ -75,6 +75,11 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT statuses_count, following_count FROM accounts WHERE username = 'only new'",
         [(7, 0)],
     ),
+    "partition_events": (
+        "INSERT INTO events (user_id, kind, happened_at) VALUES (1, 'only new', '2024-06-01'), (2, 'only new', '2020-01-01')",
+        "SELECT user_id, payload FROM events WHERE kind = 'only new' ORDER BY user_id",
+        [(1, {}), (2, {})],
+    ),
     "product_tags": (
         (
             "WITH p AS (INSERT INTO products (title) VALUES ('only new') RETURNING id)"
