@@ -13,6 +13,7 @@ from zdm.db.additions import adds_instantly, taken_names
 from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
 from zdm.db.introspect import resolve_type, rewrite_free, type_comparison
 from zdm.db.session import Session
+from zdm.engine.derived_defaults import DerivedDefaults
 from zdm.errors import BadInput, Problem
 from zdm.model.expression import Expression, Volatility
 from zdm.model.mapping import (
@@ -157,6 +158,8 @@ class Mapper:
         if self.problems:
             return ()
         ups, fills, downs = self._expressions(shape)
+        derived = DerivedDefaults(self.conn, self.target, shape, self.problems, self.findings)
+        derived.derive(ups)
         self._spell_defaults(shape)
         self._refuse_generated(shape, [*ups.items(), *downs.items()])
         if self.problems:

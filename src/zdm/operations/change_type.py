@@ -273,13 +273,6 @@ class ChangeType(Operation):
             ]
         # A number of the sequence is a number, whatever the width.
         as_it_is = is_sequence_default(old_default) and to in INTEGERS
-        if inherits and old_default is not None and self.up is not None and not as_it_is:
-            return [
-                Problem(
-                    f"column {self.column} has the default {old_default}, which `up` does not say how to convert",
-                    remedy="Give `default` for the new version, or `drop_default: true`.",
-                )
-            ]
         new = succeed(
             shape,
             column,
@@ -293,6 +286,8 @@ class ChangeType(Operation):
         new.up = self.up if self.up is not None else cast(original.name, to)
         if not inherits:
             new.default, new.inherits = self.default, False
+        elif old_default is not None and self.up is not None and not as_it_is:
+            new.default, new.default_by_up = None, old_default
         elif old_default is not None and not as_it_is:
             new.default, new.default_before = cast_text(old_default, to), old_default
         shown = shape.column(new.final)

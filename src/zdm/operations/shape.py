@@ -30,6 +30,7 @@ class DraftNew:
     column can follow; None for added, split and merged columns.
 
     `default_before` is the old version's default where `default` only casts it: spelled plainly if the server takes it so.
+    `default_by_up`: the old version's default where `up` is the user's own, so that the new one is `up` of it.
     `inherits`: its default is the old column's (or, of an identity column, its numbering), not one that an operation gave.
 
     `fill` is the one expression that may be volatile: it gives rows of the old version their value exactly once, when the
@@ -46,6 +47,7 @@ class DraftNew:
     collation: str | None = None
     replaces: str | None = None
     default_before: str | None = None
+    default_by_up: str | None = None
     fill: str | None = None
     domain: bool = False
     inherits: bool = False

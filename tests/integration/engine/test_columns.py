@@ -176,3 +176,49 @@ def test_mappings_that_read_each_other_in_a_circle_are_refused(database: Databas
     assert "`up` of a reads what `down` of b writes" in problem.what
     # One that reads the other is a chain, not a circle.
     plan(one, {**other, "down": "b"})
+
+
+def test_a_default_is_carried_by_up_where_it_can_be(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE d (id serial PRIMARY KEY, a int NOT NULL DEFAULT 3, b text DEFAULT 'x' || 'y', c int DEFAULT 0,"
+        " n int DEFAULT nextval('d_id_seq'), at timestamptz DEFAULT now(), z int DEFAULT 1, o int DEFAULT 5);"
+        "INSERT INTO d (c) VALUES (1)"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+
+    def change(column: str, to: str, up: str, down: str) -> dict[str, object]:
+        return {"change_type": {"table": "d", "column": column, "to": to, "up": up, "down": down}}
+
+    right = [
+        change("a", "numeric(6,1)", "a * 2.5", "round(a / 2.5)::int"),
+        change("b", "varchar(9)", "upper(b)", "lower(b)"),
+        change("c", "text", "CASE WHEN c > 0 THEN c::text END", "coalesce(c, '0')::int"),
+    ]
+    wrong = [
+        change("n", "text", "n::text", "n::int"),
+        change("at", "text", "extract(epoch FROM at)::text", "to_timestamp(at::float)"),
+        change("z", "int8", "(10 / (z - 1))::int8", "1"),
+        change("o", "int8", "o + id", "(o - id)::int"),
+    ]
+    with pytest.raises(BadInput) as refused:
+        engine.plan(Migration.model_validate({"id": "m", "operations": right + wrong}))
+    told = [problem.what for problem in refused.value.problems]
+    whys = ("another one each time", "another one each time", "division by zero", "other columns as well")
+    assert [why in what for what, why in zip(told, whys, strict=True)] == [True] * 4, told
+    migration = Migration.model_validate(
+        {
+            "id": "m",
+            "operations": right,
+            "gates": {"soak": "0s", "old_version_unused": False, "replication_lag": False},
+        }
+    )
+    notes = [f.text for f in engine.plan(migration).findings if "the default of" in f.text]
+    assert notes[0] == "the default of a becomes 7.5, which is `up` of the old one, 3"
+    engine.advance(migration, until=Phase.SWITCHOVER)
+    both = "WITH made AS (INSERT INTO {}.d DEFAULT VALUES RETURNING a, b, c) SELECT * FROM made"
+    for schema, expected in (("public_m", [(7.5, "XY", None)]), ("public", [(3, "xy", 0)])):
+        assert database.execute(both.format(schema)) == expected
+    assert database.execute("SELECT DISTINCT a, b, c FROM public_m.d WHERE id > 1") == [(7.5, "XY", None)]
+    engine.advance(migration)
+    assert database.execute(both.format("public")) == [(7.5, "XY", None)]

@@ -53,10 +53,6 @@ INTO = {"name": "x", "type": "text", "up": "b"}
         (op("rename_column", column="a", to="b"), "public.t already has a column b"),
         (op("rename_column", column="a", to="a"), "already has that name"),
         (op("change_type", column="a", to="integer"), "is integer already"),
-        (
-            op("change_type", column="d", to="int", up="length(d)", down="d::text"),
-            "has the default 'x'::text",
-        ),
         (op("change_type", column="a", to="int8", default=1, drop_default=True), "exclude each other"),
         (op("change_type", column="n", to="text"), "n is an identity column, and text is no type"),
         (op("change_type", column="g", to="int8"), "g is a generated column"),
