@@ -261,11 +261,19 @@ class ElementStatements(RowStatements):
 
     def __init__(self, mapping: RowMapping, rollout: int) -> None:
         self._mapping = mapping
-        self._source, self._target = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
-        self._key = [column(name, ALIAS) for name in mapping.old.key]
+        self._source, self._target = qualified_name(mapping.source.table), qualified_name(mapping.new.table)
+        self._key = [column(name, ALIAS) for name in mapping.source.key]
         self.promised = frozenset()
         self.failed = _failure(mapping, rollout)
         self._lock = sql.SQL("FOR NO KEY UPDATE")
+        if mapping.elements is not None and mapping.elements.one == "new":
+            agree = element_sync.agreeing(mapping, rollout, ALIAS)
+            self.unsettled = _rendered(
+                sql.SQL("CASE WHEN {} THEN false ELSE NOT {} END").format(self.failed, agree)
+            )
+            keys = comma(column(name, ALIAS) for name in mapping.source.key)
+            self._settle = _rendered(element_sync.settling_one(mapping, rollout, keys, "fill"))
+            return
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_m WHERE {})").format(
             self._target, element_sync.belongs(mapping, "zdm_m", ALIAS)
         )
@@ -292,6 +300,14 @@ class ElementStatements(RowStatements):
         """What makes the elements of the row at a position; it raises what that raises. To be rolled back."""
         mapping, elements = self._mapping, self._mapping.elements
         assert elements is not None
+        if elements.one == "new":
+            query = sql.SQL("SELECT ({}) IS NULL FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid").format(
+                element_sync.gathered(mapping, ALIAS),
+                self._source,
+                sql.Identifier(ALIAS),
+                sql.Literal(position),
+            )
+            return [(", ".join(c.name for c in elements.held), query)]
         query = sql.SQL(
             "WITH zdm_made AS (INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {source} AS {alias}"
             " CROSS JOIN LATERAL ({split}) AS zdm_q"
@@ -360,7 +376,7 @@ def statements_of(mapping: RowMapping, rollout: int) -> RowStatements:
 def surrogate(mapping: RowMapping) -> TableMapping:
     """The table that is gone through, under the name that the catalog calls the mapping by."""
     return TableMapping(
-        table=mapping.id, final_name=mapping.id.name, oid=mapping.old.oid, key=mapping.old.key
+        table=mapping.id, final_name=mapping.id.name, oid=mapping.source.oid, key=mapping.source.key
     )
 
 
@@ -390,8 +406,8 @@ def _failure(mapping: RowMapping, rollout: int) -> sql.SQL:
             failed=sql.SQL(
                 "FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {}::pg_catalog.oid"
                 " AND zdm_f.group_name = {}"
-            ).format(sql.Literal(rollout), sql.Literal(mapping.old.oid), sql.Literal(str(mapping.id))),
-            key=row_objects.failure_key(mapping.old, ALIAS),
+            ).format(sql.Literal(rollout), sql.Literal(mapping.source.oid), sql.Literal(str(mapping.id))),
+            key=row_objects.failure_key(mapping.source, ALIAS),
         )
     )
 

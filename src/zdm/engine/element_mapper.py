@@ -31,8 +31,9 @@ def element_mapping(
     single = Rows(one.table.name, one.readable, one.key)
     columns = [(c.name, c.type, c.collation) for c in asked.columns]
     held = [(c.name, c.type, c.collation) for c in asked.held]
-    split = checker.split(single, asked.split, columns, draft.operation)
-    join = None
+    split = join = None
+    if asked.split is not None:
+        split = checker.split(single, asked.split, columns, draft.operation)
     if asked.join:
         several = Rows(many.table.name, many.readable)
         join = checker.join(single, several, asked.join, held, draft.operation)
@@ -41,7 +42,7 @@ def element_mapping(
     if problems or isinstance(split, Problem) or isinstance(join, Problem):
         return None
     id_ = many.table
-    if id_ in taken:
+    if id_ in taken or asked.one == "new":
         id_ = qualified(many.table.schema_, f"{draft.old.table.name} to {draft.new.table.name}")
     return RowMapping(
         id=id_,
@@ -101,6 +102,9 @@ def measure_elements(mapper: Mapper, mapping: RowMapping) -> None:
     """
     elements = mapping.elements
     assert elements is not None
+    if elements.split is None:
+        _gathered(mapper, mapping)
+        return
     if not mapping.side(elements.many).created:
         _there_already(mapper, mapping, elements)
     with transaction(mapper.conn, isolation="repeatable read", rollback=True):
@@ -127,6 +131,28 @@ def measure_elements(mapper: Mapper, mapping: RowMapping) -> None:
                 mapping.operation,
                 "Correct `up` or `down`, or declare the loss with `lossy: true`.",
                 "lossy-mapping",
+            )
+        )
+
+
+def _gathered(mapper: Mapper, mapping: RowMapping) -> None:
+    """Whether what many rows say together can be computed, and stored, for each of the rows of today."""
+    one = mapping.source
+    try:
+        with transaction(mapper.conn, isolation="repeatable read", read_only=True, rollback=True):
+            mapper.conn.execute(
+                sql.SQL("SELECT pg_catalog.count(*) FROM {} AS zdm_o WHERE ({}) IS NULL").format(
+                    qualified_name(one.table), element_sync.gathered(mapping, "zdm_o")
+                )
+            )
+    except psycopg.DataError as error:
+        mapper.findings.append(
+            Finding(
+                severity=Severity.WARNING,
+                text=f"`up` raises on rows of {mapping.old.table} ({str(error).strip().splitlines()[0]}); the backfill will stop there "
+                "until they are corrected",
+                where=mapping.operation,
+                rule="up-raises",
             )
         )
 

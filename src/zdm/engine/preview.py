@@ -86,7 +86,17 @@ def _row_chunk(mapping: RowMapping) -> str:
             j=parent_sync.links(mapping, "n", "o"),
         ).as_string(None)
     if mapping.elements is not None:
-        one, many = mapping.side(mapping.elements.one), mapping.side(mapping.elements.many)
+        one, many = mapping.source, mapping.side(mapping.elements.many)
+        if mapping.elements.one == "new":
+            template = composing.SQL(
+                "SELECT <make the row say what {t} says> FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < '(<next block>,0)'"
+                " AND NOT {j} FOR NO KEY UPDATE"
+            )
+            return template.format(
+                s=qualified_name(one.table),
+                t=qualified_name(many.table),
+                j=element_sync.is_joined(mapping, "o"),
+            ).as_string(None)
         template = composing.SQL(
             "SELECT <make the elements> FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < '(<next block>,0)'"
             " AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) FOR NO KEY UPDATE"

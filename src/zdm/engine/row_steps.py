@@ -22,7 +22,7 @@ def row_steps(mapping: RowMapping) -> list[Step]:
             phase=Phase.MIGRATION,
             stage=Stage.BACKFILL,
             operation=mapping.operation,
-            action=Backfill(table=mapping.id, over=mapping.old.table),
+            action=Backfill(table=mapping.id, over=mapping.source.table),
             naive="insert-select",
         ),
         Step(
@@ -31,7 +31,7 @@ def row_steps(mapping: RowMapping) -> list[Step]:
             phase=Phase.MIGRATION,
             stage=Stage.VERIFY,
             operation=mapping.operation,
-            action=Verify(table=mapping.id, over=mapping.old.table),
+            action=Verify(table=mapping.id, over=mapping.source.table),
         ),
         *_end(mapping),
     ]

@@ -188,7 +188,7 @@ def backfill_all(work: Work, executor: Executor) -> BackfillResult:
     for table in work.plan.passes:
         found = rows.fill(table)
         mapped = work.rows(table)
-        over = mapped.old.table if mapped is not None else table
+        over = mapped.source.table if mapped is not None else table
         facts = next((f for f in work.plan.facts if f.table == over), None)
         tables.append(
             TableBackfill(

@@ -212,7 +212,7 @@ class Elements(Value):
     key: those that tell the elements of one row apart. Both together carry a unique index.
     columns: everything that `split` fills of an element, its key included.
     held: the one row's columns that `join` fills.
-    split: the elements of a row: `columns`, over the one side's rows.
+    split: the elements of a row: `columns`, over the one side's rows; None where that is not mirrored.
     join: `held`, over the many rows of one row, and that row itself; always one row.
     order: a column that only says in which order elements come; gaps in it have no form in the one row.
     lossy: elements that do not come back as they were are accepted.
@@ -223,7 +223,7 @@ class Elements(Value):
     key: tuple[str, ...]
     columns: tuple[ElementColumn, ...]
     held: tuple[ElementColumn, ...]
-    split: RowsQuery
+    split: RowsQuery | None
     join: RowsQuery | None
     order: str | None = None
     lossy: bool = False
@@ -272,6 +272,11 @@ class RowMapping(Value):
     def joins(self) -> bool:
         """Whether rows of the old side become columns of rows that the new side has already, and so are not made but filled."""
         return self.parent is None and self.elements is None and self.new.kind is SideKind.COLUMNS
+
+    @property
+    def source(self) -> RowSide:
+        """The side whose rows are gone through, and recorded where they have no form on the other one."""
+        return self.old if self.elements is None else self.side(self.elements.one)
 
     @property
     def selective(self) -> bool:

@@ -73,7 +73,7 @@ class DraftElements:
     Parameters
     ----------
     one: the side that has one row.
-    split: a SELECT over the one row's columns, whose columns are `columns` in their order.
+    split: a SELECT over the one row's columns, whose columns are `columns` in their order; None where that is not mirrored.
     join: for each of `held`, an aggregate over the elements' columns and, where they have none of that name, the row's own.
     """
 
@@ -82,7 +82,7 @@ class DraftElements:
     key: list[str]
     columns: list[DraftMirrored]
     held: list[DraftMirrored]
-    split: str
+    split: str | None
     join: list[str]
     order: str | None = None
 

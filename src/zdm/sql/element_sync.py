@@ -37,8 +37,13 @@ _LENGTH = re.compile(r"(character varying)\(\d+\)")
 def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     """The functions that are made for one side, as `ElementObjects` makes them."""
     elements = _of(mapping)
-    purposes: tuple[str, ...] = (f"on_{side}", f"settle_{across(side)}")
-    purposes += ("wanted", "agree") if side == elements.one else ("enter", "gone")
+    purposes = [f"on_{side}"]
+    if elements.one == "new":
+        purposes += ["agree", "settle_new"] if side == "new" else []
+    elif side == "new" or mapping.one_way:
+        # What either side's triggers call is made with the new one, which comes first.
+        purposes += ["wanted", "agree", "settle_new"]
+        purposes += ["settle_old", "enter", "gone"] if side == "new" else []
     return [name_of(mapping, rollout, purpose) for purpose in purposes]
 
 
@@ -64,6 +69,7 @@ def belongs(mapping: RowMapping, many: str, one: str) -> sql.Composable:
 def split(mapping: RowMapping, alias: str) -> sql.Composed:
     """A SELECT of the elements of the row under this alias: the row's key as ``zdm_k<n>``, its columns as ``zdm_c<n>``."""
     query = _of(mapping).split
+    assert query is not None
     return _filled(query, sql.SQL("(SELECT {})").format(_items(query, "one", alias)), None)
 
 
@@ -78,6 +84,7 @@ def elements_of(mapping: RowMapping, alias: str) -> sql.Composed:
 def split_all(mapping: RowMapping, where: sql.Composable, alias: str) -> sql.Composed:
     """The same of all rows that meet a condition over this alias."""
     query = _of(mapping).split
+    assert query is not None
     one = sql.SQL("(SELECT {} FROM {} AS {} WHERE {})").format(
         _items(query, "one", alias),
         qualified_name(mapping.side(_of(mapping).one).table),
@@ -225,7 +232,8 @@ def _compared(
 
 def is_joined(mapping: RowMapping, alias: str) -> sql.Composable:
     """A condition over a row, never NULL: it holds what its elements say together."""
-    if mapping.one_way or _of(mapping).join is None:
+    elements = _of(mapping)
+    if elements.join is None or (mapping.one_way and elements.one == "old"):
         return sql.SQL("false")
     return sql.SQL("COALESCE((SELECT {} FROM ({}) AS zdm_j), false)").format(
         held_alike(mapping, alias, _JOINED), join(mapping, alias)
@@ -243,6 +251,8 @@ def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql
     """
     elements = _of(mapping)
     one, many = mapping.side(elements.one), mapping.side(elements.many)
+    if elements.split is None:
+        return _unlike_joined(mapping, rollout)
     passed: sql.Composable = sql.SQL("false")
     if known:
         passed = sql.SQL("EXISTS (SELECT {})").format(failed(mapping, rollout, one, "zdm_o"))
@@ -290,9 +300,34 @@ def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql
     )
 
 
+def _unlike_joined(mapping: RowMapping, rollout: int) -> sql.Composed:
+    """The same where rows only follow from their elements."""
+    one = mapping.source
+    return sql.SQL(
+        "SELECT 'different' AS kind, pg_catalog.concat_ws(', ', {texts}) AS key, {keys} FROM {one} AS zdm_o"
+        " WHERE CASE WHEN EXISTS (SELECT {failed}) THEN false ELSE NOT {joined} END"
+    ).format(
+        texts=comma(
+            sql.SQL("{} || {}::text").format(sql.Literal(f"{name}="), column(name, "zdm_o"))
+            for name in one.key
+        ),
+        keys=comma(
+            sql.SQL("{} AS {}").format(column(name, "zdm_o"), column(f"zdm_k{number}"))
+            for number, name in enumerate(one.key)
+        ),
+        one=qualified_name(one.table),
+        failed=failed(mapping, rollout, one, "zdm_o"),
+        joined=is_joined(mapping, "zdm_o"),
+    )
+
+
 def comparison(mapping: RowMapping) -> sql.Composed:
     """What the verification asks, in short."""
     elements = _of(mapping)
+    if elements.split is None:
+        return sql.SQL("SELECT count(*) FROM {} AS zdm_o WHERE NOT {}").format(
+            qualified_name(mapping.source.table), is_joined(mapping, "zdm_o")
+        )
     return sql.SQL(
         "SELECT count(*) FROM ({}) AS zdm_e FULL JOIN {} AS zdm_m ON {} AND {} WHERE zdm_e IS NULL OR zdm_m IS NULL OR {}"
     ).format(
@@ -339,7 +374,29 @@ def settling_one(mapping: RowMapping, rollout: int, values: sql.Composable, how:
     )
 
 
+def gathered(mapping: RowMapping, alias: str) -> sql.Composed:
+    """What the elements of the row under this alias say together, as they would be stored, in one value."""
+    return sql.SQL("SELECT ROW({}) FROM ({}) AS zdm_j").format(
+        comma(as_stored(number, c, _JOINED) for number, c in enumerate(_of(mapping).held)),
+        join(mapping, alias),
+    )
+
+
+def agreeing(mapping: RowMapping, rollout: int, alias: str) -> sql.Composed:
+    """The call that says whether the row under this alias and its elements agree."""
+    return sql.SQL("{}(ROW({}.*)::{})").format(
+        sql.Identifier(SCHEMA, name_of(mapping, rollout, "agree")),
+        sql.Identifier(alias),
+        qualified_name(mapping.source.table),
+    )
+
+
 # --- generating ---------------------------------------------------------------------------------------------------------
+
+
+def objects(mapping: RowMapping, rollout: int, side: Side) -> ElementObjects:
+    """Everything that watches one side, by the direction of the mapping."""
+    return (ElementObjects if _of(mapping).one == "old" else GatheredObjects)(mapping, rollout, side)
 
 
 class ElementObjects(Objects):
@@ -355,9 +412,12 @@ class ElementObjects(Objects):
 
     @property
     def functions(self) -> tuple[Function, ...]:
+        shared: tuple[Function, ...] = ()
+        if self.side == "new" or self.mapping.one_way:
+            shared = (self._wanted(), self._agree(), self._settle_many())
         if self.side == self.elements.one:
-            return (self._wanted(), self._agree(), self._settle_many(), self._on(self._on_one()))
-        return (self._settle_one(), self._gone(), self._enter(), self._on(self._on_many()))
+            return (*shared, self._on(self._on_one()))
+        return (*shared, self._settle_one(), self._gone(), self._enter(), self._on(self._on_many()))
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
@@ -399,7 +459,8 @@ class ElementObjects(Objects):
     def _reads(self) -> tuple[str, ...]:
         elements = self.elements
         if self.side == elements.one:
-            found = [*self.one.key, *elements.split.reads("one"), *(c.name for c in elements.held)]
+            found = [*self.one.key, *(c.name for c in elements.held)]
+            found += elements.split.reads("one") if elements.split is not None else ()
             found += elements.join.reads("one") if elements.join is not None else ()
         else:
             found = [*elements.of, *(c.name for c in elements.columns)]
@@ -533,16 +594,11 @@ class ElementObjects(Objects):
             elements_of(self.mapping, "zdm_q"), split(self.mapping, alias)
         )
 
-    def _settle_one(self) -> Function:
+    def _of_one(self) -> dict[str, sql.Composable]:
+        """What a function needs that makes a row say what its elements say; its arguments are the row's key, and how."""
         mapping, elements = self.mapping, self.elements
         types = [type_name(type_) for type_ in self.one.key_types]
         keys = [sql.Identifier(f"zdm_a{number}") for number, _ in enumerate(types)]
-        arguments = comma(
-            [
-                *(sql.SQL("{} {}").format(name, type_) for name, type_ in zip(keys, types, strict=True)),
-                sql.SQL("zdm_how pg_catalog.text"),
-            ]
-        )
 
         def is_key(names: tuple[str, ...], alias: str) -> sql.Composable:
             return all_of(
@@ -551,32 +607,43 @@ class ElementObjects(Objects):
             )
 
         own_key = is_key(self.one.key, "zdm_s")
+        first = self.one.key[0]
+        return {
+            **self.tables,
+            "arguments": comma(
+                [
+                    *(sql.SQL("{} {}").format(name, type_) for name, type_ in zip(keys, types, strict=True)),
+                    sql.SQL("zdm_how pg_catalog.text"),
+                ]
+            ),
+            "guard": self._guard(comma(keys)),
+            "own_key": own_key,
+            "match": is_key(elements.of, _MANY),
+            "agree": self._agrees("zdm_row"),
+            # A version of the row that this transaction wrote meets every older snapshot already.
+            "touch": sql.SQL(
+                "UPDATE {} AS zdm_s SET {} = {} WHERE {} AND zdm_s.xmin OPERATOR(pg_catalog.<>) pg_catalog.pg_current_xact_id()::pg_catalog.xid"
+            ).format(self.tables["one"], column(first), column(first, "zdm_s"), own_key),
+            "assign": comma(
+                sql.SQL("{} = {}").format(column(c.name), column(f"zdm_c{number}", _JOINED))
+                for number, c in enumerate(elements.held)
+            ),
+            "join": join(mapping, "zdm_row"),
+        }
+
+    def _settle_one(self) -> Function:
+        mapping, elements = self.mapping, self.elements
         whole: sql.Composable = sql.SQL("true")
         if not elements.lossy:
             order = elements.order
             whole = is_split(mapping, "zdm_row") if order is None else is_in_order(mapping, "zdm_row", order)
-        first = column(self.one.key[0])
         return self._made(
             f"settle_{elements.one}",
             "element_settle_one",
-            comma([*types, sql.SQL("pg_catalog.text")]),
-            **self.tables,
-            arguments=arguments,
-            guard=self._guard(comma(keys)),
+            comma([*(type_name(type_) for type_ in self.one.key_types), sql.SQL("pg_catalog.text")]),
+            **self._of_one(),
             all=self.others,
-            own_key=own_key,
-            match=is_key(elements.of, _MANY),
-            agree=self._agrees("zdm_row"),
-            # A version of the row that this transaction wrote meets every older snapshot already.
-            touch=sql.SQL(
-                "UPDATE {} AS zdm_s SET {} = {} WHERE {} AND zdm_s.xmin OPERATOR(pg_catalog.<>) pg_catalog.pg_current_xact_id()::pg_catalog.xid"
-            ).format(self.tables["one"], first, column(self.one.key[0], "zdm_s"), own_key),
             failure=failed(mapping, self.rollout, self.one, "zdm_row"),
-            assign=comma(
-                sql.SQL("{} = {}").format(column(c.name), column(f"zdm_c{number}", _JOINED))
-                for number, c in enumerate(elements.held)
-            ),
-            join=join(mapping, "zdm_row"),
             whole=whole,
             settle_many=self._called(f"settle_{elements.many}"),
             names=sql.Literal(", ".join(c.name for c in elements.held)),
@@ -668,6 +735,86 @@ class ElementObjects(Objects):
                 settle, self._key("zdm_s"), self.tables["one"], wanted_by(self.mapping, self.rollout)
             ),
         }
+
+
+class GatheredObjects(ElementObjects):
+    """The same where the new version's row follows from rows of the old one, and nothing goes back."""
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        if self.side == "new":
+            return (self._agree(), self._gather(), self._follow())
+        return (self._on(self._on_many()),)
+
+    @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        on = self._named(f"on_{self.side}")
+        if self.side == "new":
+            return (
+                self._trigger("insert", "INSERT", on),
+                self._trigger("update", "UPDATE", on, self._changed(self._reads)),
+            )
+        return (
+            self._trigger("insert", "INSERT", on),
+            self._trigger("update", "UPDATE", on, self._changed(self._reads)),
+            self._trigger("delete", "DELETE", on),
+            self._statement_trigger(on),
+        )
+
+    def _agree(self) -> Function:
+        return self._made(
+            "agree",
+            "element_agree",
+            self.tables["one"],
+            one=self.tables["one"],
+            up=sql.SQL("false"),
+            down=is_joined(self.mapping, "zdm_row"),
+        )
+
+    def _gather(self) -> Function:
+        pieces = self._of_one()
+        return self._made(
+            "settle_new",
+            "element_gather",
+            comma([*(type_name(type_) for type_ in self.one.key_types), sql.SQL("pg_catalog.text")]),
+            **{name: pieces[name] for name in _GATHERING},
+            fail=record_failure(self.mapping, self.rollout, self.one, "zdm_row"),
+            forget=sql.SQL("  DELETE {};").format(failed(self.mapping, self.rollout, self.one, "zdm_row")),
+        )
+
+    def _follow(self) -> Function:
+        held = [c.name for c in self.elements.held]
+        return self._made(
+            "on_new",
+            "element_follow",
+            sql.SQL(""),
+            settings=self._settings,
+            one=self.tables["one"],
+            guard=self._guard(self._key("new")),
+            empty=all_of(sql.SQL("({} IS NULL)").format(column(name, "new")) for name in held),
+            settle=self._called("settle_new"),
+            keys=self._key("new"),
+            changed=self._changed(held),
+            own_key=same_key(self.one, "zdm_s", "new"),
+            agree=self._agrees("zdm_row"),
+            message=sql.Literal(
+                f"{', '.join(held)} of %s follows from {self.many.table}, which has no row that would say so"
+            ),
+        )
+
+    def _on_many(self) -> dict[str, sql.Composable]:
+        return {
+            **super()._on_many(),
+            "truncated": sql.SQL("    PERFORM {}({}, 'follow') FROM {} AS zdm_s WHERE NOT {};").format(
+                self._called("settle_new"),
+                self._key("zdm_s"),
+                self.tables["one"],
+                agreeing(self.mapping, self.rollout, "zdm_s"),
+            ),
+        }
+
+
+_GATHERING = ("one", "many", "arguments", "guard", "own_key", "match", "agree", "touch", "assign", "join")
 
 
 def trigger_before(mapping: RowMapping, purpose: str) -> str:

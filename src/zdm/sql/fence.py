@@ -146,9 +146,11 @@ def _fenced_elements(elements: Elements, names: dict[str, str]) -> Elements:
         )
         return found.model_copy(update={"parts": parts})
 
-    update: dict[str, object] = {"split": query(elements.split)}
-    if elements.join is not None:
-        update["join"] = query(elements.join)
+    update: dict[str, object] = {
+        name: query(found)
+        for name, found in (("split", elements.split), ("join", elements.join))
+        if found is not None
+    }
 
     def named(columns: tuple[ElementColumn, ...]) -> tuple[ElementColumn, ...]:
         return tuple(c.model_copy(update={"name": names.get(c.name, c.name)}) for c in columns)

@@ -89,6 +89,9 @@ def sides(mapping: RowMapping) -> tuple[Side, ...]:
     if mapping.parent is not None:
         # What writes of the parent call is made with the new side, which therefore comes first.
         return ("old", "parent", "new")
+    if mapping.elements is not None and mapping.elements.one == "new":
+        # What the new version writes is refused, if it is not mirrored.
+        return ("old", "new")
     return ("old",) if mapping.one_way else ("old", "new")
 
 
@@ -263,7 +266,7 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.parent is not None:
         return parent_sync.ParentObjects(mapping, mapping.parent, rollout, side)
     if mapping.elements is not None:
-        return element_sync.ElementObjects(mapping, rollout, side)
+        return element_sync.objects(mapping, rollout, side)
     return _Generator(mapping, rollout, side)
 
 

@@ -53,7 +53,7 @@ def verify_elements(
                     )
                 ).fetchall()
                 total = conn.execute(
-                    sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(qualified_name(mapping.old.table))
+                    sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(qualified_name(mapping.source.table))
                 ).fetchone()
     except psycopg.Error as error:
         raise ZdmError(

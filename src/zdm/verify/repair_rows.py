@@ -58,7 +58,8 @@ def repair_rows(
             return total + job.run(linked.wrong(), linked.settling(side))
         if mapping.elements is not None:
             several = _Elements(mapping, mapping.elements, rollout)
-            total = job.run(several.astray(), several.dropping()) if not back else 0
+            astray = mapping.elements.one == "old" and not back
+            total = job.run(several.astray(), several.dropping()) if astray else 0
             return total + job.run(several.wrong(), several.settling(back=back))
         statements = _Statements(mapping, rollout)
         total = job.run(statements.different(), statements.settling(statements.different(), side))

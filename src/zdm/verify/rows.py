@@ -138,7 +138,7 @@ def failures(
     row = conn.execute(
         "SELECT pg_catalog.count(*), (pg_catalog.array_agg(key::text ORDER BY at))[1:%s] FROM zdm.sync_failures"
         " WHERE rollout = %s AND table_oid = %s AND group_name = %s",
-        [SAMPLES, rollout, mapping.old.oid, str(mapping.id)],
+        [SAMPLES, rollout, mapping.source.oid, str(mapping.id)],
     ).fetchone()
     return (row[0], list(row[1])) if row is not None and row[0] else None
 

@@ -1,0 +1,288 @@
+"""collapse: what many rows say of one row, together, becomes columns of that row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from psycopg import sql
+from pydantic import Field, model_validator
+
+from zdm.errors import Problem
+from zdm.model.names import Value
+from zdm.model.plan import Finding, Severity
+from zdm.model.row_mapping import SideKind
+from zdm.model.sample import Scenario
+from zdm.model.step import Phase, Step
+from zdm.model.table import Table
+from zdm.operations import ddl
+from zdm.operations.add_column import AddColumn
+from zdm.operations.base import Context, Draft, Operation
+from zdm.operations.drop_table import DropTable
+from zdm.operations.params import Name, Sql, TableName, find_column, find_shape
+from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
+from zdm.operations.shape import TableShape
+from zdm.operations.target import readable, unique_over
+
+
+class Gathered(Value):
+    """A column to make, and what it holds."""
+
+    column: Name = Field(description="its name")
+    type: Sql | None = Field(
+        default=None, description="its type; with `latest` that of the column, if not given"
+    )
+    up: Sql | None = Field(
+        default=None,
+        description="its value: an aggregate over the columns of `table` and, where that has none of the name, the row's own",
+    )
+    latest: Name | None = Field(
+        default=None, description="instead of `up`: a column of `table`, of the row that comes last by `by`"
+    )
+    by: tuple[Name, ...] = Field(default=(), description="the columns of `table` that say which comes last")
+    comment: str | None = Field(default=None, description="its comment")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Gathered:
+        if (self.up is None) == (self.latest is None):
+            raise ValueError(f"column {self.column}: either `up` or `latest` says what it holds")
+        if (self.latest is None) == bool(self.by):
+            raise ValueError(f"column {self.column}: `latest` goes with `by`")
+        if self.up is not None and self.type is None:
+            raise ValueError(f"column {self.column}: `up` needs a `type`")
+        return self
+
+
+class Collapse(Operation):
+    """Keep in columns of a row what the rows of another table say of it: an aggregate, or the latest of them."""
+
+    kind: ClassVar[str] = "collapse"
+    summary: ClassVar[str] = "turn many rows into columns of one"
+
+    table: TableName = Field(description="the table with many rows")
+    to: TableName = Field(description="the table with one row for them, which gets the columns")
+    key: dict[Name, Name] = Field(
+        min_length=1,
+        description="which rows belong to which: each such column of `table`, and the key column of `to` that it refers to",
+    )
+    columns: tuple[Gathered, ...] = Field(min_length=1, description="the columns to make")
+    one_way: Literal[True] = Field(
+        description="true: that the new version's writes of these columns have no old form is declared"
+    )
+    drop: bool = Field(default=False, description="cleanup drops `table`; it stays, if not given")
+
+    scenarios: ClassVar[tuple[Scenario, ...]] = (
+        Scenario(
+            setup="CREATE TABLE orders (id bigserial PRIMARY KEY, note text); CREATE TABLE events (id bigserial PRIMARY KEY,"
+            " order_id bigint NOT NULL REFERENCES orders ON DELETE CASCADE, status text NOT NULL, at int NOT NULL);"
+            " CREATE INDEX ON events (order_id); INSERT INTO orders (note) SELECT 'o' || g FROM generate_series(1, 200) g;"
+            " INSERT INTO events (order_id, status, at) SELECT g % 150 + 1, 's' || g % 7, g FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "collapse": {
+                        "table": "events",
+                        "to": "orders",
+                        "key": {"order_id": "id"},
+                        "columns": [
+                            {"column": "last_status", "latest": "status", "by": ["at"]},
+                            {"column": "changes", "type": "bigint", "up": "count(*)"},
+                        ],
+                        "one_way": True,
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO events (order_id, status, at) VALUES ({n} % 150 + 1, 'old {n}', 1000 + {n})",
+                "UPDATE events SET status = 'late {n}' WHERE id = {n} % 300 + 1",
+                "DELETE FROM events WHERE id = (SELECT max(id) FROM events WHERE status LIKE 'old%')",
+                "INSERT INTO orders (note) VALUES ('old {n}')",
+            ),
+            new_writes=(
+                "INSERT INTO orders (note) VALUES ('new {n}')",
+                "UPDATE orders SET note = 'noted {n}' WHERE id = {n} % 200 + 1",
+                "INSERT INTO events (order_id, status, at) VALUES ({n} % 150 + 1, 'new {n}', 5000 + {n})",
+            ),
+            old_reads=("SELECT order_id, status FROM events ORDER BY at DESC LIMIT 5",),
+            new_reads=("SELECT id, last_status, changes FROM orders LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM orders o WHERE (o.last_status, o.changes) IS DISTINCT FROM ((SELECT e.status FROM public.events e"
+            " WHERE e.order_id = o.id ORDER BY at DESC, e.id DESC LIMIT 1), (SELECT count(*) FROM public.events e WHERE e.order_id = o.id)))",
+            after="SELECT count(*) > 100 AND sum(changes) > 200 FROM orders WHERE last_status IS NOT NULL",
+        ),
+    )
+
+    def tables(self) -> Sequence[str]:
+        return (self.table, self.to)
+
+    def types(self) -> Sequence[str]:
+        return tuple(c.type for c in self.columns if c.type is not None)
+
+    def column_additions(self, draft: Draft) -> Sequence[tuple[str, str | None]]:
+        del draft
+        return tuple((type_, None) for type_ in self.types())
+
+    # --- what it means ------------------------------------------------------------------------------------------------
+
+    def apply(self, draft: Draft, label: str) -> list[Problem]:
+        problems: list[Problem] = []
+        shape = find_shape(draft, self.table, problems, ordinary=True)
+        other = find_shape(draft, self.to, problems, ordinary=True)
+        if shape is None or other is None:
+            return problems
+        many, one = shape.table, other.table
+        self._check(shape, other, problems)
+        if problems:
+            return problems
+        made = [self._column(c, many, problems) for c in self.columns]
+        if problems:
+            return problems
+        held: list[DraftMirrored] = []
+        for number, (c, (add, _)) in enumerate(zip(self.columns, made, strict=True)):
+            problems += add.apply(draft, f"{label}/{number}")
+            found = next((s for s in other.columns if s.name == c.column and s.fresh), None)
+            if found is not None:
+                held.append(DraftMirrored(name=found.physical, type=draft.type(add.type), value=""))
+        if problems:
+            return problems
+        draft.rows.append(
+            DraftRows(
+                operation=label,
+                old=DraftSide(
+                    table=many.name,
+                    oid=many.oid,
+                    kind=SideKind.ROWS,
+                    key=list(self.key),
+                    columns=[],
+                    readable=readable(many),
+                ),
+                new=DraftSide(
+                    table=one.name,
+                    oid=one.oid,
+                    kind=SideKind.COLUMNS,
+                    key=list(self.key.values()),
+                    columns=[],
+                    readable=readable(one),
+                ),
+                one_way=True,
+                elements=DraftElements(
+                    one="new",
+                    of=list(self.key),
+                    key=[],
+                    columns=[],
+                    held=held,
+                    split=None,
+                    join=[text for _, text in made],
+                ),
+            )
+        )
+        draft.memo[label] = [add for add, _ in made]
+        if self.drop:
+            drop = DropTable(table=self.table)
+            problems += drop.apply(draft, f"{label}/drop")
+            draft.memo[f"{label}/dropping"] = drop
+        draft.findings.append(
+            Finding(
+                severity=Severity.NOTE,
+                text=f"until cleanup {', '.join(c.column for c in self.columns)} of {one.name} only follows from {many.name}: what the new "
+                "version writes there is refused, since it has no old form",
+            )
+        )
+        return problems
+
+    def _check(self, shape: TableShape, other: TableShape, problems: list[Problem]) -> None:
+        many, one = shape.table, other.table
+        for name in self.key:
+            find_column(shape, name, problems)
+        if many.name == one.name:
+            problems.append(Problem("a table's rows cannot be collapsed into the table itself"))
+        if shape.groups or shape.removed or shape.final_name != shape.name.name:
+            problems.append(
+                Problem(
+                    f"table {shape.name} is changed by this migration, and collapsed by it",
+                    remedy="Change it in one migration, and collapse it in the next.",
+                )
+            )
+        wanted = tuple(self.key.values())
+        if not unique_over(one, wanted):
+            problems.append(
+                Problem(
+                    f"({', '.join(wanted)}) is no unique key of {one.name} whose columns are NOT NULL",
+                    remedy=f"Use its key ({', '.join(one.key)})." if one.key else "Add a primary key first.",
+                    rule="no-key",
+                )
+            )
+        if not any(
+            c.kind == "foreign key"
+            and c.references == one.name
+            and set(c.columns) == set(self.key)
+            and c.validated
+            and "DEFERRABLE" not in c.definition
+            for c in many.constraints
+        ):
+            problems.append(
+                Problem(
+                    f"({', '.join(self.key)}) of {many.name} has no valid foreign key to {one.name} that is not deferrable: "
+                    "rows that belong to none have no new form",
+                    remedy="Add it first (add_foreign_key).",
+                    rule="no-key",
+                )
+            )
+        if not any(
+            i.valid and "WHERE" not in i.definition and set(i.columns[: len(self.key)]) == set(self.key)
+            for i in many.indexes
+        ):
+            problems.append(
+                Problem(
+                    f"no index of {many.name} begins with ({', '.join(self.key)}): each row would be looked for in the whole table",
+                    remedy="Create it first (create_index).",
+                    rule="no-key",
+                )
+            )
+        if many.owner != one.owner:
+            problems.append(
+                Problem(
+                    f"{many.name} belongs to {many.owner}, {one.name} to {one.owner}: what mirrors one in the other has the rights of one "
+                    "of them only",
+                    remedy="Give both to one role first.",
+                    rule="not-owner",
+                )
+            )
+
+    def _column(self, c: Gathered, many: Table, problems: list[Problem]) -> tuple[AddColumn, str]:
+        """What makes the column, and the aggregate that fills it."""
+        type_, up = c.type, c.up
+        if c.latest is not None:
+            found = many.column(c.latest)
+            problems.extend(
+                Problem(f"there is no column {name} in {many.name}", rule="unknown-column")
+                for name in (c.latest, *c.by)
+                if many.column(name) is None
+            )
+            type_ = type_ or (found.type if found is not None else "text")
+            # Of two that come last together the key decides.
+            order = [*c.by, *(name for name in many.key if name not in c.by)]
+            up = ddl.text(
+                "(array_agg({c} ORDER BY {o}))[1]",
+                c=ddl.ident(c.latest),
+                o=sql.SQL(", ").join(sql.SQL("{} DESC NULLS LAST").format(ddl.ident(name)) for name in order),
+            )
+        assert type_ is not None
+        assert up is not None
+        return AddColumn(table=self.to, column=c.column, type=type_, comment=c.comment), up
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def plan(self, phase: Phase, context: Context) -> list[Step]:
+        steps: list[Step] = []
+        for number, add in enumerate(context.draft.memo[context.label]):
+            steps += [
+                step.model_copy(update={"operation": context.label})
+                for step in add.plan(phase, replace(context, label=f"{context.label}/{number}"))
+            ]
+        if self.drop:
+            drop: DropTable = context.draft.memo[f"{context.label}/dropping"]
+            steps += [
+                step.model_copy(update={"operation": context.label})
+                for step in drop.plan(phase, replace(context, label=f"{context.label}/drop"))
+            ]
+        return steps
