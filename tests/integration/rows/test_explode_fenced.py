@@ -1,0 +1,26 @@
+"""A mapping of one row to many while the old version is set aside."""
+
+from __future__ import annotations
+
+from tests.conformance.harness import Rollout
+from tests.support.servers import Database
+from zdm.model.phases import State
+from zdm.operations.explode import Explode
+
+
+def test_both_ways_while_the_fence_is_up(database: Database) -> None:
+    """The list goes by another name then, and follows nevertheless; lifted, the old version reads what was written."""
+    rollout = Rollout(database, Explode.scenarios[0])
+    rollout.advance_to(State.SWITCHED_OVER)
+    engine = rollout.engine()
+    engine.fence(rollout.migration.id)
+    rollout.execute_new("UPDATE product_tags SET tag = 'fenced' WHERE product_id = 1 AND position = 1")
+    rollout.execute_new("DELETE FROM product_tags WHERE product_id = 3")
+    assert engine.verify(rollout.migration.id).clean
+    engine.fence(rollout.migration.id, lift=True)
+    assert database.execute("SELECT tags FROM products WHERE id IN (1, 3) ORDER BY id") == [
+        ("fenced",),
+        (None,),
+    ]
+    database.execute("UPDATE products SET tags = 'x,y' WHERE id = 3")
+    rollout.agree()
