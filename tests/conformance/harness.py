@@ -25,6 +25,7 @@ from zdm.engine.settings import EngineSettings
 from zdm.errors import ZdmError
 from zdm.model.mapping import ColumnGroup, TableMapping, ViewColumn
 from zdm.model.phases import State
+from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 from zdm.model.step import Step
 from zdm.operations.migration import Migration
@@ -35,6 +36,7 @@ OPEN_GATES: dict[str, Any] = {
     "old_version_unused": False,
     "approvals": 0,
     "dependencies": False,
+    "sync_lag": "60s",
 }
 
 #: SQLSTATEs an application that asks for a higher isolation level retries anyway. At READ COMMITTED nobody does, but where two
@@ -116,6 +118,7 @@ class Rollout:
                 "operations": list(self.scenario.operations),
                 "gates": OPEN_GATES,
                 "expose": self.expose,
+                "sync": self.scenario.sync,
             }
         )
         self.engine().init()
@@ -297,6 +300,8 @@ class Rollout:
 
     def agree(self) -> None:
         """Both sides hold the same: by the scenario's own query, and by `sides_agree`."""
+        if self.scenario.sync is SyncMode.LOGGED:
+            self.engine().reconcile(self.migration.id)
         self.sides_agree()
         if self.scenario.agree:
             assert self._ask(self.scenario.agree, ", ".join(self.new_path)) is True

@@ -11,7 +11,7 @@ from zdm.backfill.table import column_text, within
 from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_sync, parent_sync, row_objects, row_sync
+from zdm.sql import element_sync, parent_sync, row_log, row_objects, row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import render
 
@@ -37,7 +37,11 @@ class RowStatements:
         )
         # A row that failed may raise again wherever it is asked about, so that is looked up first.
         self.failed = _failure(mapping, rollout)
-        self._absent = _rendered(all_of([absent, row_sync.wanted(mapping, ALIAS)]))
+        wanted = [absent, row_sync.wanted(mapping, ALIAS)]
+        if mapping.logged:
+            # Its row may have gone on the new side, which the old one does not know yet.
+            wanted.append(sql.SQL("NOT {}").format(row_log.noted(mapping, rollout, mapping.old, ALIAS)))
+        self._absent = _rendered(all_of(wanted))
         self.unsettled = _rendered(
             sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(self.failed, self._absent)
         )
@@ -52,6 +56,9 @@ class RowStatements:
         self._settle = _rendered(
             sql.SQL("{}(ROW({}.*)::{}, false, false)").format(settle, sql.Identifier(ALIAS), self._source)
         )
+        if mapping.logged:
+            reconciled = row_log.reconcile(mapping, rollout, "old", ALIAS)
+            self._settle = _rendered(sql.SQL("({} OPERATOR(pg_catalog.<>) 'failed')").format(reconciled))
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""

@@ -46,6 +46,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "history": "Everything that happened to a rollout.",
         "verify": "Compare both sides of every row.",
         "backfill": "Fill what is not filled yet.",
+        "reconcile": "Carry over what waits between two tables.",
         "metrics": "Prometheus metrics, printed or served.",
     },
 }

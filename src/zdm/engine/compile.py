@@ -63,6 +63,7 @@ def compile_plan(
         server_version=server,
         expose=migration.expose,
         dependents=migration.dependents,
+        sync=migration.sync,
     )
     named = {name for operation in migration.operations for name in operation.tables()}
     tables = read_tables(conn, readable_names(named, target))

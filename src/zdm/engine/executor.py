@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -14,9 +15,10 @@ from zdm.catalog.steps import StepStatus
 from zdm.db.locks import LockBudget, WaitReport, run_concurrently, run_locked, run_scan
 from zdm.db.session import Connection, OutcomeUnknown, Session, transaction
 from zdm.engine.partitions import Partitions
+from zdm.engine.reconcile import drain
 from zdm.engine.reporter import Reporter
 from zdm.engine.results import StepOutcome, StepRun
-from zdm.errors import ZdmError
+from zdm.errors import Busy, ZdmError
 from zdm.model.mapping import Authority, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import RowMapping
@@ -34,7 +36,7 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import row_sync, sync
+from zdm.sql import row_log, row_sync, sync
 
 Connect = Callable[[], Session]
 Mark = Callable[[Connection], None]
@@ -52,6 +54,7 @@ class Executor:
     mapping: the mapping of a table as its columns are called at present (a fence renames old ones).
     rows: the row mapping of that id, if it is one.
     backfill / verify: do the row work of one table.
+    carry_over: brings to agree what waits in logs, before a scan proves something of the rows.
     """
 
     connect: Connect
@@ -64,6 +67,7 @@ class Executor:
     rows: Callable[[QualifiedName], RowMapping | None]
     backfill: RowWork
     verify: RowWork
+    carry_over: Callable[[], None] = lambda: None
     attempts: int = field(default=1, init=False)
 
     def run(self, step: Step) -> StepRun:
@@ -124,6 +128,7 @@ class Executor:
                 )
                 self._in_own_transaction(mark)
             case Scan():
+                self.carry_over()
                 run_scan(
                     self.session,
                     action.statement,
@@ -199,10 +204,19 @@ class Executor:
             locks = (TableLock(table=action.on, mode=mode),)
         elif self._row_triggers(mapping, action.on):
             statements = row_sync.remove(mapping, self.rollout, action.side)
+            if mapping.logged and action.side == "new":
+                # What the new version wrote is carried over to its end, while nobody can write there.
+                self._drain(mapping)
+                statements = (row_log.end(mapping, "new", over=False), *statements)
             locks = (TableLock(table=action.on, mode=Lock.ACCESS_EXCLUSIVE),)
         else:
             statements = row_sync.drop_functions(mapping, self.rollout, action.side)
         run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=first)
+
+    def _drain(self, mapping: RowMapping) -> None:
+        """Leave little to do under the lock that follows; what cannot be done now, it says then."""
+        with self.connect() as session, suppress(Busy, psycopg.errors.UndefinedFunction):
+            drain(session, (mapping,), self.rollout, lock_budget=self.budget.timeout)
 
     def _row_triggers(self, mapping: RowMapping, on: QualifiedName) -> bool:
         return (

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from zdm.db.session import Session, connect
 from zdm.engine.executor import Executor
+from zdm.engine.reconcile import reconciling
 from zdm.engine.rows import RowWorker
 from zdm.engine.work import Work
 
@@ -41,8 +42,12 @@ def leased(work: Work, what: str) -> Iterator[Executor]:
                 rows=work.rows,
                 backfill=rows.backfill,
                 verify=rows.verify_and_store,
+                carry_over=rows.carry_over_all,
             )
             try:
-                yield executor
+                with reconciling(
+                    again, work.plan.row_mappings, work.rollout.id, lock_budget=work.settings.lock_budget
+                ):
+                    yield executor
             finally:
                 executor.session.close()  # another one, if the first was lost on the way

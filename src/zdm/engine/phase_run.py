@@ -16,6 +16,7 @@ from zdm.engine.executor import Executor
 from zdm.engine.fence import lift_fence, lift_interrupted
 from zdm.engine.leased import leased
 from zdm.engine.move_gates import evaluate_gates, refuse_drift
+from zdm.engine.reconcile import carry_over
 from zdm.engine.results import AdvanceResult, Outcome, StepOutcome, StepRun
 from zdm.engine.work import Work
 from zdm.errors import GateRefused, Interrupted, ZdmError
@@ -57,6 +58,8 @@ def run_phase(work: Work, *, wait: timedelta | None = None) -> AdvanceResult:
                 remedy=f"`zdm resume {work.rollout.migration}` lets it go on.",
                 changed="Nothing was changed.",
             )
+        if definition.phase is not Phase.PREPARATION:
+            carry_over(work, executor)
         verdicts: list[Verdict] = []
         waited = 0.0
         if not resumed:

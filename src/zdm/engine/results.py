@@ -286,6 +286,52 @@ class BackfillResult(Value):
         return sum(table.rows for table in self.tables)
 
 
+class Reconciled(Value):
+    """What was done with the log of one rollout, and what waits there now.
+
+    Parameters
+    ----------
+    keys: how often both sides of a key were brought to agree; failed: how often that could not be done.
+    waiting: changes that still wait; lag_seconds: how long the oldest of them has.
+    without_form: changes of rows that have no form on the other side at present.
+    conflicts: writes that lost against the other version's, since the rollout began.
+    """
+
+    rollout: str
+    target: str
+    keys: int = 0
+    failed: int = 0
+    waiting: int = 0
+    lag_seconds: float = 0.0
+    without_form: int = 0
+    conflicts: int = 0
+
+
+class ReconcileResult(Value):
+    """What a run of the reconciler did, of every rollout that is synced by log.
+
+    Parameters
+    ----------
+    interrupted: why the database cannot be reached at present; empty if it can.
+    """
+
+    rollouts: tuple[Reconciled, ...] = ()
+    seconds: float = 0.0
+    interrupted: str = ""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def keys(self) -> int:
+        """Keys brought to agree, all rollouts together."""
+        return sum(one.keys for one in self.rollouts)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def drained(self) -> bool:
+        """Whether nothing waits any more."""
+        return not any(one.waiting for one in self.rollouts)
+
+
 # ------------------------------------------------------------------------------------------------ status
 
 
@@ -338,7 +384,7 @@ class Approval(Value):
 
 
 class RolloutStatus(Value):
-    """Everything about one rollout. `verdicts` are the gates of the next move, evaluated now."""
+    """Everything about one rollout. `verdicts` are the gates of the next move, evaluated now; `log` only where it is synced by log."""
 
     rollout: str
     target: str
@@ -360,6 +406,7 @@ class RolloutStatus(Value):
     progress: tuple[TableProgress, ...] = ()
     verification: tuple[TableVerification, ...] = ()
     failures: tuple[FailureCount, ...] = ()
+    log: Reconciled | None = None
     approvals: tuple[Approval, ...] = ()
     lease: LeaseInfo | None = None
     last_error: str = ""

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import psycopg
 
-from zdm.catalog import rollouts, sync_failures
+from zdm.catalog import rollouts, row_changes, sync_failures
 from zdm.catalog import steps as step_store
 from zdm.catalog.steps import StepStatus
 from zdm.db.session import transaction
@@ -15,6 +15,7 @@ from zdm.engine.executor import Executor
 from zdm.engine.fence import lift_fence, lift_interrupted
 from zdm.engine.leased import leased
 from zdm.engine.leftovers import leftovers
+from zdm.engine.reconcile import carry_over
 from zdm.engine.results import RollbackResult, StepRun, VerifyResult
 from zdm.engine.rows import verify_all
 from zdm.engine.work import Work
@@ -46,6 +47,9 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
         if not machine().can_roll_back(before):
             raise IllegalMove(_why_not(before), changed="Nothing was changed.")
         lift_interrupted(work, executor)
+        carry_over(work, executor, again=True)
+        if verify:
+            _refuse_what_failed(work, executor)
         found = _verified(work, executor) if verify else None
         if work.rollout.state is not State.ROLLING_BACK:
             with transaction(executor.session):
@@ -102,6 +106,19 @@ def _verified(work: Work, executor: Executor) -> VerifyResult | None:
             changed="Nothing was changed.",
         )
     return found
+
+
+def _refuse_what_failed(work: Work, executor: Executor) -> None:
+    """What the new version wrote and the old one cannot hold would go with the new structure."""
+    failed = row_changes.without_form(executor.session, work.rollout.id, side="new")
+    if failed:
+        raise GateRefused(
+            "The new version wrote rows that have no old form.",
+            problems=[Problem(f"{one.table}: key {', '.join(one.key)}: {one.reason}") for one in failed],
+            remedy=f"Correct them through the new version; or `zdm rollback {work.rollout.migration} --no-verify`, which keeps "
+            "them in zdm.row_conflicts.",
+            changed="Nothing was changed.",
+        )
 
 
 def _undo(work: Work, executor: Executor) -> list[StepRun]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from datetime import timedelta
 
 from zdm.catalog import approvals, events, install, registry, rollouts
@@ -15,6 +17,7 @@ from zdm.engine.fence import set_fence
 from zdm.engine.leased import leased
 from zdm.engine.phase_run import run_phase
 from zdm.engine.preview import preview_steps, rendered_sql
+from zdm.engine.reconcile import Service
 from zdm.engine.reporter import Reporter, Silent
 from zdm.engine.results import (
     AdvanceResult,
@@ -27,6 +30,7 @@ from zdm.engine.results import (
     Outcome,
     PauseResult,
     PreviewStep,
+    ReconcileResult,
     RollbackResult,
     RolloutStatus,
     VerifyResult,
@@ -39,6 +43,7 @@ from zdm.engine.work import Work, find_rollout, open_session, person, registered
 from zdm.errors import BadInput, Busy, IllegalMove, Problem, ZdmError
 from zdm.model.phases import State, machine
 from zdm.model.plan import Plan
+from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Phase
 from zdm.operations.base import readable_names
 from zdm.operations.migration import Migration
@@ -317,6 +322,40 @@ class Engine:
             self._needs_both_sides(work)
             with leased(work, f"backfill {migration}") as executor:
                 return backfill_all(work, executor)
+
+    def reconcile(
+        self,
+        migration: str | None = None,
+        *,
+        follow: threading.Event | None = None,
+        interval: timedelta = timedelta(milliseconds=200),
+        tell: Callable[[ReconcileResult], None] = lambda _: None,
+    ) -> ReconcileResult:
+        """Carry over what waits in the logs of rollouts that say ``sync: logged``: of one, or of all of this target.
+
+        No lease is taken: several may do so at once, beside anything else that zdm does.
+
+        Parameters
+        ----------
+        follow: go on until this is set.
+        interval: the pause after a round that found nothing to do.
+        tell: told now and then, while it follows, what was done since the last time.
+
+        Raises
+        ------
+        Busy: without `follow`: rows were held by others all the time.
+        """
+
+        def find(session: Session) -> list[tuple[Rollout, tuple[RowMapping, ...]]]:
+            found = (
+                [find_rollout(session, migration, self.target)]
+                if migration is not None
+                else rollouts.all_of(session, active=True, target=self.target)
+            )
+            return [(rollout, rollouts.plan(session, rollout.id).row_mappings) for rollout in found]
+
+        service = Service(lambda: open_session(self.url), find, self.settings.lock_budget)
+        return service.run_once() if follow is None else service.follow(follow, interval, tell)
 
     @staticmethod
     def _needs_both_sides(work: Work) -> None:

@@ -16,7 +16,7 @@ from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression, Volatility
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
-from zdm.model.row_mapping import MirroredColumn, RowMapping, RowSide, SideKind
+from zdm.model.row_mapping import MirroredColumn, RowMapping, RowSide, SideKind, SyncMode
 from zdm.operations.rows import DraftRows, DraftSide
 
 
@@ -25,6 +25,8 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
     taken = {table.table for table in tables if table.needs_sync}
     found: list[RowMapping] = []
     for number, draft in enumerate(mapper.draft.rows, 1):
+        if mapper.draft.sync is SyncMode.LOGGED:
+            _check_logged(mapper, draft)
         make = _one if draft.parent is None else parent_mapping
         made = (make if draft.elements is None else element_mapping)(mapper, number, draft, taken)
         if made is not None:
@@ -70,7 +72,40 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
         where=where,
         presence=draft.presence,
         one_way=draft.one_way,
+        logged=mapper.draft.sync is SyncMode.LOGGED,
     )
+
+
+def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
+    """What a write in one table needs in the other one at once cannot wait for a reconciler."""
+    if not draft.loggable:
+        mapper.problems.append(
+            Problem(
+                f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of split_table can, and of "
+                "move_columns without `where`, `copies` and `reference`",
+                draft.operation,
+                "Use `sync: immediate`, or put this operation into a migration of its own.",
+                rule="logged-sync",
+            )
+        )
+        return
+    if draft.new.created:
+        return
+    rows = mapper.conn.execute(
+        "SELECT conname::text FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conrelid = %s AND confrelid = %s"
+        " AND (confdeltype <> 'c' OR confupdtype <> 'c') ORDER BY conname",
+        (draft.new.oid, draft.old.oid),
+    ).fetchall()
+    mapper.problems += [
+        Problem(
+            f"foreign key {name} of {draft.new.table} to {draft.old.table} would refuse what the old version deletes, or a key "
+            "that it changes: with `sync: logged` the row there is still there at that moment",
+            draft.operation,
+            "Make it ON DELETE CASCADE ON UPDATE CASCADE first, or use `sync: immediate`.",
+            rule="logged-sync",
+        )
+        for (name,) in rows
+    ]
 
 
 def _columns(side: DraftSide) -> Sequence[CheckColumn]:

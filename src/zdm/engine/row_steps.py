@@ -5,15 +5,14 @@ from __future__ import annotations
 from zdm.engine.table_steps import brief
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Backfill, Phase, Stage, Step, Sync, Transaction, Verify
-from zdm.sql import row_sync
+from zdm.sql import row_log, row_sync
 from zdm.sql.row_objects import Side
 
 
 def row_steps(mapping: RowMapping) -> list[Step]:
     """Every step of one mapping but the end of the old side's triggers, which the swap of its table drops."""
     return [
-        # The new side first: from the moment in which the old one makes rows there, both directions stand.
-        *(_sync(mapping, side) for side in reversed(row_sync.sides(mapping))),
+        *(_sync(mapping, side) for side in _installed(mapping)),
         Step(
             id=f"migration.{mapping.id}.backfill",
             title=f"fill the columns of {mapping.new.table} from the rows of {mapping.old.table}"
@@ -37,6 +36,15 @@ def row_steps(mapping: RowMapping) -> list[Step]:
     ]
 
 
+def _installed(mapping: RowMapping) -> tuple[Side, ...]:
+    """The sides in the order in which their triggers are made; a rollback drops the last first."""
+    if mapping.logged:
+        # What the new version wrote is carried over before anything else goes, while the old version's writes are still noted.
+        return row_sync.sides(mapping)
+    # The new side first: from the moment in which the old one makes rows there, both directions stand.
+    return tuple(reversed(row_sync.sides(mapping)))
+
+
 def _sync(mapping: RowMapping, side: Side) -> Step:
     table, other = mapping.side(side).table, mapping.other(side).table
     return Step(
@@ -52,6 +60,8 @@ def _sync(mapping: RowMapping, side: Side) -> Step:
 
 def _end(mapping: RowMapping) -> list[Step]:
     steps: list[Step] = []
+    if mapping.logged:
+        steps += _end_of_log(mapping)
     steps += [
         Step(
             id=f"cleanup.{mapping.id}.mirror.{side}",
@@ -64,7 +74,7 @@ def _end(mapping: RowMapping) -> list[Step]:
             ),
         )
         for side in row_sync.sides(mapping)
-        if side != "old"
+        if side != "old" and not mapping.logged
     ]
     steps += [
         Step(
@@ -78,3 +88,28 @@ def _end(mapping: RowMapping) -> list[Step]:
         for side in row_sync.sides(mapping)
     ]
     return steps
+
+
+def _end_of_log(mapping: RowMapping) -> list[Step]:
+    """The swap of the old side's table carries the rest over; until then both sides note what is written."""
+    if mapping.one_way:
+        return []
+    table = mapping.new.table
+    return [
+        Step(
+            id=f"cleanup.{mapping.id}.first.new",
+            title=f"stop comparing what is inserted into {table} with {mapping.old.table}",
+            phase=Phase.CLEANUP,
+            stage=Stage.TIGHTEN,
+            operation=mapping.operation,
+            action=Transaction(statements=(row_log.drop_first(mapping),), locks=(brief(table),)),
+        ),
+        Step(
+            id=f"cleanup.{mapping.id}.mirror.new",
+            title=f"stop noting what is written to {table}",
+            phase=Phase.CLEANUP,
+            stage=Stage.FINISH,
+            operation=mapping.operation,
+            action=Transaction(statements=row_sync.drop_triggers(mapping, "new"), locks=(brief(table),)),
+        ),
+    ]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from psycopg import errors
 
 from zdm.backfill.options import Hooks, Options, Progress, Wait
 from zdm.backfill.options import Result as Filled
@@ -16,16 +19,19 @@ from zdm.catalog.lease import Lease
 from zdm.catalog.verifications import Verification
 from zdm.db.session import Session, transaction
 from zdm.engine.promises import promise_checks
+from zdm.engine.reconcile import carry_over, drain, logged
 from zdm.engine.results import BackfillResult, TableBackfill, TableVerification, VerifyResult, Violation
 from zdm.engine.work import Work
-from zdm.errors import Interrupted
+from zdm.errors import Busy, Interrupted
 from zdm.model.mapping import Authority
 from zdm.model.names import QualifiedName
+from zdm.model.row_mapping import RowMapping
 from zdm.sql.rows import Kind, describe
 from zdm.throttle.governor import Governor
 from zdm.verify.by_kind import comparer
 from zdm.verify.repair import repair
 from zdm.verify.repair_rows import repair_rows
+from zdm.verify.rows import verify_rows
 from zdm.verify.run import verify
 
 if TYPE_CHECKING:
@@ -108,9 +114,18 @@ class RowWorker:
         with self.connect() as conn:
             rows = work.rows(table)
             if rows is not None:
-                found = comparer(rows)(
-                    self.connect, rows, work.rollout.id, workers=max(2, work.settings.workers)
-                )
+                workers = max(2, work.settings.workers)
+                if rows.logged:
+                    self.carry_over(rows)
+                    found = verify_rows(
+                        self.connect,
+                        rows,
+                        work.rollout.id,
+                        workers=workers,
+                        carry_over=lambda: self.carry_over(rows),
+                    )
+                else:
+                    found = comparer(rows)(self.connect, rows, work.rollout.id, workers=workers)
             else:
                 fenced = work.rollout.fenced_at is not None
                 checks = promise_checks(work.plan, table, fenced=fenced, conn=conn)
@@ -133,6 +148,23 @@ class RowWorker:
                     self.lease.guard(cursor)
                 return verifications.store(conn, work.rollout.id, record)
 
+    def carry_over_all(self) -> None:
+        """Carry over what waits in any log of the rollout. Raises Busy if rows are held by others all the time."""
+        if logged(self.work.plan.row_mappings):
+            with self.connect() as conn, suppress(errors.UndefinedFunction):
+                drain(
+                    conn,
+                    self.work.plan.row_mappings,
+                    self.work.rollout.id,
+                    lock_budget=self.work.settings.lock_budget,
+                )
+
+    def carry_over(self, mapping: RowMapping) -> None:
+        """Carry over what waits in the log of a mapping, as far as the applications let us."""
+        if mapping.logged:
+            with self.connect() as conn, suppress(Busy):
+                drain(conn, (mapping,), self.work.rollout.id, lock_budget=self.work.settings.lock_budget)
+
 
 def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) -> VerifyResult:
     """Compare every mapped table.
@@ -144,6 +176,7 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
     begun = time.monotonic()
     rows = RowWorker(work, executor.lease, executor.connect)
     tables: list[TableVerification] = []
+    carry_over(work, executor, again=repair_first)
     for table in work.plan.verified:
         started = time.monotonic()
         repaired = 0
@@ -185,6 +218,7 @@ def backfill_all(work: Work, executor: Executor) -> BackfillResult:
     begun = time.monotonic()
     rows = RowWorker(work, executor.lease, executor.connect)
     tables: list[TableBackfill] = []
+    carry_over(work, executor, again=True)
     for table in work.plan.passes:
         found = rows.fill(table)
         mapped = work.rows(table)

@@ -11,6 +11,7 @@ from zdm.catalog.backfills import BackfillStatus
 from zdm.catalog.steps import StepRecord, StepStatus
 from zdm.engine.move_gates import evaluate_gates
 from zdm.engine.phase_run import next_phase
+from zdm.engine.reconcile import logged, of_rollout
 from zdm.engine.results import (
     Approval,
     FailureCount,
@@ -82,6 +83,7 @@ def status_of(work: Work) -> RolloutStatus:
         progress=tuple(_progress(work)),
         verification=tuple(_verifications(work)),
         failures=tuple(_failures(work)),
+        log=of_rollout(work.session, rollout) if logged(work.plan.row_mappings) else None,
         approvals=tuple(
             Approval(
                 rollout=rollout.migration,

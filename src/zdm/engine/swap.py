@@ -17,7 +17,7 @@ from zdm.operations import fidelity
 from zdm.operations.base import Context
 from zdm.operations.shadow_steps import swap_statements
 from zdm.operations.shape import ShapeColumn, TableShape
-from zdm.sql import row_sync, sync, views
+from zdm.sql import row_log, row_sync, sync, views
 from zdm.sql.fence import aside
 from zdm.sql.partitions import refuse_unverified
 from zdm.sql.templates import dollar_quoted
@@ -90,7 +90,10 @@ def _swap(
     triggers = sync.drop_triggers(mapping)
     for rows in plan.row_mappings:
         if rows.old.table == mapping.table:
-            # Those of the new side went before, since what they call writes the columns that go here.
+            # Those of the new side went before, since what they call writes the columns that go here. A log is carried over to
+            # its end first, while nobody can write the old side.
+            if rows.logged:
+                triggers.append(row_log.end(rows, "old", over=True))
             triggers += row_sync.drop_triggers(rows, "old")
     shadow = context.draft.shadows.get(mapping.table)
     if shadow is not None:

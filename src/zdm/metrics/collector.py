@@ -134,6 +134,9 @@ def _of_rollouts(rollouts: Sequence[RolloutReading]) -> Iterable[Metric]:
     )
     lease = _gauge("zdm_lease_held", "Whether a zdm works on the rollout.")
     failures = _gauge("zdm_sync_failures", "Rows whose new side could not be derived.")
+    pending = _gauge("zdm_sync_pending", "Changes that wait to be carried over to the other table.")
+    lag = _gauge("zdm_sync_lag_seconds", "How long the oldest of them has waited.")
+    conflicts = _gauge("zdm_sync_conflicts", "Writes that lost against the other version's.")
     failed_states = {definition.failed for definition in machine().definitions} | {State.ROLLBACK_FAILED}
     for rollout in rollouts:
         labels = _labels(rollout)
@@ -145,9 +148,13 @@ def _of_rollouts(rollouts: Sequence[RolloutReading]) -> Iterable[Metric]:
         fenced.add_metric(labels, float(rollout.fenced))
         lease.add_metric(labels, float(rollout.lease_held))
         failures.add_metric(labels, rollout.sync_failures)
+        if rollout.log is not None:
+            pending.add_metric(labels, rollout.log.pending)
+            lag.add_metric(labels, rollout.log.lag)
+            conflicts.add_metric(labels, rollout.log.conflicts)
         if rollout.last_event is not None:
             event.add_metric(labels, rollout.last_event)
-    return phase, state, failed, paused, fenced, event, lease, failures
+    return phase, state, failed, paused, fenced, event, lease, failures, pending, lag, conflicts
 
 
 def _of_tables(rollouts: Sequence[RolloutReading]) -> Iterable[Metric]:

@@ -25,7 +25,9 @@ SELECT DISTINCT ON (r.migration, r.target)
        (to_jsonb(r) ->> 'fenced_at') IS NOT NULL, r.plan -> 'facts',
        (SELECT extract(epoch FROM e.at)::float8 FROM zdm.events AS e WHERE e.rollout = r.id ORDER BY e.id DESC LIMIT 1),
        EXISTS (SELECT FROM zdm.leases AS l WHERE l.rollout = r.id),
-       (SELECT count(*) FROM zdm.sync_failures AS f WHERE f.rollout = r.id)
+       (SELECT count(*) FROM zdm.sync_failures AS f WHERE f.rollout = r.id),
+       r.plan @? '$.row_mappings[*] ? (@.logged == true)',
+       (SELECT count(*) FROM zdm.row_conflicts AS c WHERE c.rollout = r.id)
 FROM zdm.module_migrations AS r JOIN zdm.schema_migrations AS m ON m.id = r.migration
 ORDER BY r.migration, r.target, r.state = 'rolled_back', r.id DESC
 """
@@ -41,6 +43,11 @@ SELECT DISTINCT ON (rollout, schema_name, table_name)
        rollout, schema_name || '.' || table_name, extract(epoch FROM started_at)::float8, rows_seen, mismatches
 FROM zdm.verifications WHERE rollout = ANY (%s)
 ORDER BY rollout, schema_name, table_name, started_at DESC, id DESC
+"""
+
+_LOGS = """
+SELECT rollout, count(*), extract(epoch FROM clock_timestamp() - min(at))::float8
+FROM zdm.row_changes WHERE rollout = ANY (%s) AND NOT failed GROUP BY rollout
 """
 
 _GATES = """
@@ -62,9 +69,18 @@ class TableReading:
     mismatches: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LogReading:
+    """What waits in the log of a rollout, for how many seconds the oldest, and how many writes lost."""
+
+    pending: int = 0
+    lag: float = 0.0
+    conflicts: int = 0
+
+
 @dataclass(slots=True)
 class RolloutReading:
-    """One rollout."""
+    """One rollout; `log` only where it is synced by log."""
 
     id: int
     migration: str
@@ -77,6 +93,7 @@ class RolloutReading:
     last_event: float | None
     lease_held: bool
     sync_failures: int
+    log: LogReading | None = None
     tables: dict[str, TableReading] = field(default_factory=dict)
     gates: list[tuple[Phase, str, bool]] = field(default_factory=list)
 
@@ -101,6 +118,9 @@ def read(conn: psycopg.Connection[Any], replicas: Sequence[str] = ()) -> Reading
     ):
         found = _rollouts(conn)
         _tables(conn, found)
+        for rollout, pending, lag in conn.execute(_LOGS, (list(found),)):
+            log = found[rollout].log
+            found[rollout].log = LogReading(pending, lag, log.conflicts if log is not None else 0)
         for reading in found.values():
             holder = lease.holder(conn, reading.id) if reading.lease_held else None
             reading.lease_held = holder is not None and not holder.free()
@@ -112,9 +132,22 @@ def read(conn: psycopg.Connection[Any], replicas: Sequence[str] = ()) -> Reading
 def _rollouts(conn: psycopg.Connection[Any]) -> dict[int, RolloutReading]:
     found: dict[int, RolloutReading] = {}
     for row in conn.execute(_ROLLOUTS):
-        number, migration, target, module, state, phase, paused, fenced, facts, last_event, held, failures = (
-            row
-        )
+        (
+            number,
+            migration,
+            target,
+            module,
+            state,
+            phase,
+            paused,
+            fenced,
+            facts,
+            last_event,
+            held,
+            failures,
+            logged,
+            conflicts,
+        ) = row
         reading = RolloutReading(
             number,
             migration,
@@ -127,6 +160,7 @@ def _rollouts(conn: psycopg.Connection[Any]) -> dict[int, RolloutReading]:
             last_event,
             held,
             failures,
+            LogReading(conflicts=conflicts) if logged or conflicts else None,
         )
         for fact in facts or ():
             # reltuples is -1 for a table that was never analysed: not known, and not zero.

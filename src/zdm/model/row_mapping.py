@@ -38,6 +38,17 @@ class Presence(StrEnum):
     NEEDED = "needed"
 
 
+class SyncMode(StrEnum):
+    """How two tables are kept in step while both versions live.
+
+    IMMEDIATE: by triggers, in the application's own transaction. LOGGED: the triggers only note which row was written, and a
+    reconciler brings both sides to agree afterwards.
+    """
+
+    IMMEDIATE = "immediate"
+    LOGGED = "logged"
+
+
 class MirroredColumn(Value):
     """One column that the mapping fills.
 
@@ -249,6 +260,7 @@ class RowMapping(Value):
     one_way: writes of the new version do not flow back.
     parent: of a mapping of many to one.
     elements: of a mapping of one to many.
+    logged: writes are noted, and carried over by a reconciler.
     """
 
     id: QualifiedName
@@ -261,6 +273,7 @@ class RowMapping(Value):
     one_way: bool = False
     parent: ParentSide | None = None
     elements: Elements | None = None
+    logged: bool = False
 
     @property
     def tables(self) -> tuple[QualifiedName, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zdm.model.names import Value
+from zdm.model.row_mapping import SyncMode
 
 
 class Scenario(Value):
@@ -23,6 +24,7 @@ class Scenario(Value):
     after: a query of one boolean that must be true after cleanup, over the target schema.
     replans: cleanup changes the type of a result that statements of the new version return, so that a statement which a
         session has prepared fails once with 0A000, as it does after any ALTER TYPE.
+    sync: how rows of two tables are kept in step.
     """
 
     setup: str
@@ -34,3 +36,4 @@ class Scenario(Value):
     agree: str = ""
     after: str = ""
     replans: bool = False
+    sync: SyncMode = SyncMode.IMMEDIATE

@@ -30,6 +30,7 @@ from zdm.model.requests import (
     RecreateRequest,
     Recreation,
 )
+from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Table
@@ -128,6 +129,8 @@ class Draft:
     """Definitions that the planner must have rewritten; see `Context.carried`. Filled by `zdm.operations.fidelity`."""
     follows: list[FollowRequest] = field(default_factory=list)
     """Dependants that the planner must ask the server about; see `Context.followed`. Filled by `zdm.operations.fidelity`."""
+    sync: SyncMode = SyncMode.IMMEDIATE
+    """How rows of two tables are kept in step."""
     dependents: Dependents = Dependents.REFUSE
     """What becomes of the user's views over replaced columns."""
     recreate: RecreateRequest | None = None

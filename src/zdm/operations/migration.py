@@ -14,6 +14,7 @@ from zdm.model.duration import Duration
 from zdm.model.mapping import Expose
 from zdm.model.names import MAX_IDENTIFIER_BYTES, Value
 from zdm.model.requests import Dependents
+from zdm.model.row_mapping import SyncMode
 from zdm.operations.base import Operation
 from zdm.operations.registry import operations
 
@@ -73,6 +74,10 @@ class Migration(Value):
     dependents: Dependents = Field(
         default=Dependents.REFUSE,
         description="the user's views over replaced columns: refuse the migration, or recreate them at cleanup",
+    )
+    sync: SyncMode = Field(
+        default=SyncMode.IMMEDIATE,
+        description="of rows in two tables: immediate, in the application's transaction; or logged, and reconciled afterwards",
     )
     operations: tuple[SerializeAsAny[Operation], ...] = Field(
         min_length=1, description="the changes, in order"

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, fit
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import Presence, SideKind
+from zdm.model.row_mapping import Presence, SideKind, SyncMode
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.model.table import Column
@@ -206,6 +206,16 @@ class MoveColumns(Operation):
         if shape is None or problems:
             return problems
         columns = [(moved, column) for moved, column in found if column is not None]
+        reaction = self.create.foreign_key if self.create is not None else None
+        if draft.sync is SyncMode.LOGGED and reaction not in (None, "cascade"):
+            problems.append(
+                Problem(
+                    f"the foreign key of {self.to} to {shape.name} would refuse what the old version deletes (ON DELETE "
+                    f"{reaction.upper()}): with `sync: logged` its row there is still there at that moment",
+                    remedy="Use `foreign_key: cascade`, or null and add the key in a migration of its own; or `sync: immediate`.",
+                    rule="logged-sync",
+                )
+            )
         originals = self._originals(shape, columns, problems)
         self._check_key(shape, problems)
         self._check_copies(shape, problems)
@@ -244,7 +254,13 @@ class MoveColumns(Operation):
         )
         draft.rows.append(
             DraftRows(
-                operation=label, old=old, new=new, where=self.where, presence=self.rows, lossy=self.lossy
+                operation=label,
+                old=old,
+                new=new,
+                where=self.where,
+                presence=self.rows,
+                lossy=self.lossy,
+                loggable=self.where is None and self.reference is None and not self.copies,
             )
         )
         for _, column in columns:
@@ -447,14 +463,17 @@ class MoveColumns(Operation):
         if phase is Phase.PREPARATION:
             steps += self._defaults(shape, originals, context.label)
         if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:
-            steps += self._foreign_key(shape, target.side, context.label)
+            logged = context.draft.sync is SyncMode.LOGGED
+            steps += self._foreign_key(shape, target.side, context.label, logged=logged)
         return steps
 
-    def _foreign_key(self, shape: TableShape, new: DraftSide, label: str) -> list[Step]:
+    def _foreign_key(self, shape: TableShape, new: DraftSide, label: str, *, logged: bool) -> list[Step]:
         assert self.create is not None
         assert self.create.foreign_key is not None
         name = fit(f"{new.table.name}_{'_'.join(self.key)}_fkey")
-        body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {}").format(
+        # A changed key has to get through before the reconciler has taken the row along.
+        changed = " ON UPDATE CASCADE" if logged else ""
+        body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {}" + changed).format(
             ddl.idents(self.key),
             ddl.table(shape.name),
             ddl.idents(self.key.values()),

@@ -89,7 +89,12 @@ class DraftElements:
 
 @dataclass(slots=True)
 class DraftRows:
-    """One mapping. The keys of both sides correspond by position, and are copied as they are."""
+    """One mapping. The keys of both sides correspond by position, and are copied as they are.
+
+    Parameters
+    ----------
+    loggable: it may be synced by log.
+    """
 
     operation: str
     old: DraftSide
@@ -100,3 +105,4 @@ class DraftRows:
     lossy: bool = False
     parent: DraftParent | None = None
     elements: DraftElements | None = None
+    loggable: bool = False

@@ -405,6 +405,7 @@ class SplitTable(Operation):
             where=part.where,
             one_way=part.one_way,
             lossy=part.lossy,
+            loggable=True,
         )
 
     # --- steps --------------------------------------------------------------------------------------------------------

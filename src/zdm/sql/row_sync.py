@@ -71,7 +71,12 @@ def drop_triggers(mapping: RowMapping, side: Side) -> tuple[str, ...]:
 def drop_functions(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
     """What removes one side's functions once no trigger calls them; no lock on a table. Works without the tables."""
     names = _function_names(mapping, rollout, side)
-    return (text_of(dollar_quoted("row_drop", names=sql.Literal(names), schema=sql.Literal(SCHEMA))),)
+    dropped = (text_of(dollar_quoted("row_drop", names=sql.Literal(names), schema=sql.Literal(SCHEMA))),)
+    if mapping.logged and side == "old":
+        from zdm.sql.row_log import forget
+
+        return (*dropped, forget(mapping, rollout))
+    return dropped
 
 
 def remove(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
@@ -180,6 +185,11 @@ def holds(side: RowSide, alias: str) -> sql.Composable:
     )
 
 
+def joined_to(side: RowSide, mine: str, other: str) -> sql.Composable:
+    """The same, of one side's row and a row of the other one."""
+    return _match(side, mine, other)
+
+
 def disagree(mapping: RowMapping, old: str, new: str) -> sql.Composable:
     """A condition over two rows that belong together: neither follows from the other."""
     found = [_differ(mapping.new, new, old)]
@@ -267,7 +277,11 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
         return parent_sync.ParentObjects(mapping, mapping.parent, rollout, side)
     if mapping.elements is not None:
         return element_sync.objects(mapping, rollout, side)
-    return _Generator(mapping, rollout, side)
+    if mapping.logged:
+        from zdm.sql.row_log import LogObjects  # it builds on what is here
+
+        return LogObjects(mapping, rollout, side)
+    return Generator(mapping, rollout, side)
 
 
 def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
@@ -275,6 +289,10 @@ def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
         return parent_sync.function_names(mapping, rollout, side)
     if mapping.elements is not None:
         return element_sync.function_names(mapping, rollout, side)
+    if mapping.logged:
+        from zdm.sql.row_log import function_names
+
+        return function_names(mapping, rollout, side)
     return [
         name_of(mapping, rollout, purpose)
         for purpose in (f"on_{side}", f"late_{side}", f"settle_{across(side)}", f"stale_{side}")
@@ -284,7 +302,7 @@ def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
 # --- generating ---------------------------------------------------------------------------------------------------------
 
 
-class _Generator(Objects):
+class Generator(Objects):
     """Everything that mirrors the writes of one side (`mine`) to the other (`yours`)."""
 
     def __init__(self, mapping: RowMapping, rollout: int, side: Side) -> None:

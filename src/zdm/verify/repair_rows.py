@@ -17,7 +17,7 @@ from zdm.db.session import transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority
 from zdm.model.row_mapping import Elements, ParentSide, RowMapping
-from zdm.sql import element_sync, parent_sync, row_sync
+from zdm.sql import element_sync, parent_sync, row_log, row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Side, same_key
 from zdm.sql.rows import render
@@ -62,6 +62,15 @@ def repair_rows(
             total = job.run(several.astray(), several.dropping()) if astray else 0
             return total + job.run(several.wrong(), several.settling(back=back))
         statements = _Statements(mapping, rollout)
+        if mapping.logged:
+            # What is noted counts first, so that nothing that waits is written over.
+            total = job.run(
+                statements.different(),
+                statements.reconciling(statements.different(), "new", row_sync.across(side)),
+            )
+            return total + job.run(
+                statements.extra(), statements.reconciling(statements.extra(), "new", row_sync.across(side))
+            )
         total = job.run(statements.different(), statements.settling(statements.different(), side))
         if mapping.old.references:
             # The values agree by now; what is left is which row is named.
@@ -146,6 +155,17 @@ class _Statements:
             rows=sql.Literal(ROWS),
             settle=row_sync.settle(self._mapping, self._rollout, side),
             table=table,
+        )
+
+    def reconciling(self, found: sql.Composable, named: Side, side: Side) -> sql.Composed:
+        """Bring some of them to agree, by the key of the row on one side (`named`); what `side` says counts."""
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT {alias}.* {found} LIMIT {rows}) SELECT {reconcile} FROM found AS {alias}"
+        ).format(
+            alias=_NEW,
+            found=found,
+            rows=sql.Literal(ROWS),
+            reconcile=row_log.reconcile(self._mapping, self._rollout, named, "zdm_n", counts=side),
         )
 
     def deleting(self) -> sql.Composed:

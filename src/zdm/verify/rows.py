@@ -17,7 +17,7 @@ from psycopg import sql
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind
-from zdm.sql import row_objects, row_sync
+from zdm.sql import row_log, row_objects, row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
@@ -27,6 +27,12 @@ ROWS = 50_000
 
 _BLOCKS = 30
 """Blocks of each range that are looked at to find where it begins."""
+
+AGAIN = 5
+"""How often a pair of which something waits is looked at again."""
+
+ROWS_AGAIN = 1000
+"""Of such pairs, how many in one statement."""
 
 _OLD, _NEW = "zdm_o", "zdm_n"
 _KINDS = (Kind.MISSING, Kind.EXTRA, Kind.DIFFERENT)
@@ -42,6 +48,8 @@ class _Part:
     rows: int
     counts: tuple[int, ...]
     samples: dict[Kind, list[str]]
+    waiting: tuple[tuple[str, ...], ...] = ()
+    """Keys of pairs that do not agree, and of which something waits to be carried over."""
 
 
 def verify_rows(
@@ -51,13 +59,18 @@ def verify_rows(
     *,
     workers: int = 2,
     rows: int = ROWS,
+    carry_over: Callable[[], None] = lambda: None,
 ) -> Found:
     """Compare every row of both sides, in one snapshot. Reads only.
+
+    Where the mapping is synced by log, a pair of which something waits in that snapshot is looked at again once that was carried
+    over; a pair that never is found without, and does not agree, counts as wrong.
 
     Parameters
     ----------
     workers: sessions that work on contiguous parts at a time.
     rows: of the old side in one range.
+    carry_over: brings to agree what waits at the moment.
 
     Raises
     ------
@@ -77,6 +90,12 @@ def verify_rows(
                 bounds = statements.bounds(conn, rows)
                 parts = _parts(connect, statements, exported, bounds, max(1, workers))
                 failed = statements.failures
+            if mapping.logged:
+                parts.append(
+                    _looked_at_again(
+                        conn, statements, [k for part in parts for k in part.waiting], carry_over
+                    )
+                )
     except psycopg.Error as error:
         raise ZdmError(
             f"{mapping.id} could not be verified: {str(error).strip()}",
@@ -106,6 +125,30 @@ def position(conn: psycopg.Connection[Any]) -> str | None:
         "ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
     )
     return found
+
+
+def _looked_at_again(
+    conn: psycopg.Connection[Any],
+    statements: _Statements,
+    keys: list[tuple[str, ...]],
+    carry_over: Callable[[], None],
+) -> _Part:
+    """Pairs of which something was waiting, compared anew until each is found without, or time is up."""
+    counts, samples = [0] * len(_KINDS), dict[Kind, list[str]]()
+    for attempt in range(1, AGAIN + 1):
+        if not keys:
+            break
+        carry_over()
+        # Those beyond are not looked for: so many that do not agree are no passing state.
+        batch, keys = keys, []
+        for at in range(0, len(batch), ROWS_AGAIN):
+            with transaction(conn, isolation="repeatable read", read_only=True):
+                part = statements.compare_keys(conn, batch[at : at + ROWS_AGAIN], last=attempt == AGAIN)
+            counts = [a + b for a, b in zip(counts, part.counts, strict=True)]
+            for kind, found in part.samples.items():
+                samples.setdefault(kind, []).extend(found)
+            keys += part.waiting
+    return _Part(0, tuple(counts), samples)
 
 
 def _parts(
@@ -176,6 +219,20 @@ class _Statements:
                 sql.Literal(str(mapping.id)),
             )
             kinds = [sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(known, kind) for kind in kinds]
+        self._wrong = any_of(kinds)
+        self._waiting: sql.Composable | None = None
+        self._everything = kinds
+        if mapping.logged:
+            # By either side's key: only one of the two rows may be there.
+            noted = [
+                row_log.noted(mapping, rollout, side, alias, failed=False)
+                for side, alias in ((mapping.old, _OLD), (mapping.new, _NEW))
+            ]
+            self._waiting = any_of(noted)
+            kinds = [
+                sql.SQL("CASE WHEN {} THEN NOT {} ELSE false END").format(kind, self._waiting)
+                for kind in kinds
+            ]
         self._kinds = kinds
 
     def bounds(self, conn: psycopg.Connection[Any], rows: int) -> list[Bound]:
@@ -223,7 +280,65 @@ class _Statements:
             for kind, condition, count in zip(_KINDS, self._kinds, row[1:], strict=True)
             if count
         }
-        return _Part(row[0], tuple(row[1:]), samples)
+        return _Part(row[0], tuple(row[1:]), samples, self._keys_waiting(conn, join))
+
+    def _keys_waiting(
+        self, conn: psycopg.Connection[Any], join: sql.Composable
+    ) -> tuple[tuple[str, ...], ...]:
+        if self._waiting is None:
+            return ()
+        found = conn.execute(
+            sql.SQL("SELECT COALESCE({}, {}) FROM {} WHERE CASE WHEN {} THEN {} ELSE false END").format(
+                sql.SQL("CASE WHEN {}.zdm_there THEN {} END").format(
+                    sql.Identifier(_NEW), row_log.key_text(self._mapping.new, _NEW)
+                ),
+                row_log.key_text(self._mapping.old, _OLD),
+                join,
+                self._wrong,
+                self._waiting,
+            )
+        ).fetchall()
+        return tuple(tuple(key) for (key,) in found)
+
+    def compare_keys(
+        self, conn: psycopg.Connection[Any], keys: Sequence[tuple[str, ...]], *, last: bool
+    ) -> _Part:
+        """Single pairs; at last those count as well of which something still waits."""
+        join = sql.SQL("{} FULL JOIN {} ON {}").format(
+            self._of_keys(self._mapping.old, _OLD, keys),
+            self._of_keys(self._mapping.new, _NEW, keys),
+            row_sync.joined(self._mapping, _OLD, _NEW),
+        )
+        kinds = self._everything if last else self._kinds
+        row = conn.execute(
+            sql.SQL("SELECT {} FROM {}").format(
+                comma(sql.SQL("pg_catalog.count(*) FILTER (WHERE {})").format(kind) for kind in kinds), join
+            )
+        ).fetchone()
+        assert row is not None
+        samples = {
+            kind: self._samples(conn, join, condition)
+            for kind, condition, count in zip(_KINDS, kinds, row, strict=True)
+            if count
+        }
+        return _Part(0, tuple(row), samples, () if last else self._keys_waiting(conn, join))
+
+    def _of_keys(self, side: RowSide, alias: str, keys: Sequence[tuple[str, ...]]) -> sql.Composable:
+        columns = [[key[number] for key in keys] for number in range(len(side.key))]
+        values = comma(
+            sql.SQL("CAST(zdm_k.{} AS {})").format(sql.Identifier(f"k{number}"), trusted(type_))
+            for number, type_ in enumerate(side.key_types)
+        )
+        return sql.SQL(
+            "(SELECT *, true AS zdm_there FROM {} WHERE ({}) IN (SELECT {} FROM ROWS FROM ({}) AS zdm_k ({}))) AS {}"
+        ).format(
+            qualified_name(side.table),
+            comma(column(name) for name in side.key),
+            values,
+            comma(sql.SQL("pg_catalog.unnest({}::text[])").format(sql.Literal(c)) for c in columns),
+            comma(sql.Identifier(f"k{number}") for number in range(len(columns))),
+            sql.Identifier(alias),
+        )
 
     def _samples(
         self, conn: psycopg.Connection[Any], join: sql.Composable, condition: sql.Composable

@@ -67,6 +67,7 @@ class Rows:
     naive: mirror as one would without knowing better, in one direction.
     options: further parameters of the operation.
     extra: SQL that is run before the plan is made.
+    sync: how they are mirrored.
     """
 
     database: Database
@@ -74,6 +75,7 @@ class Rows:
     naive: bool = False
     options: dict[str, object] = field(default_factory=dict)
     extra: str = ""
+    sync: str = "immediate"
     plan: Plan = field(init=False)
     mapping: RowMapping = field(init=False)
     rollout: int = field(init=False)
@@ -90,7 +92,9 @@ class Rows:
         if self.extra:
             self.database.execute(self.extra)
         operation = {**MIGRATION["operations"][0]["move_columns"], **self.options}  # type: ignore[index]
-        migration = Migration.model_validate({"id": "try_it", "operations": [{"move_columns": operation}]})
+        migration = Migration.model_validate(
+            {"id": "try_it", "sync": self.sync, "operations": [{"move_columns": operation}]}
+        )
         with connect(self.database.dsn, application_name="stage") as conn:
             install.install(conn)
             self.plan = compile_plan(conn, migration, "public")

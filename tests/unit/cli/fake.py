@@ -21,6 +21,8 @@ from zdm.engine.results import (
     Outcome,
     PauseResult,
     PreviewStep,
+    Reconciled,
+    ReconcileResult,
     RollbackResult,
     RolloutStatus,
     StepOutcome,
@@ -321,6 +323,20 @@ ANSWERS: Mapping[str, Any] = {
     ),
     "status": [rollout()],
     "verify": VerifyResult(rollout="widen_balance", target="public", tables=(verification(),), seconds=1.5),
+    "reconcile": ReconcileResult(
+        rollouts=(
+            Reconciled(
+                rollout="widen_balance",
+                target="public",
+                keys=1200,
+                waiting=3,
+                lag_seconds=0.4,
+                without_form=1,
+                conflicts=2,
+            ),
+        ),
+        seconds=1.5,
+    ),
     "backfill": BackfillResult(
         rollout="widen_balance",
         target="public",

@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "rollback": ("rollback", ID),
     "verify": ("verify", ID),
     "backfill": ("backfill", ID),
+    "reconcile": ("reconcile", ID),
     "pause": ("pause", ID),
     "resume": ("resume", ID),
     "approve": ("approve", ID, "switchover", "--by", "ada"),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         AdvanceResult,
         BackfillResult,
         PreviewStep,
+        Reconciled,
+        ReconcileResult,
         RollbackResult,
         TableVerification,
         VerifyResult,
@@ -227,6 +229,32 @@ def verify_text(result: VerifyResult) -> str:
         found.append(bad(f"{plural(broken, 'row')} break{'s' if broken == 1 else ''} a constraint"))
     end += f": {', '.join(found)}."
     return joined([*blocks, end])
+
+
+def log_line(log: Reconciled) -> str:
+    """What waits in the log of a rollout, and what lost."""
+    waits = (
+        f"{plural(log.waiting, 'change')} waiting, the oldest for {seconds(log.lag_seconds)}"
+        if log.waiting
+        else "nothing waits"
+    )
+    remarks = [careful(waits) if log.waiting else good(waits)]
+    if log.without_form:
+        remarks.append(bad(f"{plural(log.without_form, 'change')} without a form on the other side"))
+    if log.conflicts:
+        remarks.append(careful(f"{plural(log.conflicts, 'write')} lost against the other version's"))
+    return "; ".join(remarks)
+
+
+def reconcile_text(result: ReconcileResult) -> str:
+    """What the reconciler did."""
+    if result.interrupted:
+        return careful(f"The database cannot be reached: {result.interrupted}")
+    if not result.rollouts:
+        return "No rollout is synced by log; there is nothing to reconcile."
+    lines = [f"{one.rollout} on {one.target}: {log_line(one)}." for one in result.rollouts]
+    rate = f", {number(result.keys / result.seconds)} rows/s" if result.seconds > 0 and result.keys else ""
+    return joined([*lines, f"{plural(result.keys, 'row')} reconciled in {seconds(result.seconds)}{rate}."])
 
 
 def backfill_text(result: BackfillResult) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from zdm.cli.render.moves import next_text, state_words, verdict_table, verification_table
+from zdm.cli.render.moves import log_line, next_text, state_words, verdict_table, verification_table
 from zdm.cli.render.text import (
     bad,
     careful,
@@ -129,6 +129,8 @@ def status_text(status: RolloutStatus, now: datetime) -> str:
     if status.failures:
         rows = [(str(f.table), bad(plural(f.rows, "row")), f.message) for f in status.failures]
         blocks.append(heading("Rows that could not be mapped") + "\n" + table(rows))
+    if status.log is not None and not gone:
+        blocks.append(heading("Log") + "\n" + log_line(status.log))
     if status.verification and not gone:
         newest = max((t.at for t in status.verification if t.at), default=None)
         blocks.append(

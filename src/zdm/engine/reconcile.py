@@ -1,0 +1,346 @@
+"""Brings tables that are synced by log to agree: in passes over what is noted, a few keys in a transaction.
+
+Several may do so at once; each key is locked among them, and left to whoever has it. The application goes first: a row that it
+holds is put off after a moment, long before the server would look for a deadlock.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors as pg
+from psycopg import sql
+
+from zdm.catalog import row_changes
+from zdm.catalog.rollouts import Rollout
+from zdm.db.session import Session, transaction
+from zdm.engine.results import Reconciled, ReconcileResult
+from zdm.errors import Busy
+from zdm.model.row_mapping import RowMapping
+from zdm.sql import row_log
+
+if TYPE_CHECKING:
+    from zdm.engine.executor import Executor
+    from zdm.engine.work import Work
+
+ROWS = 200
+"""Entries of one transaction."""
+
+PATIENCE = timedelta(seconds=60)
+"""How long a drain tries before it says what is in the way."""
+
+_IN_PASSING = timedelta(milliseconds=3)
+"""How long a row that somebody holds is waited for while other rows of the transaction are locked."""
+
+SAY = timedelta(seconds=10)
+"""How often the service says what it did."""
+
+_END = 2**63 - 1
+
+Connect = Callable[[], Session]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Keys that were brought to agree, put off because somebody was at them, or recorded as failed."""
+
+    done: int = 0
+    busy: int = 0
+    failed: int = 0
+
+    def add(self, other: Tally) -> None:
+        """Count on."""
+        self.done += other.done
+        self.busy += other.busy
+        self.failed += other.failed
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Works on the log of one mapping.
+
+    Parameters
+    ----------
+    lock_budget: how long an application may be stalled: half of it is what one transaction takes at most.
+    """
+
+    conn: psycopg.Connection[Any]
+    mapping: RowMapping
+    rollout: int
+    lock_budget: timedelta = timedelta(milliseconds=100)
+
+    def once(self) -> Tally:
+        """Go over what waits at this moment, once; what was held is tried again by itself, a little longer."""
+        last = row_changes.waiting(self.conn, self.rollout, self.mapping.number).last
+        tally, held, after = Tally(), list[int](), 0
+        while after < last:
+            after, some, found = self._some(after, ROWS, _IN_PASSING)
+            tally.add(found)
+            held += some
+        for entry in held:
+            _, still, found = self._some(entry - 1, 1, self.lock_budget / 2)
+            tally.add(found)
+            tally.busy += len(still)
+        return tally
+
+    def drain(self, patience: timedelta = PATIENCE) -> Tally:
+        """Carry over everything that waits at this moment.
+
+        Raises
+        ------
+        Busy: rows were held by others all the time.
+        """
+        last = row_changes.waiting(self.conn, self.rollout, self.mapping.number).last
+        deadline = time.monotonic() + patience.total_seconds()
+        tally = Tally()
+        while row_changes.before(self.conn, self.rollout, self.mapping.number, last):
+            tally.add(self.once())
+            if not row_changes.before(self.conn, self.rollout, self.mapping.number, last):
+                break
+            if time.monotonic() >= deadline:
+                left = row_changes.waiting(self.conn, self.rollout, self.mapping.number)
+                raise Busy(
+                    f"{left.entries} changes of {self.mapping.id} still wait after {patience.total_seconds():.0f} s: rows have been "
+                    "locked all the time.",
+                    remedy="Let the transactions that hold them end, and run again; nothing is lost meanwhile.",
+                )
+            time.sleep(random.uniform(0.002, 0.02))  # noqa: S311  # jitter
+        return tally
+
+    def _some(self, after: int, rows: int, lock_timeout: timedelta) -> tuple[int, list[int], Tally]:
+        """One transaction: how far it came, the entries that others held it off, and what it did."""
+        statement = sql.SQL(
+            "SELECT reached, seen, done, failed, held FROM {}({}, {}, pg_catalog.clock_timestamp() + {}::pg_catalog.interval)"
+        ).format(
+            row_log.work(self.mapping, self.rollout),
+            sql.Literal(after),
+            sql.Literal(rows),
+            sql.Literal(self.lock_budget / 2),
+        )
+        with transaction(self.conn, lock_timeout=lock_timeout, settings={"synchronous_commit": "off"}):
+            row = self.conn.execute(statement).fetchone()
+        assert row is not None
+        reached, seen, done, failed, held = row
+        return (reached if seen else _END), held, Tally(done, 0, failed)
+
+
+def drain(
+    conn: psycopg.Connection[Any],
+    mappings: Sequence[RowMapping],
+    rollout: int,
+    *,
+    lock_budget: timedelta,
+    patience: timedelta = PATIENCE,
+) -> Tally:
+    """Carry over what waits at this moment, of every mapping that is synced by log. Raises Busy as `Reconciler.drain`."""
+    tally = Tally()
+    for mapping in logged(mappings):
+        tally.add(Reconciler(conn, mapping, rollout, lock_budget).drain(patience))
+    return tally
+
+
+def carry_over(work: Work, executor: Executor, *, again: bool = False) -> None:
+    """Carry over what waits of a rollout, as far as the applications let us: what stays, a gate or the caller finds.
+
+    Parameters
+    ----------
+    again: try as well what failed before.
+    """
+    if not logged(work.plan.row_mappings):
+        return
+    with executor.connect() as session, suppress(Busy, pg.UndefinedFunction):
+        if again:
+            with transaction(session):
+                row_changes.retry(session, work.rollout.id)
+        drain(
+            session,
+            work.plan.row_mappings,
+            work.rollout.id,
+            lock_budget=work.settings.lock_budget,
+            patience=timedelta(seconds=10),
+        )
+
+
+def of_rollout(session: Session, rollout: Rollout, tally: Tally | None = None) -> Reconciled:
+    """What waits of a rollout, and what was done about it."""
+    found = row_changes.waiting(session, rollout.id)
+    done = tally or Tally()
+    return Reconciled(
+        rollout=rollout.migration,
+        target=rollout.target,
+        keys=done.done,
+        failed=done.failed,
+        waiting=found.entries,
+        lag_seconds=found.age.total_seconds() if found.age is not None else 0.0,
+        without_form=found.failed,
+        conflicts=row_changes.count_conflicts(session, rollout.id),
+    )
+
+
+@dataclass(slots=True)
+class Service:
+    """Reconciles every rollout of a target that is synced by log, or one of them. Several may run at once.
+
+    Parameters
+    ----------
+    connect: opens a session on the database.
+    find: the rollouts to look after, with their mappings; asked anew at each round, since rollouts come and go.
+    """
+
+    connect: Connect
+    find: Callable[[Session], Sequence[tuple[Rollout, Sequence[RowMapping]]]]
+    lock_budget: timedelta
+    tallies: dict[int, Tally] = field(default_factory=dict)
+
+    def run_once(self) -> ReconcileResult:
+        """Carry over what waits at this moment, also what failed before.
+
+        Raises
+        ------
+        Busy: rows were held by others all the time.
+        """
+        begun = time.monotonic()
+        with self.connect() as session:
+            for rollout, mappings in self._standing(session):
+                with transaction(session):
+                    row_changes.retry(session, rollout.id)
+                found = drain(session, mappings, rollout.id, lock_budget=self.lock_budget)
+                self.tallies.setdefault(rollout.id, Tally()).add(found)
+            return self._result(session, begun)
+
+    def follow(
+        self, stop: threading.Event, interval: timedelta, tell: Callable[[ReconcileResult], None]
+    ) -> ReconcileResult:
+        """Carry over what comes, until it is told to stop. A lost connection is opened anew.
+
+        Parameters
+        ----------
+        interval: the pause after a round that found nothing.
+        tell: told now and then what was done since the last time.
+        """
+        result, told, pause = ReconcileResult(), time.monotonic(), interval.total_seconds()
+        session: Session | None = None
+        try:
+            while not stop.is_set():
+                done = 0
+                try:
+                    if session is None or session.closed:
+                        session = self.connect()
+                    done = self._round(session)
+                    if time.monotonic() - told >= SAY.total_seconds():
+                        result = self._result(session, told)
+                        tell(result)
+                        told = time.monotonic()
+                        self.tallies.clear()
+                except psycopg.OperationalError as error:
+                    tell(ReconcileResult(interrupted=str(error).strip()))
+                    if session is not None:
+                        session.close()
+                    stop.wait(1)
+                if not done:
+                    stop.wait(pause)
+            if session is not None and not session.closed:
+                result = self._result(session, told)
+        finally:
+            if session is not None:
+                session.close()
+        return result
+
+    def _round(self, session: Session) -> int:
+        done = 0
+        for rollout, mappings in self._standing(session):
+            for mapping in mappings:
+                with suppress(pg.UndefinedFunction):  # the rollout ended meanwhile
+                    found = Reconciler(session, mapping, rollout.id, self.lock_budget).once()
+                    self.tallies.setdefault(rollout.id, Tally()).add(found)
+                    done += found.done
+        return done
+
+    def _standing(self, session: Session) -> list[tuple[Rollout, list[RowMapping]]]:
+        """What has a log that can be worked on."""
+        return [
+            (rollout, found)
+            for rollout, mappings in self.find(session)
+            if (found := [m for m in logged(mappings) if _installed(session, m, rollout.id)])
+        ]
+
+    def _result(self, session: Session, begun: float) -> ReconcileResult:
+        return ReconcileResult(
+            rollouts=tuple(
+                of_rollout(session, rollout, self.tallies.get(rollout.id))
+                for rollout, mappings in self.find(session)
+                if logged(mappings)
+            ),
+            seconds=time.monotonic() - begun,
+        )
+
+
+def _installed(session: Session, mapping: RowMapping, rollout: int) -> bool:
+    row = session.execute(
+        "SELECT pg_catalog.to_regprocedure(%s || '(bigint, integer, timestamptz)') IS NOT NULL",
+        [row_log.work(mapping, rollout).as_string(None)],
+    ).fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
+@contextmanager
+def reconciling(
+    connect: Connect, mappings: Sequence[RowMapping], rollout: int, *, lock_budget: timedelta
+) -> Iterator[None]:
+    """Reconcile in the background while the block runs; nothing to do where no mapping is synced by log."""
+    found = logged(mappings)
+    if not found:
+        yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=_serve, args=(connect, found, rollout, lock_budget, stop), name="reconcile", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def logged(mappings: Sequence[RowMapping]) -> list[RowMapping]:
+    """Those that are synced by log."""
+    return [mapping for mapping in mappings if mapping.logged]
+
+
+def _serve(
+    connect: Connect,
+    mappings: Sequence[RowMapping],
+    rollout: int,
+    lock_budget: timedelta,
+    stop: threading.Event,
+) -> None:
+    """Until it is told to stop. What it does not do is left in the log, where the next one finds it."""
+    conn: Session | None = None
+    try:
+        while not stop.is_set():
+            try:
+                if conn is None or conn.closed:
+                    conn = connect()
+                done = sum(
+                    Reconciler(conn, mapping, rollout, lock_budget).once().done for mapping in mappings
+                )
+            except (pg.UndefinedFunction, pg.InvalidSchemaName, pg.UndefinedTable):
+                return  # it is not there yet, or not any more
+            except psycopg.Error:
+                # Whoever works in the foreground meets the same, and says so.
+                done = 0
+            stop.wait(0.02 if done else 0.2)
+    finally:
+        if conn is not None:
+            conn.close()

@@ -1,0 +1,722 @@
+"""A row mapping that is synced by log: triggers that note which row was written, and functions that bring both sides to agree.
+
+Names, besides the ``settle`` functions of `zdm.sql.row_sync`:
+
+* ``log_<side>`` and ``first_new`` are what the triggers call;
+* ``reconcile(key, side)`` brings one key to agree; ``move`` follows a row to another key, ``expand`` a TRUNCATE;
+* ``work(after, rows, until)`` does so for what is noted, and ``last()`` for all of it under a lock that keeps writers away.
+
+The mapping's columns fall into *parts*, which do not depend on each other: what one version writes to one part and the other
+version to another goes both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from zdm.model.expression import Volatility
+from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind
+from zdm.sql import row_sync
+from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
+from zdm.sql.row_objects import Function, Side, Trigger, failed, name_of, record_failure, text_of, trigger_of
+from zdm.sql.rows import PINNED_SETTINGS, render
+from zdm.sql.sync import SCHEMA
+from zdm.sql.templates import dollar_quoted, load
+
+CHANGES = sql.Identifier(SCHEMA, "row_changes")
+CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
+
+_OLD, _NEW = "zdm_o", "zdm_n"
+
+_SIMPLE = ("smallint", "integer", "bigint", "uuid", "text", "boolean", "oid")
+"""Types whose text does not depend on any setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Columns of both sides that depend on each other, and on nothing else.
+
+    Parameters
+    ----------
+    old / new: mapped columns.
+    old_reads / new_reads: those, and what the other side's expressions read besides.
+    """
+
+    old: tuple[MirroredColumn, ...]
+    new: tuple[MirroredColumn, ...]
+    old_reads: tuple[str, ...]
+    new_reads: tuple[str, ...]
+
+
+def parts(mapping: RowMapping) -> list[Part]:
+    """The parts of a mapping, in the order of its columns. Keys belong to none."""
+    groups: list[set[tuple[str, str]]] = []
+    for side, other in (("new", "old"), ("old", "new")):
+        mine, yours = mapping.side(side), mapping.side(other)
+        for c in mine.followed:
+            found = {(side, c.name), *((other, name) for name in c.value.columns if name not in yours.key)}
+            for group in [g for g in groups if g & found]:
+                groups.remove(group)
+                found |= group
+            groups.append(found)
+    names = [("new", c.name) for c in mapping.new.followed] + [("old", c.name) for c in mapping.old.followed]
+    groups.sort(key=lambda group: min(names.index(item) for item in group if item in names))
+    return [
+        Part(
+            old=tuple(c for c in mapping.old.followed if ("old", c.name) in group),
+            new=tuple(c for c in mapping.new.followed if ("new", c.name) in group),
+            old_reads=tuple(sorted(name for side, name in group if side == "old")),
+            new_reads=tuple(sorted(name for side, name in group if side == "new")),
+        )
+        for group in groups
+    ]
+
+
+def of_mapping(mapping: RowMapping, rollout: int, alias: str = "zdm_c") -> sql.Composable:
+    """A condition: the entry of the log is this mapping's."""
+    return sql.SQL("{} OPERATOR(pg_catalog.=) {} AND {} OPERATOR(pg_catalog.=) {}").format(
+        column("rollout", alias), sql.Literal(rollout), column("mapping", alias), sql.Literal(mapping.number)
+    )
+
+
+def key_text(side: RowSide, alias: str) -> sql.Composable:
+    """The key of a row as the log has it."""
+    return sql.SQL("ARRAY[{}]").format(
+        comma(sql.SQL("{}::pg_catalog.text").format(column(name, alias)) for name in side.key)
+    )
+
+
+def noted(
+    mapping: RowMapping, rollout: int, side: RowSide, alias: str, *, failed: bool = True
+) -> sql.Composable:
+    """A condition over a row: the log has something of it.
+
+    Parameters
+    ----------
+    failed: also what has no form on the other side at present, and is not looked at again by itself.
+    """
+    known = sql.SQL("") if failed else sql.SQL(" AND NOT zdm_c.failed")
+    key = key_text(side, alias)
+    found = [
+        sql.SQL("zdm_c.key OPERATOR(pg_catalog.=) {}").format(key),
+        sql.SQL("zdm_c.was OPERATOR(pg_catalog.=) {}").format(key),
+        sql.SQL("zdm_c.event OPERATOR(pg_catalog.=) 'truncate'"),
+    ]
+    return any_of(
+        sql.SQL("EXISTS (SELECT FROM {} AS zdm_c WHERE {} AND {}{})").format(
+            CHANGES, of_mapping(mapping, rollout), condition, known
+        )
+        for condition in found
+    )
+
+
+def reconcile(
+    mapping: RowMapping, rollout: int, named: Side, alias: str, *, counts: Side | None = None
+) -> sql.Composable:
+    """Bring a row of the side `named` to agree with the other side.
+
+    Parameters
+    ----------
+    counts: the side whose row counts where nothing is noted of it; the named one if not given.
+    """
+    return sql.SQL("{}({}, {})").format(
+        _function(mapping, rollout, "reconcile"),
+        key_text(mapping.side(named), alias),
+        sql.Literal(counts or named),
+    )
+
+
+def work(mapping: RowMapping, rollout: int) -> sql.Identifier:
+    """The function that reconciles what is noted: ``work(after, rows, until)``."""
+    return _function(mapping, rollout, "work")
+
+
+def end(mapping: RowMapping, side: Side, *, over: bool) -> str:
+    """What carries the rest of the log over in the transaction that drops the triggers of `side`, whose table it has locked.
+
+    Parameters
+    ----------
+    over: what the log says cannot be carried over afterwards.
+    """
+    return text_of(
+        dollar_quoted(
+            "log_end",
+            schema=sql.Literal(SCHEMA),
+            table=sql.Literal(text_of(qualified_name(mapping.side(side).table))),
+            trigger=sql.Literal(trigger_of(mapping, f"{side}_update")),
+            purpose=sql.Literal(f"log_{side}"),
+            over=sql.Literal(over),
+        )
+    )
+
+
+def forget(mapping: RowMapping, rollout: int) -> str:
+    """What removes all that is noted, once no trigger adds to it."""
+    return text_of(sql.SQL("DELETE FROM {} AS zdm_c WHERE {}").format(CHANGES, of_mapping(mapping, rollout)))
+
+
+def drop_first(mapping: RowMapping) -> str:
+    """What removes the one trigger that reads the other side; ACCESS EXCLUSIVE on the new side's table, briefly."""
+    return text_of(
+        sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+            sql.Identifier(trigger_of(mapping, "new_first")), qualified_name(mapping.new.table)
+        )
+    )
+
+
+def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
+    """The functions that are installed with one side."""
+    purposes = [f"log_{side}", f"settle_{row_sync.across(side)}"]
+    purposes += ["reconcile", "move", "expand", "work", "last"] if side == "old" else ["first_new"]
+    return [name_of(mapping, rollout, purpose) for purpose in purposes]
+
+
+def _function(mapping: RowMapping, rollout: int, purpose: str) -> sql.Identifier:
+    return sql.Identifier(SCHEMA, name_of(mapping, rollout, purpose))
+
+
+class LogObjects(row_sync.Generator):
+    """Everything that notes the writes of one side; with the old side's, what brings both to agree."""
+
+    def __init__(self, mapping: RowMapping, rollout: int, side: Side) -> None:
+        super().__init__(mapping, rollout, side)
+        self._parts = parts(mapping)
+        self._here = of_mapping(mapping, rollout)
+        self._lock = sql.Literal(f"zdm.row_changes:{rollout}:{mapping.number}:")
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        made = [self._settle(), self._log()]
+        if self.side == "new":
+            made.append(self._check())
+        else:
+            made += [self._reconcile(), self._follow(), self._expand(), self._work(), self._last()]
+        return tuple(made)
+
+    @property
+    def triggers(self) -> tuple[Trigger, ...]:
+        log = self._function_name("log")
+        inserted = [*self._backfilled]
+        if self._lazy and self.mapping.presence is Presence.NEEDED:
+            inserted.append(row_sync.holds(self.mine, "new"))
+        made = [
+            self._trigger("insert", "INSERT", log, all_of(inserted)),
+            self._trigger("update", "UPDATE", log, self._changed(self._reads)),
+            self._trigger("delete", "DELETE", log),
+            self._statement_trigger(log),
+        ]
+        if self.side == "new":
+            made.insert(0, self._trigger("first", "INSERT", self._function_name("first"), all_of(inserted)))
+        return tuple(made)
+
+    def owner(self) -> sql.Composed:
+        grants = dollar_quoted(
+            "log_grants", schema=sql.Literal(SCHEMA), table=sql.Literal(text_of(self.table))
+        )
+        return sql.SQL("{};\n{}").format(super().owner(), grants)
+
+    # --- what triggers call -------------------------------------------------------------------------------------------
+
+    def _made(self, purpose: str, template: str, arguments: str, **pieces: sql.Composable) -> Function:
+        name = name_of(self.mapping, self.rollout, purpose)
+        definition = dollar_quoted(template, function=sql.Identifier(SCHEMA, name), **pieces)
+        return Function(name, sql.SQL(arguments), definition, self._label(template, definition))
+
+    @property
+    def _key_settings(self) -> sql.Composable:
+        """A key's text is the same whoever writes, and whoever reads it."""
+        base = (type_.split("(", 1)[0] for type_ in self.mine.key_types)
+        if all(type_ in (*_SIMPLE, "character varying", "numeric") for type_ in base) and not any(
+            e.volatility is not Volatility.IMMUTABLE for e in self._expressions
+        ):
+            return sql.SQL("")
+        return self._all_settings
+
+    @property
+    def _all_settings(self) -> sql.Composable:
+        return sql.Composed(
+            [
+                sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
+                for name, value in PINNED_SETTINGS.items()
+            ]
+        )
+
+    def _log(self) -> Function:
+        return self._made(
+            f"log_{self.side}",
+            "log_trigger",
+            "",
+            settings=self._key_settings,
+            changes=CHANGES,
+            here=comma([sql.Literal(self.rollout), sql.Literal(self.mapping.number), sql.Literal(self.side)]),
+            mine=self._guard(self.side, self.mine, "new"),
+            mine_before=self._guard(self.side, self.mine, "old"),
+            all=sql.Literal(f"{self.mapping.number}:{self.side}:*"),
+            key=key_text(self.mine, "new"),
+            key_before=key_text(self.mine, "old"),
+            key_changed=self._changed(self.mine.key),
+            inserted=self._inserted(),
+            updated=_numbers(
+                self._changed(part.old_reads if self.side == "old" else part.new_reads)
+                for part in self._parts
+            ),
+        )
+
+    def _inserted(self) -> sql.Composable:
+        """The parts that a new row says something of."""
+        if self._lazy:
+            return _numbers(
+                any_of(
+                    differs(column(c.name, "new"), _empty(c), c.comparison, c.type)
+                    if c.known_empty
+                    else sql.SQL("true")
+                    for c in part.old
+                )
+                if part.old
+                else sql.SQL("true")
+                for part in self._parts
+            )
+        everything = sql.SQL("NULL::pg_catalog.int4[]")
+        if not self._shared:
+            return everything
+        # Another mapping makes the row, whose new side the application wrote first.
+        return sql.SQL("CASE WHEN {} THEN {} ELSE '{{}}' END").format(self._genuine, everything)
+
+    def _check(self) -> Function:
+        claimed = [row_sync.holds(self.yours, "zdm_t")]
+        if self._filter is not None:
+            claimed.append(sql.SQL("({} IS NOT TRUE)").format(render(self._filter, "zdm_t")))
+        return self._made(
+            "first_new",
+            "log_first",
+            "",
+            settings=self._key_settings,
+            source=self.table,
+            target=self.target,
+            match=row_sync.joined_to(self.yours, "zdm_t", "zdm_at"),
+            claimed=any_of(claimed),
+            mine=self._guard(self.side, self.mine, "zdm_at"),
+            names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
+            changes=CHANGES,
+            filter=self._here,
+            key=key_text(self.mine, "zdm_at"),
+        )
+
+    # --- what brings both sides to agree --------------------------------------------------------------------------------
+
+    def _reconcile(self) -> Function:
+        mapping = self.mapping
+        old, new = self.table, self.target
+        old_key, new_key = (_keyed(side, "zdm_s", "zdm_key") for side in (mapping.old, mapping.new))
+        name_old, name_new = _named(mapping.old, _OLD), _named(mapping.new, _NEW)
+        told = ["zdm_last_o", "zdm_last_n", "zdm_gone_o", "zdm_gone_n", "zdm_made_o", "zdm_made_n"]
+        asked = [
+            _latest(side, what)
+            for what in (
+                sql.SQL("true"),
+                sql.SQL("zdm_c.event OPERATOR(pg_catalog.=) 'delete'"),
+                sql.SQL("zdm_c.event OPERATOR(pg_catalog.=) 'insert'"),
+            )
+            for side in ("old", "new")
+        ]
+        for number, _ in enumerate(self._parts, 1):
+            told += [f"zdm_o{number}", f"zdm_n{number}"]
+            claims = sql.SQL("(zdm_c.parts IS NULL OR {} OPERATOR(pg_catalog.=) ANY (zdm_c.parts))").format(
+                sql.Literal(number)
+            )
+            asked += [_latest("old", claims), _latest("new", claims)]
+        declared = [
+            sql.SQL("  {} {};").format(sql.Identifier(f"zdm_{side}{number}"), type_name(type_))
+            for number, _ in enumerate(self._parts, 1)
+            for side, type_ in (("o", "bigint"), ("n", "bigint"), ("w", "text"))
+        ]
+        lazy = sql.Literal(mapping.presence is Presence.NEEDED)
+        to_new = sql.SQL("{}(zdm_o, {}, false)").format(row_sync.settle(mapping, self.rollout, "new"), lazy)
+        to_old: sql.Composable = sql.SQL("{}(zdm_n, false, false)").format(
+            row_sync.settle(mapping, self.rollout, "old")
+        )
+        failure = sql.SQL(
+            "        IF zdm_from OPERATOR(pg_catalog.=) 'new' THEN\n{}\n        ELSE\n{}\n        END IF;"
+        ).format(
+            record_failure(mapping, self.rollout, mapping.new, _NEW),
+            record_failure(mapping, self.rollout, mapping.old, _OLD),
+        )
+        forgotten = sql.SQL("      DELETE {};\n      DELETE {};").format(
+            failed(mapping, self.rollout, mapping.old, _OLD), failed(mapping, self.rollout, mapping.new, _NEW)
+        )
+        decide: sql.Composable = sql.SQL("      zdm_from := 'old';")
+        merge: sql.Composable = sql.SQL("")
+        again: sql.Composable = sql.SQL("")
+        if mapping.one_way:
+            to_old = sql.SQL("WHERE false")
+        else:
+            decide = self._decide()
+            merge = self._merge(old_key, new_key)
+            missing: sql.Composable = sql.SQL("        NULL;")
+            if mapping.old.kind is SideKind.COLUMNS:
+                missing = sql.SQL("        PERFORM {};").format(to_new)
+            again = load("log_again").fill(
+                old=old,
+                new=new,
+                old_key=old_key,
+                new_key=new_key,
+                name_old=name_old,
+                name_new=name_new,
+                differ=all_of([self._may(_OLD), row_sync.disagree(mapping, _OLD, _NEW)]),
+                back=to_old,
+                forth=to_new,
+                missing=missing,
+            )
+        return self._made(
+            "reconcile",
+            "log_reconcile",
+            "pg_catalog.text[], pg_catalog.text",
+            settings=sql.SQL(""),
+            old=old,
+            new=new,
+            lock=self._lock,
+            old_key=old_key,
+            new_key=new_key,
+            name_old=name_old,
+            name_new=name_new,
+            changes=CHANGES,
+            filter=self._here,
+            winners=comma(asked),
+            told=comma(sql.Identifier(name) for name in told),
+            declare=sql.SQL("\n").join(declared),
+            decide=decide,
+            merge=merge,
+            settle_new=to_new,
+            settle_old=to_old,
+            again=again,
+            failure=failure,
+            forget=forgotten,
+        )
+
+    def _may(self, alias: str) -> sql.Composable:
+        where = self.mapping.where
+        return sql.SQL("true") if where is None else sql.SQL("({} IS TRUE)").format(render(where, alias))
+
+    def _decide(self) -> sql.Composable:
+        lost_new = self._conflict("old", _values(self.mapping.new.followed, _NEW), sql.SQL("NULL"))
+        if self.mapping.old.kind is SideKind.COLUMNS:
+            return load("log_decide_columns").fill(emptied=self._left_empty(), lost_new=lost_new)
+        return load("log_decide_rows").fill(
+            may=self._may(_OLD),
+            lost_old=self._conflict("new", _values(self.mapping.old.followed, _OLD), sql.SQL("NULL")),
+            lost_new=lost_new,
+        )
+
+    def _left_empty(self) -> sql.Composable:
+        """The new row went: what the old side has not written since is empty."""
+        lines: list[sql.Composable] = []
+        assigned: list[sql.Composable] = []
+        for number, part in enumerate(self._parts, 1):
+            o, n, w = (sql.Identifier(f"zdm_{letter}{number}") for letter in "onw")
+            held = any_of(
+                differs(column(c.name, _OLD), _empty(c), c.comparison, c.type)
+                if c.known_empty
+                else sql.SQL("true")
+                for c in part.old
+            )
+            lines.append(
+                sql.SQL(
+                    "        {w} := CASE WHEN {n} IS NULL OR {o} OPERATOR(pg_catalog.>) {n} OR NOT {held} THEN 'old' ELSE 'new' END;\n"
+                    "        IF {o} IS NOT NULL AND {w} OPERATOR(pg_catalog.=) 'new' THEN\n{lost}\n        END IF;"
+                ).format(
+                    w=w,
+                    o=o,
+                    n=n,
+                    held=held,
+                    lost=self._conflict("new", _values(part.old, _OLD), sql.SQL("NULL")),
+                )
+            )
+            assigned += [
+                sql.SQL("{c} = CASE {w} WHEN 'new' THEN {empty} ELSE zdm_t.{c} END").format(
+                    c=column(c.name), w=w, empty=_empty(c)
+                )
+                for c in part.old
+            ]
+        if assigned:
+            lines.append(self._written(self.mapping.old, "old", _OLD, assigned, "new"))
+        return sql.SQL("\n").join(lines) if lines else sql.SQL("        NULL;")
+
+    def _merge(self, old_key: sql.Composable, new_key: sql.Composable) -> sql.Composable:
+        lines: list[sql.Composable] = []
+        to_new: list[sql.Composable] = []
+        to_old: list[sql.Composable] = []
+        for number, part in enumerate(self._parts, 1):
+            o, n, w = (sql.Identifier(f"zdm_{letter}{number}") for letter in "onw")
+            apart = [any_of(_differ(c, _NEW, _OLD) for c in part.new)] if part.new else []
+            apart += [any_of(_differ(c, _OLD, _NEW) for c in part.old)] if part.old else []
+            lines.append(
+                sql.SQL(
+                    "        {w} := NULL;\n"
+                    "        IF ({o} IS NOT NULL OR {n} IS NOT NULL) AND {apart} THEN\n"
+                    "          {w} := CASE WHEN {n} IS NULL OR {o} OPERATOR(pg_catalog.>) {n} THEN 'old' ELSE 'new' END;\n"
+                    "          IF {o} IS NOT NULL AND {w} OPERATOR(pg_catalog.=) 'new' THEN\n{lost_old}\n"
+                    "          ELSIF {n} IS NOT NULL AND {w} OPERATOR(pg_catalog.=) 'old' THEN\n{lost_new}\n"
+                    "          END IF;\n        END IF;"
+                ).format(
+                    w=w,
+                    o=o,
+                    n=n,
+                    apart=all_of(apart),
+                    lost_old=self._conflict("new", _values(part.old, _OLD), _values(part.new, _NEW)),
+                    lost_new=self._conflict("old", _values(part.new, _NEW), _values(part.old, _OLD)),
+                )
+            )
+            to_new += [_taken(c, w, "old", _OLD) for c in part.new]
+            to_old += [_taken(c, w, "new", _NEW) for c in part.old]
+        return load("log_merge").fill(
+            parts=sql.SQL("\n").join(lines),
+            to_new=self._written(self.mapping.new, "new", _NEW, to_new, "old"),
+            to_old=self._written(self.mapping.old, "old", _OLD, to_old, "new"),
+            old=self.table,
+            new=self.target,
+            old_key=old_key,
+            new_key=new_key,
+            disagree=row_sync.disagree(self.mapping, _OLD, _NEW),
+        )
+
+    def _written(
+        self, side: RowSide, name: Side, alias: str, assigned: list[sql.Composable], winner: str
+    ) -> sql.Composable:
+        """Write one side's row where any part is the other's."""
+        if not assigned:
+            return sql.SQL("        NULL;")
+        flags = comma(sql.Identifier(f"zdm_w{number}") for number, _ in enumerate(self._parts, 1))
+        return sql.SQL(
+            "        IF {winner} OPERATOR(pg_catalog.=) ANY (ARRAY[{flags}]) THEN\n"
+            "          PERFORM pg_catalog.set_config('zdm.row', {guard}, true);\n"
+            "          UPDATE {table} AS zdm_t SET {assigned} WHERE {key};\n"
+            "          PERFORM pg_catalog.set_config('zdm.row', '', true);\n        END IF;"
+        ).format(
+            winner=sql.Literal(winner),
+            flags=flags,
+            guard=self._guard(name, side, alias),
+            table=qualified_name(side.table),
+            assigned=comma(assigned),
+            key=_keyed(side, "zdm_t", "zdm_key"),
+        )
+
+    def _conflict(self, won: str, lost: sql.Composable, kept: sql.Composable) -> sql.Composable:
+        return sql.SQL(
+            "          INSERT INTO {} (rollout, schema_name, table_name, key, won, lost, kept)"
+            " VALUES ({}, {}, {}, zdm_key, {}, {}, {});"
+        ).format(
+            CONFLICTS,
+            sql.Literal(self.rollout),
+            sql.Literal(self.mapping.id.schema_),
+            sql.Literal(self.mapping.id.name),
+            sql.Literal(won),
+            lost,
+            kept,
+        )
+
+    def _follow(self) -> Function:
+        mapping = self.mapping
+        return self._made(
+            "move",
+            "log_move",
+            "pg_catalog.int8",
+            settings=sql.SQL(""),
+            old=self.table,
+            new=self.target,
+            lock=self._lock,
+            old_key=_keyed(mapping.old, "zdm_s", "zdm_key"),
+            new_key=_keyed(mapping.new, "zdm_s", "zdm_key"),
+            old_was=_keyed(mapping.old, "zdm_s", "zdm_was"),
+            new_was=_keyed(mapping.new, "zdm_s", "zdm_was"),
+            changes=CHANGES,
+            filter=self._here,
+            move_new=self._taking("old", "new"),
+            move_old=self._taking("new", "old"),
+        )
+
+    def _taking(self, leader: Side, follower: Side) -> sql.Composable:
+        """Take the row over there along, unless another one has the new key, or the old key is taken again."""
+        mine, yours = self.mapping.side(leader), self.mapping.side(follower)
+        if yours.kind is not SideKind.ROWS or (follower == "old" and self.mapping.one_way):
+            return sql.SQL("      NULL;")
+        values = [
+            sql.SQL("CAST(zdm_key[{}] AS {})").format(sql.Literal(number), type_name(type_))
+            for number, type_ in enumerate(yours.key_types, 1)
+        ]
+        assigned = comma(
+            sql.SQL("{} = {}").format(column(name), value)
+            for name, value in zip(yours.key, values, strict=True)
+        )
+        return sql.SQL(
+            "      PERFORM pg_catalog.set_config('zdm.row', pg_catalog.concat_ws(':', {guard}, ROW({values})::pg_catalog.text), true);\n"
+            "      UPDATE {yours} AS zdm_t SET {assigned} WHERE {was}\n"
+            "        AND NOT EXISTS (SELECT FROM {yours} AS zdm_s WHERE {key})"
+            " AND NOT EXISTS (SELECT FROM {mine} AS zdm_s WHERE {taken});\n"
+            "      zdm_moved := FOUND;\n"
+            "      PERFORM pg_catalog.set_config('zdm.row', '', true);"
+        ).format(
+            guard=sql.Literal(f"{self.mapping.number}:{follower}"),
+            values=comma(values),
+            yours=qualified_name(yours.table),
+            mine=qualified_name(mine.table),
+            assigned=assigned,
+            was=_keyed(yours, "zdm_t", "zdm_was"),
+            key=_keyed(yours, "zdm_s", "zdm_key"),
+            taken=_keyed(mine, "zdm_s", "zdm_was"),
+        )
+
+    def _expand(self) -> Function:
+        mapping = self.mapping
+        joined = row_sync.joined(mapping, _OLD, _NEW)
+        new_gone: sql.Composable = sql.SQL("    NULL;")
+        if not mapping.one_way:
+            new_gone = self._gone("new", mapping.old, _OLD, _NEW, all_of([joined]), self._may(_OLD))
+        return self._made(
+            "expand",
+            "log_expand",
+            "pg_catalog.int8",
+            lock=self._lock,
+            changes=CHANGES,
+            filter=self._here,
+            old_gone=self._gone("old", mapping.new, _NEW, _OLD, joined, sql.SQL("true")),
+            new_gone=new_gone,
+        )
+
+    def _gone(
+        self,
+        side: Side,
+        left: RowSide,
+        alias: str,
+        other: str,
+        joined: sql.Composable,
+        where: sql.Composable,
+    ) -> sql.Composable:
+        return sql.SQL(
+            "    INSERT INTO {changes} (rollout, mapping, side, event, key, origin)\n"
+            "    SELECT {rollout}, {number}, {side}, 'delete', {key}, zdm_id FROM {left} AS {alias}\n"
+            "    WHERE {where} AND NOT EXISTS (SELECT FROM {truncated} AS {other} WHERE {joined});"
+        ).format(
+            changes=CHANGES,
+            rollout=sql.Literal(self.rollout),
+            number=sql.Literal(self.mapping.number),
+            side=sql.Literal(side),
+            key=key_text(left, alias),
+            left=qualified_name(left.table),
+            alias=sql.Identifier(alias),
+            where=where,
+            truncated=qualified_name(self.mapping.side(side).table),
+            other=sql.Identifier(other),
+            joined=joined,
+        )
+
+    def _work(self) -> Function:
+        return self._made(
+            "work",
+            "log_work",
+            "pg_catalog.int8, pg_catalog.int4, pg_catalog.timestamptz",
+            changes=CHANGES,
+            filter=self._here,
+            reconcile=_function(self.mapping, self.rollout, "reconcile"),
+            move=_function(self.mapping, self.rollout, "move"),
+            expand=_function(self.mapping, self.rollout, "expand"),
+        )
+
+    def _last(self) -> Function:
+        return self._made(
+            "last",
+            "log_last",
+            "",
+            changes=CHANGES,
+            filter=self._here,
+            work=_function(self.mapping, self.rollout, "work"),
+            keep=sql.SQL("\n").join(self._kept(side) for side in row_sync.sides(self.mapping)),
+        )
+
+    def _kept(self, side: Side) -> sql.Composable:
+        """What a failed entry's row holds, as a conflict that it lost."""
+        mine = self.mapping.side(side)
+        return sql.SQL(
+            "  INSERT INTO {conflicts} (rollout, schema_name, table_name, key, won, lost, reason)\n"
+            "  SELECT DISTINCT {rollout}, {schema}, {name}, zdm_c.key, {won},\n"
+            "    (SELECT {values} FROM {mine} AS zdm_s WHERE {key}),\n"
+            "    COALESCE((SELECT pg_catalog.min(zdm_f.message) FROM {schema_of}.sync_failures AS zdm_f WHERE zdm_f.rollout = {rollout}"
+            " AND zdm_f.group_name = {id} AND (SELECT pg_catalog.array_agg(zdm_v.value) FROM pg_catalog.jsonb_each_text(zdm_f.key) AS zdm_v) @> zdm_c.key), '')\n"
+            "  FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.failed AND zdm_c.side OPERATOR(pg_catalog.=) {side};"
+        ).format(
+            conflicts=CONFLICTS,
+            rollout=sql.Literal(self.rollout),
+            schema=sql.Literal(self.mapping.id.schema_),
+            name=sql.Literal(self.mapping.id.name),
+            won=sql.Literal(row_sync.across(side)),
+            values=_values(mine.followed, "zdm_s"),
+            mine=qualified_name(mine.table),
+            key=_keyed(mine, "zdm_s", "zdm_c.key"),
+            schema_of=sql.Identifier(SCHEMA),
+            id=sql.Literal(str(self.mapping.id)),
+            changes=CHANGES,
+            filter=self._here,
+            side=sql.Literal(side),
+        )
+
+
+def _latest(side: str, what: sql.Composable) -> sql.Composable:
+    return sql.SQL(
+        "pg_catalog.max(COALESCE(zdm_c.origin, zdm_c.id)) FILTER (WHERE zdm_c.side OPERATOR(pg_catalog.=) {} AND {})"
+    ).format(sql.Literal(side), what)
+
+
+def _numbers(conditions: Iterable[sql.Composable]) -> sql.Composable:
+    """The numbers of the parts for which a condition holds, counted from 1."""
+    found = [
+        sql.SQL("CASE WHEN {} THEN {} END").format(condition, sql.Literal(number))
+        for number, condition in enumerate(conditions, 1)
+    ]
+    return sql.SQL("pg_catalog.array_remove(ARRAY[{}]::pg_catalog.int4[], NULL)").format(comma(found))
+
+
+def _keyed(side: RowSide, alias: str, key: str) -> sql.Composable:
+    """A condition: the row has the key that an array of text holds."""
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) CAST({}[{}] AS {}))").format(
+            column(name, alias), trusted(key), sql.Literal(number), type_name(type_)
+        )
+        for number, (name, type_) in enumerate(zip(side.key, side.key_types, strict=True), 1)
+    )
+
+
+def _named(side: RowSide, alias: str) -> sql.Composable:
+    """Give a row that is not there its key."""
+    return sql.SQL("\n").join(
+        sql.SQL("        {} := CAST(zdm_key[{}] AS {});").format(
+            column(name, alias), sql.Literal(number), type_name(type_)
+        )
+        for number, (name, type_) in enumerate(zip(side.key, side.key_types, strict=True), 1)
+    )
+
+
+def _differ(found: MirroredColumn, mine: str, other: str) -> sql.Composable:
+    return differs(
+        column(found.name, mine),
+        sql.SQL("CAST({} AS {})").format(render(found.value, other), type_name(found.type)),
+        found.comparison,
+        found.type,
+    )
+
+
+def _taken(found: MirroredColumn, winner: sql.Identifier, side: str, alias: str) -> sql.Composable:
+    return sql.SQL("{c} = CASE {w} WHEN {side} THEN {value} ELSE zdm_t.{c} END").format(
+        c=column(found.name), w=winner, side=sql.Literal(side), value=render(found.value, alias)
+    )
+
+
+def _values(columns: tuple[MirroredColumn, ...], alias: str) -> sql.Composable:
+    pairs = comma(sql.SQL("{}, {}").format(sql.Literal(c.name), column(c.name, alias)) for c in columns)
+    return sql.SQL("pg_catalog.jsonb_build_object({})").format(pairs)
+
+
+def _empty(found: MirroredColumn) -> sql.Composable:
+    value = sql.SQL("NULL") if found.empty is None else trusted(found.empty)
+    return sql.SQL("CAST({} AS {})").format(value, type_name(found.type))

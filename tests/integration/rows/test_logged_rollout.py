@@ -1,0 +1,160 @@
+"""Whole rollouts with ``sync: logged``, both versions writing; the command, the gate and what rollback keeps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conformance.harness import Rollout
+from tests.support.interleave import eventually
+from tests.support.servers import Database
+from zdm.engine.results import Outcome
+from zdm.errors import BadInput, GateRefused
+from zdm.model.phases import State
+from zdm.model.row_mapping import SyncMode
+from zdm.model.sample import Scenario
+from zdm.operations.move_columns import MoveColumns
+from zdm.operations.normalise import Normalise
+from zdm.operations.split_table import SplitTable
+
+
+def logged(scenario: Scenario) -> Scenario:
+    return scenario.model_copy(update={"sync": SyncMode.LOGGED})
+
+
+MOVED = logged(MoveColumns.scenarios[0])
+
+
+@pytest.mark.parametrize(
+    "scenario", [pytest.param(MOVED, id="move"), pytest.param(logged(SplitTable.scenarios[0]), id="split")]
+)
+def test_run_through(database: Database, scenario: Scenario) -> None:
+    rollout = Rollout(database, scenario)
+    with rollout.writing(new=False):
+        rollout.advance_to(State.PREPARED)
+    with rollout.writing() as writers:
+        rollout.advance_to(State.SWITCHED_OVER)
+        writers.wait_for(3)
+    # No version waits for the other one's rows, so none is in a deadlock with it.
+    assert not [level for level, state in rollout.retried if state == "40P01"]
+    rollout.agree()
+    assert rollout.engine().verify("try_it").clean
+    with rollout.writing(old=False):
+        rollout.advance_to(State.COMPLETED)
+    rollout.finished()
+    rollout.nothing_left()
+    assert database.execute("SELECT * FROM zdm.row_changes") == []
+
+
+def test_roll_back_with_what_nobody_has_reconciled(database: Database) -> None:
+    """What the new version wrote last, and no reconciler has seen, is in the old structure afterwards."""
+    rollout = Rollout(database, MOVED)
+    rollout.advance_to(State.SWITCHED_OVER)
+    with rollout.writing(old=False):
+        pass
+    database.execute("UPDATE account_stats SET statuses_count = 4711 WHERE account_id <= 200")
+    assert rollout.engine().rollback("try_it").state is State.ROLLED_BACK
+    rollout.nothing_left()
+    assert rollout.dump() == rollout.before
+    assert database.execute("SELECT DISTINCT statuses_count FROM accounts WHERE id <= 200") == [(4711,)]
+    assert database.execute("SELECT * FROM zdm.row_changes") == []
+
+
+def test_the_gate_the_verification_and_the_command(database: Database) -> None:
+    """Rows that an application holds keep a change waiting: no mismatch, but no switchover, until they are let go."""
+    rollout = Rollout(database, MOVED)
+    engine = rollout.engine()
+    rollout.advance_to(State.MIGRATED)
+    database.execute("UPDATE accounts SET statuses_count = 7 WHERE id = 1")
+    database.execute("UPDATE zdm.row_changes SET at = at - interval '10 minutes'")
+    (status,) = engine.status("try_it")
+    assert status.log is not None
+    assert (status.log.waiting, status.log.lag_seconds > 500) == (1, True)
+    assert [v.gate for v in status.verdicts if not v.lets_through] == ["sync_lag"]
+    run = subprocess.run(
+        [sys.executable, "-m", "zdm", "reconcile", "try_it", "--json", "--url", database.dsn],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    answer = json.loads(run.stdout)
+    assert (answer["keys"], answer["drained"], answer["exit_code"]) == (1, True, 0)
+    # As a service: it carries over what comes, and SIGTERM ends it in order.
+    service = subprocess.Popen(
+        [sys.executable, "-m", "zdm", "reconcile", "--follow", "--json", "--url", database.dsn],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert service.stderr is not None
+        service.stderr.readline()
+        database.execute("UPDATE account_stats SET followers = 99 WHERE account_id = 2")
+        eventually(lambda: database.value("SELECT followers_count FROM accounts WHERE id = 2") == 99)
+        os.kill(service.pid, signal.SIGTERM)
+        out, _ = service.communicate(timeout=30)
+    finally:
+        service.kill()
+    assert (service.returncode, json.loads(out)["drained"]) == (0, True)
+
+
+def test_what_a_rollback_cannot_carry_back(database: Database) -> None:
+    """It refuses; told to go on, it keeps the row on record."""
+    scenario = MOVED.model_copy(
+        update={
+            "operations": (
+                {
+                    "move_columns": {
+                        "table": "accounts",
+                        "to": "account_stats",
+                        "columns": ["statuses_count"],
+                        "key": {"account_id": "id"},
+                        "create": {"foreign_key": None},
+                    }
+                },
+            )
+        }
+    )
+    rollout = Rollout(database, scenario)
+    rollout.advance_to(State.MIGRATED)
+    database.execute("INSERT INTO account_stats (account_id, statuses_count) VALUES (9999, 3)")
+    assert rollout.engine().advance("try_it").outcome is Outcome.REFUSED
+    with pytest.raises(GateRefused) as refused:
+        rollout.engine().rollback("try_it")
+    assert "9999" in refused.value.problems[0].what
+    assert rollout.engine().rollback("try_it", verify=False).state is State.ROLLED_BACK
+    assert rollout.dump() == rollout.before
+    (kept,) = database.execute("SELECT key, won, lost, reason FROM zdm.row_conflicts")
+    assert kept[:3] == (["9999"], "old", {"statuses_count": 3})
+    assert "no old form" in kept[3]
+
+
+def test_refusals(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE others (account_id bigint PRIMARY KEY, statuses_count bigint NOT NULL DEFAULT 0)"
+    )
+    rollout = Rollout(database, MOVED)
+    database.execute("ALTER TABLE others ADD FOREIGN KEY (account_id) REFERENCES accounts")
+    base = {"table": "accounts", "columns": ["statuses_count"], "key": {"account_id": "id"}}
+    for operation in (
+        MoveColumns.model_validate({**base, "to": "others"}),
+        MoveColumns.model_validate({**base, "to": "fresh", "create": {"foreign_key": "restrict"}}),
+    ):
+        migration = rollout.migration.model_copy(update={"operations": (operation,)})
+        with pytest.raises(BadInput) as raised:
+            rollout.engine().plan(migration)
+        assert [p.rule for p in raised.value.problems] == ["logged-sync"], raised.value.problems
+
+
+def test_other_mappings_are_refused_by_name(database: Database) -> None:
+    rollout = Rollout(database, Normalise.scenarios[0])
+    migration = rollout.migration.model_copy(update={"sync": SyncMode.LOGGED})
+    with pytest.raises(BadInput) as raised:
+        rollout.engine().plan(migration)
+    assert [p.rule for p in raised.value.problems] == ["logged-sync"]
+    assert rollout.dump() == rollout.before
