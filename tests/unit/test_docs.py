@@ -240,7 +240,8 @@ def wrong(line: str) -> str:
     arguments = shlex.split(line)[1:]
     if not arguments or arguments[-1] == "…":
         arguments = [*arguments[:-1], "--help"]
-    context = click.Context(group, info_name="zdm")
+    # With its settings: a command keeps the help option of the first context that asks for it.
+    context = click.Context(group, info_name="zdm", **group.context_settings)
     try:
         name, command, rest = group.resolve_command(context, arguments)
         assert command is not None
