@@ -15,6 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,21 @@ class BadInput(ZdmError):
     """A file, an option, or the schema it names is wrong. Nothing was changed."""
 
     exit_code = 2
+
+
+def of_another_version(what: str, error: ValidationError) -> BadInput:
+    """What the catalog holds cannot be read by this zdm.
+
+    Parameters
+    ----------
+    what: what it is, as a sentence begins.
+    """
+    said = error.errors()[0]["msg"].removeprefix("Value error, ")
+    return BadInput(
+        f"{what} was written by another version of zdm: {said}",
+        remedy="Go on with that version, or upgrade zdm on this machine.",
+        changed="Nothing was changed.",
+    )
 
 
 class IllegalMove(ZdmError):

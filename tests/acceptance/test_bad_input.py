@@ -261,6 +261,18 @@ def test_a_catalog_of_a_newer_zdm_or_none(
     unchanged()
 
 
+def test_what_another_version_of_zdm_wrote(zdm: Command, database: Database) -> None:
+    """A migration with an operation, or a plan with a key, of which this one has never heard."""
+    zdm("advance", zdm.write_text(WIDEN)).done()
+    database.execute(
+        "SET session_replication_role = replica;"
+        "UPDATE zdm.schema_migrations SET canonical = replace(canonical::text, 'change_type', 'teleport')::jsonb;"
+        "UPDATE zdm.module_migrations SET plan = plan || '{\"portal\": 1}'"
+    )
+    refused(zdm("advance", "widen"), 2, "was written by another version of zdm", "teleport", "upgrade zdm")
+    refused(zdm("rollback", "widen"), 2, "was written by another version of zdm", "upgrade zdm")
+
+
 def test_nobody_answers(zdm: Command, database: Database) -> None:
     nobody = f"postgresql://app:{PASSWORD}@127.0.0.1:1/shop"
     file = zdm.write_text(WIDEN)

@@ -12,8 +12,9 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, tuple_row
 from psycopg.types.json import Jsonb
+from pydantic import ValidationError
 
-from zdm.errors import BadInput, Busy, IllegalMove
+from zdm.errors import BadInput, Busy, IllegalMove, of_another_version
 from zdm.model.mapping import Authority
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.phases import State
@@ -189,7 +190,10 @@ def plan(conn: psycopg.Connection[Any], rollout: int) -> Plan:
         row = cursor.fetchone()
     if row is None:
         raise BadInput(f"There is no rollout {rollout}.", remedy="`zdm history` lists them.")
-    return Plan.model_validate_json(row[0])
+    try:
+        return Plan.model_validate_json(row[0])
+    except ValidationError as error:
+        raise of_another_version(f"The plan of rollout {rollout}", error) from None
 
 
 def move(conn: psycopg.Connection[Any], rollout: int, state: State, *, failure: str | None = None) -> Rollout:

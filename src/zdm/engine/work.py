@@ -7,6 +7,8 @@ import os
 import socket
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from zdm.catalog import install, lease, registry, rollouts
 from zdm.catalog.lease import Lease
 from zdm.catalog.rollouts import Rollout
@@ -14,7 +16,7 @@ from zdm.db.locks import LockBudget
 from zdm.db.session import Session, connect
 from zdm.engine.reporter import Reporter
 from zdm.engine.settings import EngineSettings
-from zdm.errors import BadInput
+from zdm.errors import BadInput, of_another_version
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Plan
@@ -128,4 +130,7 @@ def registered_migration(session: Session, migration: str) -> Migration:
             f"There is no migration {migration} in the catalog.",
             remedy="Give the path of its file instead of its id.",
         )
-    return Migration.model_validate(found.canonical)
+    try:
+        return Migration.model_validate(found.canonical)
+    except ValidationError as error:
+        raise of_another_version(f"Migration {migration}", error) from None
