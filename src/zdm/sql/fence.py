@@ -348,7 +348,8 @@ SELECT 'trigger function', p.oid::pg_catalog.regprocedure::text, c.name
 FROM pg_catalog.pg_trigger AS t
 JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
 CROSS JOIN ROWS FROM (pg_catalog.unnest({columns}::text[]), pg_catalog.unnest({patterns}::text[])) AS c (name, pattern)
-WHERE t.tgrelid = {oid}::pg_catalog.oid AND NOT t.tgisinternal AND t.tgname NOT LIKE '~zdm%' AND t.tgenabled <> 'D'
+WHERE t.tgrelid = {oid}::pg_catalog.oid AND NOT t.tgisinternal AND t.tgname NOT LIKE '~zdm%' AND t.tgname NOT LIKE '!zdm%'
+  AND t.tgenabled <> 'D'
   AND p.prosrc ~* c.pattern
 UNION ALL
 SELECT 'publication', pub.pubname::text, NULL
