@@ -13,6 +13,7 @@ The function that answers it, and makes it so, is called by the triggers, the ca
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
@@ -306,3 +307,43 @@ class RowMapping(Value):
     def other(self, name: str) -> RowSide:
         """The side across from `name`."""
         return self.new if name == "old" else self.old
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Columns of both sides that depend on each other, and on nothing else.
+
+    Parameters
+    ----------
+    old / new: mapped columns.
+    old_reads / new_reads: those, and what the other side's expressions read besides.
+    """
+
+    old: tuple[MirroredColumn, ...]
+    new: tuple[MirroredColumn, ...]
+    old_reads: tuple[str, ...]
+    new_reads: tuple[str, ...]
+
+
+def parts(mapping: RowMapping) -> list[Part]:
+    """The parts of a mapping, in the order of its columns. Keys belong to none."""
+    groups: list[set[tuple[str, str]]] = []
+    for side, other in (("new", "old"), ("old", "new")):
+        mine, yours = mapping.side(side), mapping.side(other)
+        for c in mine.followed:
+            found = {(side, c.name), *((other, name) for name in c.value.columns if name not in yours.key)}
+            for group in [g for g in groups if g & found]:
+                groups.remove(group)
+                found |= group
+            groups.append(found)
+    names = [("new", c.name) for c in mapping.new.followed] + [("old", c.name) for c in mapping.old.followed]
+    groups.sort(key=lambda group: min(names.index(item) for item in group if item in names))
+    return [
+        Part(
+            old=tuple(c for c in mapping.old.followed if ("old", c.name) in group),
+            new=tuple(c for c in mapping.new.followed if ("new", c.name) in group),
+            old_reads=tuple(sorted(name for side, name in group if side == "old")),
+            new_reads=tuple(sorted(name for side, name in group if side == "new")),
+        )
+        for group in groups
+    ]

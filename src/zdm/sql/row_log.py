@@ -13,12 +13,11 @@ version to another goes both ways.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from psycopg import sql
 
 from zdm.model.expression import Volatility
-from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind
+from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts
 from zdm.sql import row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import Function, Side, Trigger, failed, name_of, record_failure, text_of, trigger_of
@@ -33,46 +32,6 @@ _OLD, _NEW = "zdm_o", "zdm_n"
 
 _SIMPLE = ("smallint", "integer", "bigint", "uuid", "text", "boolean", "oid")
 """Types whose text does not depend on any setting."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Columns of both sides that depend on each other, and on nothing else.
-
-    Parameters
-    ----------
-    old / new: mapped columns.
-    old_reads / new_reads: those, and what the other side's expressions read besides.
-    """
-
-    old: tuple[MirroredColumn, ...]
-    new: tuple[MirroredColumn, ...]
-    old_reads: tuple[str, ...]
-    new_reads: tuple[str, ...]
-
-
-def parts(mapping: RowMapping) -> list[Part]:
-    """The parts of a mapping, in the order of its columns. Keys belong to none."""
-    groups: list[set[tuple[str, str]]] = []
-    for side, other in (("new", "old"), ("old", "new")):
-        mine, yours = mapping.side(side), mapping.side(other)
-        for c in mine.followed:
-            found = {(side, c.name), *((other, name) for name in c.value.columns if name not in yours.key)}
-            for group in [g for g in groups if g & found]:
-                groups.remove(group)
-                found |= group
-            groups.append(found)
-    names = [("new", c.name) for c in mapping.new.followed] + [("old", c.name) for c in mapping.old.followed]
-    groups.sort(key=lambda group: min(names.index(item) for item in group if item in names))
-    return [
-        Part(
-            old=tuple(c for c in mapping.old.followed if ("old", c.name) in group),
-            new=tuple(c for c in mapping.new.followed if ("new", c.name) in group),
-            old_reads=tuple(sorted(name for side, name in group if side == "old")),
-            new_reads=tuple(sorted(name for side, name in group if side == "new")),
-        )
-        for group in groups
-    ]
 
 
 def of_mapping(mapping: RowMapping, rollout: int, alias: str = "zdm_c") -> sql.Composable:

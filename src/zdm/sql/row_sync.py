@@ -12,10 +12,12 @@ anew: a trigger's ``NEW`` may be out of date by the time it runs, if an applicat
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from psycopg import sql
 
 from zdm.model.expression import Expression
-from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind
+from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts
 from zdm.sql import element_sync, parent_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import (
@@ -244,6 +246,10 @@ def refers(side: RowSide, alias: str) -> list[sql.Composable]:
 
 
 def _differ(side: RowSide, mine: str, other: str) -> sql.Composable:
+    return _any_differs(side.mapped, mine, other)
+
+
+def _any_differs(columns: Iterable[MirroredColumn], mine: str, other: str) -> sql.Composable:
     return any_of(
         differs(
             column(c.name, mine),
@@ -251,7 +257,7 @@ def _differ(side: RowSide, mine: str, other: str) -> sql.Composable:
             c.comparison,
             c.type,
         )
-        for c in side.mapped
+        for c in columns
     )
 
 
@@ -468,7 +474,7 @@ class Generator(Objects):
             template = "row_settle_rows"
             pieces |= {
                 "lazy": self._lazily(),
-                "write": self._upsert(),
+                "write": sql.SQL("{}\n{}").format(self._keep(), self._upsert()),
                 "go": self._go(),
                 "settled": self._forget_failure(),
             }
@@ -476,7 +482,7 @@ class Generator(Objects):
             template = "row_settle_columns"
             pieces |= {
                 "holds": self._emptied_where(),
-                "write": self._fill(),
+                "write": sql.SQL("{}\n{}").format(self._keep(), self._fill()),
                 "clear": self._emptied(),
                 "unmapped": self._unmapped(),
                 "forget": self._forget_failure(),
@@ -496,6 +502,35 @@ class Generator(Objects):
             agree=sql.SQL("NOT {}").format(disagree(self.mapping, "zdm_row", "zdm_t")),
         )
         return Function(name, self.table, definition, self._label("row_stale", definition))
+
+    def _keep(self) -> sql.Composable:
+        """A part of the row that agrees stays as it is; derived anew, it would lose what only its own side can express."""
+        if self.mapping.one_way or _mirror_images(self.mapping):
+            return sql.SQL("")
+        kept: dict[str, sql.Composable] = {}
+        for part in parts(self.mapping):
+            mine, yours = (part.old, part.new) if self.side == "old" else (part.new, part.old)
+            if not mine or all(c.plain for c in (*mine, *yours)):
+                continue
+            agrees = sql.SQL("NOT {}").format(_any_differs(mine, "zdm_row", "zdm_t"))
+            for c in yours:
+                kept[c.name] = agrees
+        numbered = [(number, c) for number, c in enumerate(self.yours.columns) if c.name in kept]
+        # Where all is one part, it does not agree, or nothing would be written.
+        if not numbered or len(parts(self.mapping)) == 1:
+            return sql.SQL("")
+        return load("row_keep").fill(
+            target=self.target,
+            match=_match(self.yours, "zdm_t", "zdm_at"),
+            kept=comma(
+                sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
+                    kept[c.name], column(c.name, "zdm_t"), _value(number)
+                )
+                for number, c in numbered
+            ),
+            values=comma(_value(number) for number, _ in numbered),
+            raised=RAISED,
+        )
 
     def _fill(self) -> sql.Composable:
         statement = sql.SQL("    UPDATE {} AS zdm_t SET {} WHERE {};").format(

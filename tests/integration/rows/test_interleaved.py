@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import partial
 
 import psycopg
@@ -83,6 +84,27 @@ def test_a_key_taken_over_from_a_row_that_the_snapshot_still_sees(
         a.run(f"ROLLBACK; BEGIN ISOLATION LEVEL {isolation}; {taken_over}; COMMIT")
     fill(rows)
     assert rows.bad() == (0, 0, 0)
+
+
+@on_all_versions
+def test_a_write_of_one_column_leaves_others_that_agree_alone(database: Database) -> None:
+    """Half a status has no old form. It is not rounded away because somebody followed the account, on whichever side."""
+    half = {
+        "column": "statuses",
+        "type": "numeric",
+        "up": "statuses::numeric",
+        "down": "round(statuses)::bigint",
+    }
+    rows = Rows(database, rows=3, options={"columns": [half, "followers"], "lossy": True})
+    fill(rows)
+    old, new = "SELECT statuses, followers FROM accounts", "SELECT statuses, followers FROM account_stats"
+    database.execute("UPDATE account_stats SET statuses = 1.4 WHERE account_id = 1")
+    database.execute("UPDATE accounts SET followers = 7 WHERE id = 1")
+    assert database.execute(f"{new} WHERE account_id = 1") == [(Decimal("1.4"), 7)]
+    database.execute("UPDATE account_stats SET followers = 8 WHERE account_id = 1")
+    assert database.execute(f"{old} WHERE id = 1") == [(1, 8)]
+    database.execute("UPDATE accounts SET statuses = 3, followers = 9 WHERE id = 1")
+    assert database.execute(f"{new} WHERE account_id = 1") == [(3, 9)]
 
 
 @pytest.mark.parametrize("locked", [True, False])
