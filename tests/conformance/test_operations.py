@@ -57,8 +57,17 @@ def mortal() -> Iterator[Mortal]:
         yield starter
 
 
-@on_all_versions
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    ("server", "scenario"),
+    [
+        pytest.param(
+            server, *parameter.values, id=f"{parameter.id}-{server}", marks=[*parameter.marks, *marks]
+        )
+        for server, marks, parameters in (("default", [], SCENARIOS), ("pg15", [pytest.mark.pg15], some(2)))
+        for parameter in parameters
+    ],
+    indirect=["server"],
+)
 def test_run_through(database: Database, scenario: Scenario) -> None:
     rollout = Rollout(database, scenario)
     with rollout.writing(new=False) as writers:
@@ -99,7 +108,7 @@ def test_roll_back(database: Database, scenario: Scenario, state: State) -> None
     assert rollout.dump() == rollout.before
 
 
-@pytest.mark.parametrize("scenario", some(2))
+@pytest.mark.parametrize("scenario", some(3))
 def test_killed_at_every_step(database: Database, scenario: Scenario) -> None:
     """The process dies before each step of each phase, one after the other; each time a new one continues."""
     rollout = Rollout(database, scenario)
@@ -111,7 +120,7 @@ def test_killed_at_every_step(database: Database, scenario: Scenario) -> None:
     rollout.nothing_left()
 
 
-@pytest.mark.parametrize("scenario", some(2, 1))
+@pytest.mark.parametrize("scenario", some(3, 1))
 def test_killed_then_rolled_back(database: Database, scenario: Scenario) -> None:
     """The process dies before step n of the way to switchover; the way back leaves the schema as it was, for every n."""
     rollout = Rollout(database, scenario)
@@ -154,7 +163,7 @@ def killed_for_real(rollout: Rollout, mortal: Mortal, seed: str, kills: int) -> 
     rollout.nothing_left()
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS[::6])
+@pytest.mark.parametrize("scenario", SCENARIOS[::8])
 def test_killed_for_real(
     database: Database, scenario: Scenario, mortal: Mortal, request: pytest.FixtureRequest
 ) -> None:
@@ -251,7 +260,7 @@ def test_killed_at_every_round_trip(database: Database, scenario: Scenario, mort
     rollout.nothing_left()
 
 
-@pytest.mark.parametrize("scenario", some(2))
+@pytest.mark.parametrize("scenario", some(3, 2))
 def test_exposed_columns(database: Database, scenario: Scenario) -> None:
     """Teams without version schemas: the new application uses the table itself, by the new columns' own names."""
     rollout = Rollout(database, scenario, expose="columns")

@@ -11,7 +11,7 @@ from psycopg import sql
 from pydantic import Field, field_validator
 
 from zdm.errors import Problem
-from zdm.model.mapping import Conflict
+from zdm.model.mapping import Conflict, Expose
 from zdm.model.names import Value
 from zdm.model.sample import Scenario
 from zdm.model.table import Column
@@ -189,6 +189,14 @@ class ExtractJson(Operation):
                 Problem(
                     f"column {self.column} of {shape.name} is {original.type}, not a JSON document",
                     remedy="Make it jsonb first (change_type), or use split_column.",
+                )
+            )
+        if shape.expose is Expose.COLUMNS and self.remove is Remove.KEYS:
+            problems.append(
+                Problem(
+                    f"the document without its fields would be a second column {self.column} of {shape.name} until cleanup, "
+                    "and the migration exposes columns",
+                    remedy="Keep the fields (`remove: nothing`), or leave out `expose: columns` (then version schemas keep them apart).",
                 )
             )
         if original is None or problems:

@@ -305,6 +305,23 @@ def test_exposed_columns_need_names_of_their_own() -> None:
     assert "needs a name of its own" in text
 
 
+def test_two_documents_of_one_name_need_version_schemas() -> None:
+    outcome = run(
+        [table("t", column("id"), column("data", "jsonb"))],
+        {
+            "extract_json": {
+                "table": "t",
+                "column": "data",
+                "remove": "keys",
+                "fields": [{"path": "name", "type": "text"}],
+            }
+        },
+        expose=Expose.COLUMNS,
+    )
+    (text,) = outcome.texts()
+    assert "would be a second column data" in text
+
+
 def test_a_dropped_table_is_left_alone() -> None:
     outcome = run(
         [ACCOUNTS, OWNERS],
