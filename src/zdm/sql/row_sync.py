@@ -717,6 +717,9 @@ class Generator(Objects):
 
     def _go(self) -> sql.Composable:
         match = _match(self.yours, "zdm_t", "zdm_at")
+        if self._filter is not None:
+            # A row that has left the filter by itself is why the new one goes, and stays as it is.
+            match = all_of([match, sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))])
         if self.yours.gone:
             assign = comma(
                 sql.SQL("{} = {}").format(column(name), trusted(value)) for name, value in self.yours.gone

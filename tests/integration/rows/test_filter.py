@@ -1,0 +1,61 @@
+"""Rows that leave the filter of a mapping: they are the old version's own from then on, and nothing happens to them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.harness import OPEN_GATES
+from tests.support.interleave import Isolation
+from tests.support.servers import Database
+from tests.support.versions import on_all_versions
+from zdm.engine.rollout import Engine
+from zdm.model.phases import State
+from zdm.operations.migration import Migration
+
+
+@on_all_versions
+@pytest.mark.parametrize("gone", [{}, {"status": "'inactive'"}])
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+def test_a_row_that_leaves_the_filter_stays(
+    database: Database, isolation: Isolation, gone: dict[str, str]
+) -> None:
+    database.execute(
+        "CREATE TABLE ledger (id int PRIMARY KEY, amount int, status text NOT NULL);"
+        "INSERT INTO ledger SELECT g, g, 'active' FROM generate_series(1, 4) g"
+    )
+    part = {
+        "to": "reports",
+        "key": {"id": "id"},
+        "where": "status = 'active'",
+        "columns": [{"column": "value", "up": "amount"}],
+        "down": {"amount": "value", "status": "'active'"},
+        "gone": gone,
+        "create": {},
+    }
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = Migration.model_validate(
+        {
+            "id": "split",
+            "operations": [{"split_table": {"table": "ledger", "keep": True, "into": [part]}}],
+            "gates": OPEN_GATES,
+        }
+    )
+
+    def run(statement: str) -> None:
+        database.execute(f"BEGIN ISOLATION LEVEL {isolation}; {statement}; COMMIT")
+
+    while engine.advance(migration).state is not State.MIGRATED:
+        # Also a row that is not filled yet.
+        run("UPDATE ledger SET status = 'archived' WHERE id = 1")
+    run("UPDATE ledger SET status = 'archived' WHERE id = 2")
+    run("DELETE FROM reports WHERE id = 3")
+    of_three = [(3, 3, "inactive")] if gone else []
+    assert database.execute("TABLE ledger ORDER BY id") == [
+        (1, 1, "archived"),
+        (2, 2, "archived"),
+        *of_three,
+        (4, 4, "active"),
+    ]
+    assert database.execute("TABLE reports") == [(4, 4)]
+    assert engine.verify("split").clean
