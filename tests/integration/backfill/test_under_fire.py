@@ -96,14 +96,16 @@ def test_nothing_is_lost_while_sessions_are_ended(database: Database, seed: int)
 
         def disturb(_: float) -> Wait:
             chunks[0] += 1
-            if rng.random() < 0.15:
+            # One at least; the others by chance.
+            due = chunks[0] >= 3 and not ended[0]
+            if due or rng.random() < 0.15:
                 # Whichever of our sessions is in the middle of something, this one included.
                 ended[0] += len(
                     database.execute(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                         "WHERE application_name = 'zdm test' AND datname = current_database() "
                         "AND (state <> 'idle' OR %s)",
-                        rng.random() < 0.3,
+                        due or rng.random() < 0.3,
                     )
                 )
             if chunks[0] % 5 == 0:
