@@ -8,14 +8,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from zdm.db.session import transaction
-from zdm.errors import ZdmError
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import element_sync
-from zdm.sql.identifiers import qualified_name
-from zdm.sql.rows import Kind
-from zdm.verify.rows import failures, position
 from zdm.verify.run import SAMPLES, Found
+from zdm.verify.statement import in_one_statement
 
 
 def verify_elements(
@@ -34,35 +30,12 @@ def verify_elements(
     ------
     ZdmError: a table could not be read to its end.
     """
-    settings = {"jit": "off", "max_parallel_workers_per_gather": str(workers)}
-    try:
-        with connect() as conn:
-            lsn = position(conn)
-            with transaction(conn, isolation="repeatable read", read_only=True, settings=settings):
-                row = conn.execute(
-                    "SELECT pg_catalog.now(), pg_catalog.pg_current_snapshot()::text"
-                ).fetchone()
-                assert row is not None
-                failed = failures(conn, mapping, rollout)
-                found = conn.execute(
-                    sql.SQL(
-                        "SELECT kind, pg_catalog.count(*), (pg_catalog.array_agg(key))[1:{}] FROM ({}) AS zdm_found GROUP BY kind"
-                    ).format(
-                        sql.Literal(SAMPLES),
-                        element_sync.disagreeing(mapping, rollout, known=failed is not None),
-                    )
-                ).fetchall()
-                total = conn.execute(
-                    sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(qualified_name(mapping.source.table))
-                ).fetchone()
-    except psycopg.Error as error:
-        raise ZdmError(
-            f"{mapping.id} could not be verified: {str(error).strip()}",
-            remedy="Nothing was changed; run again.",
-        ) from error
-    counts = {Kind(kind): count for kind, count, _ in found}
-    samples = {Kind(kind): list(keys) for kind, _, keys in found}
-    if failed is not None:
-        counts[Kind.FAILED], samples[Kind.FAILED] = failed
-    assert total is not None
-    return Found(started_at=row[0], snapshot=row[1], lsn=lsn, rows=total[0], counts=counts, samples=samples)
+    return in_one_statement(
+        connect,
+        mapping,
+        rollout,
+        lambda known: sql.SQL(
+            "SELECT kind, pg_catalog.count(*), (pg_catalog.array_agg(key))[1:{}] FROM ({}) AS zdm_found GROUP BY kind"
+        ).format(sql.Literal(SAMPLES), element_sync.disagreeing(mapping, rollout, known=known)),
+        workers=workers,
+    )
