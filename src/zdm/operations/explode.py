@@ -18,7 +18,7 @@ from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import TableColumn
 from zdm.operations.elements import Form, ListColumn, foreign_key_of
 from zdm.operations.move_columns import CreatedTable
-from zdm.operations.params import Name, Sql, TableName, find_column, find_shape, names_too
+from zdm.operations.params import Name, Sql, TableName, by_name, find_column, find_shape, names_too
 from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import (
@@ -186,9 +186,7 @@ class Explode(Operation):
     @field_validator("elements", "columns", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return tuple({"column": item} if isinstance(item, str) else item for item in value)
-        return value
+        return by_name(value)
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> Explode:

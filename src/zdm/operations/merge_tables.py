@@ -18,7 +18,7 @@ from zdm.model.table import Column
 from zdm.operations.add_column import AddColumn
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.drop_table import DropTable
-from zdm.operations.params import Name, Sql, TableName, find_shape, names_too
+from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape, is_sequence_default
 from zdm.operations.target import quoted, readable, required, unique_over
@@ -127,9 +127,7 @@ class MergeTables(Operation):
     @field_validator("columns", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return tuple({"column": item} if isinstance(item, str) else item for item in value)
-        return value
+        return by_name(value)
 
     def tables(self) -> Sequence[str]:
         return (self.table, self.to)

@@ -21,7 +21,7 @@ from zdm.operations.add_column import AddColumn
 from zdm.operations.add_foreign_key import Reaction
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
-from zdm.operations.params import Name, Sql, TableName, find_column, find_shape, names_too
+from zdm.operations.params import Name, Sql, TableName, by_name, find_column, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import (
@@ -176,9 +176,7 @@ class MoveColumns(Operation):
     @field_validator("columns", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return tuple({"column": item} if isinstance(item, str) else item for item in value)
-        return value
+        return by_name(value)
 
     def tables(self) -> Sequence[str]:
         return (self.table,) if self.create is not None else (self.table, self.to)

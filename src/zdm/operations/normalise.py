@@ -20,7 +20,7 @@ from zdm.operations import ddl
 from zdm.operations.add_foreign_key import ForeignKey
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
-from zdm.operations.params import Name, Sql, TableName, find_column, find_shape
+from zdm.operations.params import Name, Sql, TableName, by_name, find_column, find_shape
 from zdm.operations.rows import DraftMirrored, DraftParent, DraftRows, DraftSide
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import readable, unique_over
@@ -175,9 +175,7 @@ class Normalise(Operation):
     @field_validator("columns", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return tuple({"column": item} if isinstance(item, str) else item for item in value)
-        return value
+        return by_name(value)
 
     def tables(self) -> Sequence[str]:
         if self.create is None:

@@ -127,6 +127,13 @@ TableName = Annotated[str, Field(min_length=1)]
 """A table as ``name``, ``schema.name`` or with quotes; unquoted parts are folded to lower case as in SQL."""
 
 
+def by_name(value: Any) -> Any:
+    """A validator that runs before the others: a column's name alone stands for the column in detail."""
+    if isinstance(value, list | tuple):
+        return tuple({"column": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
 def names_too(schema: dict[str, Any]) -> None:
     """For `json_schema_extra` of a list whose items may be given by name alone."""
     schema["items"] = {"anyOf": [{"type": "string"}, schema["items"]]}

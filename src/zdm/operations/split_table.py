@@ -20,7 +20,7 @@ from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
 from zdm.operations.drop_table import DropTable
-from zdm.operations.params import Name, Sql, TableName, find_shape, names_too
+from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape
 from zdm.operations.target import (
@@ -101,9 +101,7 @@ class Part(Value):
     @field_validator("columns", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return tuple({"column": item} if isinstance(item, str) else item for item in value)
-        return value
+        return by_name(value)
 
 
 class SplitTable(Operation):
