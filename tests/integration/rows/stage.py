@@ -57,6 +57,40 @@ FROM public.accounts a FULL JOIN public.account_stats s ON s.account_id = a.id
 """Zombies, missing and stale rows, by a query that knows nothing of zdm's."""
 
 
+def staged(
+    database: Database, migration: Migration, *, naive: str | None, new_first: bool = False
+) -> tuple[Plan, RowMapping, int]:
+    """A rollout of which the tables and what mirrors them are there, and nothing else; with its plan, its mapping and its number.
+
+    Parameters
+    ----------
+    naive: SQL that mirrors instead of zdm's triggers.
+    new_first: install what watches the new side before what watches the old one.
+    """
+    with connect(database.dsn, application_name="stage") as conn:
+        install.install(conn)
+        plan = compile_plan(conn, migration, "public")
+        (mapping,) = plan.row_mappings
+        registry.register(conn, migration, migration.canonical())
+        with transaction(conn):
+            rollout = rollouts.create(conn, plan).id
+        for step in plan.of(Phase.PREPARATION):
+            if step.stage in (Stage.TABLES, Stage.STRUCTURE) and isinstance(step.action, Transaction):
+                with transaction(conn):
+                    for statement in step.action.statements:
+                        conn.execute(statement.encode())
+        if naive is not None:
+            conn.execute("SET search_path = public")
+            conn.execute(naive.encode())
+        sides = row_sync.sides(mapping)
+        for side in reversed(sides) if new_first else sides:
+            objects = row_sync.install(mapping, rollout, side)
+            with transaction(conn):
+                for statement in objects.statements if naive is None else objects.functions:
+                    conn.execute(statement.encode())
+    return plan, mapping, rollout
+
+
 @dataclass
 class Rows:
     """``accounts`` with two counters, an empty ``account_stats``, and what mirrors them.
@@ -95,27 +129,9 @@ class Rows:
         migration = Migration.model_validate(
             {"id": "try_it", "sync": self.sync, "operations": [{"move_columns": operation}]}
         )
-        with connect(self.database.dsn, application_name="stage") as conn:
-            install.install(conn)
-            self.plan = compile_plan(conn, migration, "public")
-            (self.mapping,) = self.plan.row_mappings
-            registry.register(conn, migration, migration.canonical())
-            with transaction(conn):
-                self.rollout = rollouts.create(conn, self.plan).id
-            for step in self.plan.of(Phase.PREPARATION):
-                if step.stage in (Stage.TABLES, Stage.STRUCTURE):
-                    assert isinstance(step.action, Transaction)
-                    with transaction(conn):
-                        for statement in step.action.statements:
-                            conn.execute(statement.encode())
-            if self.naive:
-                conn.execute("SET search_path = public")
-                conn.execute(NAIVE.encode())
-            for side in row_sync.sides(self.mapping):
-                objects = row_sync.install(self.mapping, self.rollout, side)
-                with transaction(conn):
-                    for statement in objects.functions if self.naive else objects.statements:
-                        conn.execute(statement.encode())
+        self.plan, self.mapping, self.rollout = staged(
+            self.database, migration, naive=NAIVE if self.naive else None
+        )
 
     def bad(self) -> tuple[int, int, int]:
         """Zombies, missing and stale rows."""

@@ -9,21 +9,19 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.integration.rows.stage import staged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
 from tests.support.writers import Writers
 from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
-from zdm.catalog import install, registry, rollouts
-from zdm.db.session import connect, transaction
+from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
 from zdm.errors import BadInput
 from zdm.model.mapping import Authority
 from zdm.model.row_mapping import RowMapping
-from zdm.model.step import Phase, Stage, Transaction
 from zdm.operations.migration import Migration
-from zdm.sql import row_sync
 from zdm.sql.rows import Kind
 from zdm.verify.elements import verify_elements
 from zdm.verify.repair_rows import repair_rows
@@ -86,26 +84,9 @@ class Orders:
         migration = Migration.model_validate(
             {"id": "try_it", "operations": [{"collapse": {**OPERATION, **self.options}}]}
         )
-        with connect(self.database.dsn, application_name="stage") as conn:
-            install.install(conn)
-            plan = compile_plan(conn, migration, "public")
-            (self.mapping,) = plan.row_mappings
-            registry.register(conn, migration, migration.canonical())
-            with transaction(conn):
-                self.rollout = rollouts.create(conn, plan).id
-            for step in plan.of(Phase.PREPARATION):
-                if step.stage in (Stage.TABLES, Stage.STRUCTURE) and isinstance(step.action, Transaction):
-                    with transaction(conn):
-                        for statement in step.action.statements:
-                            conn.execute(statement.encode())
-            if self.naive:
-                conn.execute("SET search_path = public")
-                conn.execute(NAIVE.encode())
-            for side in reversed(row_sync.sides(self.mapping)):
-                objects = row_sync.install(self.mapping, self.rollout, side)
-                with transaction(conn):
-                    for statement in objects.functions if self.naive else objects.statements:
-                        conn.execute(statement.encode())
+        _, self.mapping, self.rollout = staged(
+            self.database, migration, naive=NAIVE if self.naive else None, new_first=True
+        )
 
     def fill(self) -> None:
         """Run the backfill to its end."""
