@@ -33,6 +33,21 @@ def test_cuts_at_once_when_a_chunk_takes_twice_the_target() -> None:
     assert found.blocks == 1
 
 
+def test_what_round_trips_take_does_not_make_chunks_smaller_and_smaller() -> None:
+    """On a server without a processor to spare each of them waits, and a chunk of few rows waits as long as one of many."""
+    found = sizer()
+    for _ in range(50):
+        found.took(found.blocks * 60 * 4e-6, found.blocks, found.blocks * 60, besides=0.045)
+    assert 0.01 <= found.blocks * 60 * 4e-6 <= 0.015
+
+
+def test_rows_and_round_trips_together_keep_to_the_target() -> None:
+    found = sizer()
+    for _ in range(50):
+        found.took(found.blocks * 60 * 4e-6, found.blocks, found.blocks * 60, besides=0.020)
+    assert 0.025 <= found.blocks * 60 * 4e-6 <= 0.032
+
+
 def test_filled_blocks_teach_nothing() -> None:
     """Otherwise the first unfilled blocks after many filled ones would meet a chunk of gigantic size."""
     found = sizer()

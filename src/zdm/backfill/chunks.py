@@ -4,10 +4,13 @@ from __future__ import annotations
 
 GROWTH = 1.5
 OVERRUN = 2.0
+LEAST_ROOM = 0.25
+"""Of the target, what is left for rows however long everything else takes: on a server that has no processor to spare each
+round trip waits for one, and chunks that were cut for that would spend all their time on round trips."""
 
 
 class Sizer:
-    """Blocks per chunk, steered by the time that chunks take.
+    """Blocks per chunk, steered by the time that their rows take.
 
     A chunk below the target lets the next one grow, by half at most: a larger step would meet a slower region of the table
     with too large a chunk. One that took twice the target or more cuts at once. Only chunks that were full of unfilled rows
@@ -16,7 +19,7 @@ class Sizer:
     Parameters
     ----------
     density: rows in a block, as the server estimates.
-    target: seconds a chunk aims at.
+    target: seconds for which a chunk aims to hold its locks.
     """
 
     def __init__(self, *, density: float, target: float, first_rows: int, most_rows: int) -> None:
@@ -30,15 +33,22 @@ class Sizer:
         """How many blocks the next chunk takes."""
         return max(1, int(self._size))
 
-    def took(self, seconds: float, blocks: int, rows: int) -> None:
-        """A chunk of so many blocks was committed; `rows` were filled in it."""
+    def took(self, seconds: float, blocks: int, rows: int, *, besides: float = 0.0) -> None:
+        """A chunk of so many blocks was committed; `rows` were filled in it.
+
+        Parameters
+        ----------
+        seconds: what the statement took that fills the rows.
+        besides: how much longer the chunk held its locks; no smaller chunk would hold them less for that.
+        """
         if rows:
             # The estimate may be of long ago, or be missing: the densest chunk seen is what we size for.
             self._density = max(self._density * 0.98, rows / blocks)
-        if seconds >= OVERRUN * self._target:
-            self._size = blocks * self._target / seconds
+        room = max(self._target * LEAST_ROOM, self._target - besides)
+        if seconds >= OVERRUN * room:
+            self._size = blocks * room / seconds
         elif rows >= blocks * self._density / 2:
-            ratio = min(GROWTH, max(0.5, self._target / max(seconds, 1e-6)))
+            ratio = min(GROWTH, max(0.5, room / max(seconds, 1e-6)))
             # Towards what this chunk says, from the size it really had (the last of a range is shorter).
             wanted = blocks * ratio
             self._size = wanted if wanted < self._size or blocks >= int(self._size) else self._size

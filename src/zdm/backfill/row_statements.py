@@ -17,6 +17,9 @@ from zdm.sql.rows import render
 
 ALIAS = "zdm_s"
 
+MOST_LEFT = 1000
+"""Blocks with rows that are left which are told at a time."""
+
 
 class RowStatements:
     """Rows are *unsettled* if they must have a row on the new side and have none, and *failed* if their mapping raised.
@@ -32,18 +35,20 @@ class RowStatements:
         self._target = qualified_name(mapping.new.table)
         self._key = [column(name, ALIAS) for name in mapping.old.key]
         self.promised: frozenset[str] = frozenset()
-        absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
+        self._absent: sql.Composable = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
             self._target, row_sync.joined(mapping, ALIAS, "zdm_t")
         )
         # A row that failed may raise again wherever it is asked about, so that is looked up first.
         self.failed = _failure(mapping, rollout)
-        wanted = [absent, row_sync.wanted(mapping, ALIAS)]
+        self._wanted = row_sync.wanted(mapping, ALIAS)
         if mapping.logged:
             # Its row may have gone on the new side, which the old one does not know yet.
-            wanted.append(sql.SQL("NOT {}").format(row_log.noted(mapping, rollout, mapping.old, ALIAS)))
-        self._absent = _rendered(all_of(wanted))
+            noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
+            self._wanted = all_of([self._wanted, sql.SQL("NOT {}").format(noted)])
         self.unsettled = _rendered(
-            sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(self.failed, self._absent)
+            sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(
+                self.failed, all_of([self._absent, self._wanted])
+            )
         )
         self._lock = sql.SQL("FOR SHARE" if mapping.selective else "FOR KEY SHARE")
         # The triggers write the reference to what is made.
@@ -64,7 +69,7 @@ class RowStatements:
         """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""
         if careful or self._one_by_one:
             return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
-        return self._insert(self._within(start, end), self._absent_between(start, end), self._lock)
+        return self._insert(self._within(start, end), self._absent_between(start, end))
 
     def fill_meeting(self, start: int, end: int) -> sql.Composed:
         """The same where rows may be made by others at this moment."""
@@ -91,13 +96,12 @@ class RowStatements:
         )
         return self._settled(condition)
 
-    def _insert(
-        self, condition: sql.Composable, absent: sql.Composable, lock: sql.Composable
-    ) -> sql.Composed:
-        # The lock is taken in a subquery of its own, so that what is inserted is computed over the row as it is locked.
+    def _insert(self, condition: sql.Composable, absent: sql.Composable) -> sql.Composed:
+        # The lock is taken in a subquery of its own, so that what is inserted is computed over the row as it is locked. Sorted,
+        # since a join may give the rows in any order, which scatters them over the new table and its key's index.
         return sql.SQL(
             "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM ("
-            "SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {condition} AND {absent} {lock}) AS {alias}"
+            "SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {condition} AND {absent} ORDER BY {key} {lock}) AS {alias}"
         ).format(
             target=self._target,
             columns=self._columns,
@@ -106,7 +110,8 @@ class RowStatements:
             source=self._source,
             condition=condition,
             absent=absent,
-            lock=lock,
+            key=comma(render(value, ALIAS) for value in self._mapping.new.key_values),
+            lock=self._lock,
         )
 
     def _absent_between(self, start: int, end: int) -> sql.Composable:
@@ -136,7 +141,7 @@ class RowStatements:
             greatest,
             key=column(key, "zdm_t"),
         )
-        return all_of([absent, row_sync.wanted(self._mapping, ALIAS)])
+        return all_of([absent, self._wanted])
 
     def _settled(self, condition: sql.Composable) -> sql.Composed:
         # Materialised, so that a row is locked before the function reads it again.
@@ -166,16 +171,29 @@ class RowStatements:
             settle=self._settle,
         )
 
-    def first_left(self, start: int, end: int) -> sql.Composed:
-        """The block of some row in these blocks that is unsettled or failed; no row if there is none."""
+    def left(self, start: int, end: int) -> sql.Composed:
+        """Blocks of these in which some row is unsettled or failed, in order, at most `MOST_LEFT`."""
         return sql.SQL(
-            "SELECT (({alias}.ctid::text::pg_catalog.point)[0])::bigint FROM ONLY {source} AS {alias}"
-            " WHERE {within} AND {left} LIMIT 1"
+            "SELECT DISTINCT (({alias}.ctid::text::pg_catalog.point)[0])::bigint FROM {found} ORDER BY 1 LIMIT {most}"
         ).format(
             alias=sql.Identifier(ALIAS),
+            found=self._left_rows(self._within(start, end)),
+            most=sql.Literal(MOST_LEFT),
+        )
+
+    def _left_rows(self, within: sql.Composable) -> sql.Composable:
+        """Their positions, as a part of FROM: a join of both tables, and whatever is recorded as failed."""
+        return sql.SQL(
+            "(SELECT {ctid} FROM ONLY {source} AS {alias} WHERE {within} AND {absent} AND CASE WHEN {failed} THEN true ELSE {wanted} END"
+            " UNION ALL SELECT {ctid} FROM ONLY {source} AS {alias} WHERE {within} AND {failed}) AS {alias}"
+        ).format(
+            ctid=column("ctid", ALIAS),
             source=self._source,
-            within=self._within(start, end),
-            left=any_of([self.failed, self.unsettled]),
+            alias=sql.Identifier(ALIAS),
+            within=within,
+            absent=self._absent,
+            failed=self.failed,
+            wanted=self._wanted,
         )
 
     def count_unsettled(self, start: int, end: int) -> sql.Composed:
@@ -216,7 +234,16 @@ class RowStatements:
         return within(start, end, ALIAS)
 
 
-class ParentStatements(RowStatements):
+class ByRowStatements(RowStatements):
+    """The same where it takes a function of each row to tell whether it is settled."""
+
+    def _left_rows(self, within: sql.Composable) -> sql.Composable:
+        return sql.SQL("ONLY {} AS {} WHERE {} AND {}").format(
+            self._source, sql.Identifier(ALIAS), within, any_of([self.failed, self.unsettled])
+        )
+
+
+class ParentStatements(ByRowStatements):
     """The same for a mapping of many to one: row by row, since a parent may be found, made, or waited for.
 
     The source rows are locked against any other write: two that write different links of one row would both stay.
@@ -259,7 +286,7 @@ class ParentStatements(RowStatements):
         return [(", ".join(parent.key), query)]
 
 
-class ElementStatements(RowStatements):
+class ElementStatements(ByRowStatements):
     """The same for a mapping of one row to many: row by row, since elements of a row may come while its lock is waited for.
 
     Rows are *unsettled* if they have elements by their own values, and none are there. They are locked against any other write, as
@@ -333,7 +360,7 @@ class ElementStatements(RowStatements):
         return [(", ".join(c.name for c in elements.columns), query)]
 
 
-class JoinStatements(RowStatements):
+class JoinStatements(ByRowStatements):
     """The same where rows that are there are filled. A row is unsettled if the new side's columns do not hold what it says.
 
     The source rows are locked against any other write, as the triggers have them: what is filled is what they say at the commit.

@@ -208,8 +208,8 @@ class _Run:
                     raise FileChanged
                 Worker(job, conn, files[mine.relation]).run(mine.next, mine.hi, record)
 
-            def record(conn: psycopg.Connection[Any], next_block: int, rows: int, left: bool) -> None:
-                backfills.advance(
+            def record(conn: psycopg.Connection[Any], next_block: int, rows: int, left: bool) -> int | None:
+                return backfills.advance(
                     conn, self._rollout, self._mapping.table, part.number, next_block, rows, left=left
                 )
 

@@ -108,16 +108,18 @@ def _look(worker: Worker, job: Job, rollout: int, blocks: int, look: _Look) -> N
         job.watch.between_chunks(worker.conn, 0.0)
         end = min(blocks, position + probe)
         try:
-            block = worker.first_left(position, end)
+            left = worker.left(position, end)
         except psycopg.errors.UndefinedTable as error:
             raise FileChanged from error
-        if block is None:
+        if not left:
             position = end
-            continue
-        position = min(blocks, block + REGION)
-        worker.run(block, position, record)
-        look.failed += worker.retry_failed(block, position, record)
-        look.held += worker.count_unsettled(block, position)
+        for block in left:
+            if block < position:
+                continue  # it belongs to the region before
+            position = min(blocks, block + REGION)
+            worker.run(block, position, record)
+            look.failed += worker.retry_failed(block, position, record)
+            look.held += worker.count_unsettled(block, position)
 
 
 def _held(conn: psycopg.Connection[Any], job: Job, count: int) -> Busy:

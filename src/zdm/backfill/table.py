@@ -192,8 +192,8 @@ class Statements:
             "SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE bad) FROM tried"
         ).format(table=self._table, settle=self._settle, within=within(start, end), failed=self.failed)
 
-    def first_left(self, start: int, end: int) -> sql.Composed:
-        """The block of some row in these blocks that is unsettled or failed; no row if there is none."""
+    def left(self, start: int, end: int) -> sql.Composed:
+        """The first of these blocks that is met in which some row is unsettled or failed; no row if there is none."""
         # A tid has no function that tells its block; its text is "(block,offset)", which a point reads as well.
         return sql.SQL(
             "SELECT ((ctid::text::pg_catalog.point)[0])::bigint FROM ONLY {} WHERE {} AND {} LIMIT 1"

@@ -17,7 +17,7 @@ from zdm.backfill.options import Hooks, Options
 from zdm.backfill.outcome import Trouble, classify
 from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.table import Shape, Statements, relfilenode, shapes
-from zdm.db.session import OutcomeUnknown, transaction
+from zdm.db.session import WORK_MEM, OutcomeUnknown, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
 from zdm.sql.rows import SETTLING
@@ -43,9 +43,9 @@ class Stopped(Exception):  # noqa: N818
     """The stop event is set, or another worker failed."""
 
 
-Record = Callable[[psycopg.Connection[Any], int, int, bool], None]
+Record = Callable[[psycopg.Connection[Any], int, int, bool], int | None]
 """Writes into the chunk's transaction: blocks before the first number are done, so many rows were settled, and whether rows
-may have been left there."""
+may have been left there. Returns the file that the table has, if it looked."""
 
 
 class Watch(Protocol):
@@ -85,7 +85,7 @@ class Job:
     @property
     def settings(self) -> dict[str, str]:
         """Of every writing transaction. What a crash loses of it, the cursor loses with it."""
-        found = {"synchronous_commit": "off", SETTLING: "on", **self.extra}
+        found = {"synchronous_commit": "off", "work_mem": WORK_MEM, SETTLING: "on", **self.extra}
         return {**found, "session_replication_role": "replica"} if self.silent else found
 
 
@@ -135,32 +135,35 @@ class Worker:
         careful = position < self._careful_until
         begun = time.perf_counter()
         try:
-            rows = self._chunk(position, position + blocks, record, careful=careful)
+            rows, locked, filled = self._chunk(position, position + blocks, record, careful=careful)
         except (psycopg.Error, OutcomeUnknown) as error:
             return self._troubled(error, position, blocks, record, careful=careful)
-        self._committed(begun, blocks, rows, learn=not careful)
+        if not careful:
+            self._sizer.took(filled - locked, blocks, rows, besides=time.perf_counter() - filled)
+        self._committed(begun, blocks, rows)
         return position + blocks
 
-    def _committed(self, begun: float, blocks: int, rows: int, *, learn: bool = True) -> None:
+    def _committed(self, begun: float, blocks: int, rows: int) -> None:
         self._last = time.perf_counter() - begun
         self._conflicts = 0
-        if learn:
-            self._sizer.took(self._last, blocks, rows)
         if self._limit is not None:
             self._limit = self._limit * 2 if self._limit < self._sizer.blocks else None
         self._job.watch.settled(rows, blocks, self._last)
 
-    def _chunk(self, start: int, end: int, record: Record, *, careful: bool) -> int:
+    def _chunk(self, start: int, end: int, record: Record, *, careful: bool) -> tuple[int, float, float]:
+        """How many rows were filled, and when that began and ended: locks are held from then to the commit."""
         with self._transaction():
             statements = self.statements
             if isinstance(statements, RowStatements) and start < self._meeting_until and not careful:
                 statement = statements.fill_meeting(start, end)
             else:
                 statement = statements.fill(start, end, careful=careful)
+            locked = time.perf_counter()
             rows = self.conn.execute(statement).rowcount
+            filled = time.perf_counter()
             # An expression that raised has left its row failed; the sweep tries it again, and tells of it.
             self._record(record, end, rows, left=careful)
-        return rows
+        return rows, locked, filled
 
     @contextmanager
     def _transaction(self, *, timeout: timedelta | None = None) -> Iterator[None]:
@@ -177,9 +180,9 @@ class Worker:
 
     def _record(self, record: Record, end: int, rows: int, *, left: bool = False) -> None:
         # Our write holds a lock on the table, so the file cannot change from here to the commit.
-        if relfilenode(self.conn, self._shape.relation) != self._shape.relfilenode:
+        file = record(self.conn, end, rows, left) or relfilenode(self.conn, self._shape.relation)
+        if file != self._shape.relfilenode:
             raise FileChanged
-        record(self.conn, end, rows, left)
 
     def _troubled(
         self,
@@ -254,7 +257,7 @@ class Worker:
                 continue
             total += rows
             if rows < limit:
-                self._committed(begun, 1, total, learn=False)
+                self._committed(begun, 1, total)
                 return block + 1
         raise ZdmError(
             f"the rows of block {block} of {self._shape.name} do not stay settled",
@@ -266,11 +269,10 @@ class Worker:
 
     # --- the sweep --------------------------------------------------------------------------------------------------
 
-    def first_left(self, start: int, end: int) -> int | None:
-        """The block of some row of these blocks that still has to be settled, or that failed. Reads only."""
-        with transaction(self.conn, read_only=True):
-            row = self.conn.execute(self.statements.first_left(start, end)).fetchone()
-        return None if row is None else int(row[0])
+    def left(self, start: int, end: int) -> list[int]:
+        """Some of these blocks in which rows still have to be settled, or failed, in order; none if there is none. Reads only."""
+        with transaction(self.conn, read_only=True, settings={"jit": "off", "work_mem": WORK_MEM}):
+            return [int(row[0]) for row in self.conn.execute(self.statements.left(start, end)).fetchall()]
 
     def retry_failed(self, start: int, end: int, record: Record) -> int:
         """Have the triggers try the failed rows of these blocks again. Returns how many failed again."""

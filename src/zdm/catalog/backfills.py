@@ -202,8 +202,11 @@ def advance(
     rows: int,
     *,
     left: bool = False,
-) -> None:
+) -> int | None:
     """Blocks before `next_block` of a range are done, and `rows` were settled. One write, inside the chunk's transaction.
+
+    Returns the file that the range's table has at this moment, so that it need not be asked for in another round trip; None if
+    the table is gone.
 
     Parameters
     ----------
@@ -222,6 +225,7 @@ def advance(
             FROM zdm.data_migrations AS d
             WHERE d.id = r.backfill AND d.rollout = %(rollout)s AND d.schema_name = %(schema)s AND d.table_name = %(name)s
               AND d.status = 'running' AND r.range_no = %(range)s AND %(next)s BETWEEN r.next_block + 1 AND r.hi
+            RETURNING pg_catalog.pg_relation_filenode(r.relation)::int8
             """,
             {
                 "next": next_block,
@@ -233,12 +237,14 @@ def advance(
                 "range": range_no,
             },
         )
-        if cursor.rowcount != 1:
+        row = cursor.fetchone()
+        if row is None:
             raise Drift(
                 f"The backfill of {table} cannot move range {range_no} to block {next_block}: its cursor is not where this "
                 "worker left it.",
                 remedy="Another zdm works on it, or the catalog was changed by hand. Nothing of this chunk is kept; run again.",
             )
+        return None if row[0] is None else int(row[0])
 
 
 def start_sweep(conn: psycopg.Connection[Any], rollout_id: int, table: QualifiedName) -> None:

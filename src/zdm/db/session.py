@@ -54,6 +54,9 @@ _SESSION: Final[Mapping[str, str]] = {
 DEFAULT_IDLE: Final = timedelta(seconds=60)
 """How long an open transaction of ours may sit idle before the server ends it: a frozen client must not hold locks."""
 
+WORK_MEM: Final = "64MB"
+"""`work_mem` of statements that sort or join many rows; with the server's default of 4 MB those would go through files."""
+
 _URL = re.compile(r"^(postgres(?:ql)?)(\+\w+)?://", re.IGNORECASE)
 _SHOWN = ("host", "hostaddr", "port", "user", "dbname", "sslmode", "service", "target_session_attrs")
 

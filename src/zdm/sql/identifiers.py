@@ -24,7 +24,7 @@ _DIRECT = re.compile(
 )
 """Types whose ``pg_catalog.=`` needs no collation and, where the comparison is native, is faster than an image."""
 
-_TEXT = re.compile(r"(text|character varying(\(\d+\))?)")
+_TEXT = re.compile(r"(text|character varying(\(\d+\))?|character\(\d+\))")
 _C = sql.SQL('COLLATE pg_catalog."C"')
 
 

@@ -1,4 +1,7 @@
-"""Comparing rows of two tables: ranges of FULL JOINs on one exported snapshot, missing, extra and different rows by name.
+"""Comparing rows of two tables: FULL JOINs on one exported snapshot, missing, extra and different rows by name.
+
+Where rows that follow each other by key lie together in both tables, range by range, each a merge of two index scans. Else
+the rows of a range are all over the tables, and one join of both in whole reads each block once.
 
 Nothing of the backfill's is read: what must be there follows from the mapping and the rows of both sides alone.
 """
@@ -14,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from zdm.db.session import fetch_value, transaction
+from zdm.db.session import WORK_MEM, fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind
 from zdm.sql import row_log, row_objects, row_sync
@@ -22,11 +25,17 @@ from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, t
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
 
-ROWS = 50_000
-"""Rows of a range: what a hash join keeps in the default work_mem."""
+ROWS = 200_000
+"""Rows of a range."""
 
 _BLOCKS = 30
 """Blocks of each range that are looked at to find where it begins."""
+
+_PROBE = 1000
+"""Rows in the order of the key that are looked at to find whether they lie together."""
+
+_SCATTER = 4
+"""How many times the blocks that such rows need at least they may lie in."""
 
 AGAIN = 5
 """How often a pair of which something waits is looked at again."""
@@ -87,8 +96,8 @@ def verify_rows(
                 started, snapshot, exported = row
                 assert isinstance(started, datetime)
                 statements = _Statements(conn, mapping, rollout)
-                bounds = statements.bounds(conn, rows)
-                parts = _parts(connect, statements, exported, bounds, max(1, workers))
+                plan = _plan(conn, statements, rows, max(1, workers))
+                parts = _parts(connect, statements, exported, plan)
                 failed = statements.failures
             if mapping.logged:
                 parts.append(
@@ -151,27 +160,42 @@ def _looked_at_again(
     return _Part(0, tuple(counts), samples)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where ranges begin, how many sessions share them, and the settings of these."""
+
+    bounds: Sequence[Bound]
+    workers: int
+    settings: dict[str, str]
+
+
+def _plan(conn: psycopg.Connection[Any], statements: _Statements, rows: int, workers: int) -> _Plan:
+    settings = {"jit": "off", "work_mem": WORK_MEM}
+    if not statements.lies_together(conn):
+        return _Plan([None], 1, {**settings, "max_parallel_workers_per_gather": str(workers)})
+    bounds = statements.bounds(conn, rows)
+    # The server believes that rows of these indexes are scattered, and would sort, or build a hash table of, each range.
+    kept_from = ("enable_hashjoin", "enable_sort", "enable_seqscan", "enable_bitmapscan")
+    settings |= {**dict.fromkeys(kept_from, "off"), "max_parallel_workers_per_gather": "0"}
+    return _Plan(bounds, min(workers, len(bounds)), settings)
+
+
 def _parts(
-    connect: Callable[[], psycopg.Connection[Any]],
-    statements: _Statements,
-    exported: str,
-    bounds: Sequence[Bound],
-    workers: int,
+    connect: Callable[[], psycopg.Connection[Any]], statements: _Statements, exported: str, plan: _Plan
 ) -> list[_Part]:
-    ranges = list(zip(bounds, [*bounds[1:], None], strict=True))
-    workers = min(workers, len(ranges))
-    cuts = [len(ranges) * i // workers for i in range(workers + 1)]
+    ranges = list(zip(plan.bounds, [*plan.bounds[1:], None], strict=True))
+    cuts = [len(ranges) * i // plan.workers for i in range(plan.workers + 1)]
 
     def work(number: int) -> list[_Part]:
         with (
             connect() as conn,
-            transaction(conn, isolation="repeatable read", read_only=True, settings={"jit": "off"}),
+            transaction(conn, isolation="repeatable read", read_only=True, settings=plan.settings),
         ):
             conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported)))
             return [statements.compare(conn, *part) for part in ranges[cuts[number] : cuts[number + 1]]]
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
-        return [part for found in pool.map(work, range(workers)) for part in found]
+    with ThreadPoolExecutor(plan.workers, thread_name_prefix="verify") as pool:
+        return [part for found in pool.map(work, range(plan.workers)) for part in found]
 
 
 def failures(
@@ -190,8 +214,11 @@ class _Statements:
     def __init__(self, conn: psycopg.Connection[Any], mapping: RowMapping, rollout: int) -> None:
         self._mapping = mapping
         self.failures = failures(conn, mapping, rollout)
-        here, there = (sql.SQL("{} IS NOT NULL").format(column("zdm_there", a)) for a in (_OLD, _NEW))
-        gone, absent = (sql.SQL("{} IS NULL").format(column("zdm_there", a)) for a in (_OLD, _NEW))
+        # A column of the key is never NULL. A constant of our own would make the server copy each row to add it.
+        gone, absent = (
+            sql.SQL("{} IS NULL").format(column(side.key[0], alias))
+            for side, alias in ((mapping.old, _OLD), (mapping.new, _NEW))
+        )
         may: sql.Composable = sql.SQL("true")
         if mapping.where is not None:
             may = sql.SQL("({} IS TRUE)").format(render(mapping.where, _OLD))
@@ -200,40 +227,77 @@ class _Statements:
             must = all_of([may, row_sync.holds(mapping.old, _OLD)])
         # A row that the mapping does not make may be there by itself, as long as it holds nothing.
         lone = row_sync.holds(mapping.new, _NEW) if mapping.joins else sql.SQL("true")
-        kinds: list[sql.Composable] = [
-            all_of([here, absent, any_of([must, *row_sync.refers(mapping.old, _OLD)])]),
-            sql.SQL("({} AND CASE WHEN {} THEN {} ELSE NOT {} END)").format(there, gone, lone, may),
-            sql.SQL("(CASE WHEN {} THEN {} AND {} ELSE false END)").format(
-                all_of([here, there]), may, row_sync.disagree(mapping, _OLD, _NEW)
-            ),
-        ]
+        # One expression for all kinds: to ask for each in turn takes as long as joining.
+        self._everything: sql.Composable = sql.SQL(
+            "CASE WHEN {absent} THEN CASE WHEN {must} THEN {missing} END WHEN {gone} THEN CASE WHEN {lone} THEN {extra} END"
+            " WHEN NOT {may} THEN {extra} WHEN {disagree} THEN {different} END"
+        ).format(
+            absent=absent,
+            must=any_of([must, *row_sync.refers(mapping.old, _OLD)]),
+            gone=gone,
+            lone=lone,
+            may=may,
+            disagree=row_sync.disagree(mapping, _OLD, _NEW),
+            missing=sql.Literal(_KINDS.index(Kind.MISSING)),
+            extra=sql.Literal(_KINDS.index(Kind.EXTRA)),
+            different=sql.Literal(_KINDS.index(Kind.DIFFERENT)),
+        )
         if self.failures:
             # What is recorded counts as failed; and its expression would raise here as well.
-            known = sql.SQL(
-                "EXISTS (SELECT FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {}::pg_catalog.oid"
-                " AND zdm_f.key = {} AND zdm_f.group_name = {})"
+            self._everything = sql.SQL(
+                "CASE WHEN NOT EXISTS (SELECT FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND"
+                " zdm_f.table_oid = {}::pg_catalog.oid AND zdm_f.key = {} AND zdm_f.group_name = {}) THEN {} END"
             ).format(
                 sql.Literal(rollout),
                 sql.Literal(mapping.old.oid),
                 row_objects.failure_key(mapping.old, _OLD),
                 sql.Literal(str(mapping.id)),
+                self._everything,
             )
-            kinds = [sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(known, kind) for kind in kinds]
-        self._wrong = any_of(kinds)
+        self._kind = self._everything
         self._waiting: sql.Composable | None = None
-        self._everything = kinds
         if mapping.logged:
             # By either side's key: only one of the two rows may be there.
-            noted = [
+            self._waiting = any_of(
                 row_log.noted(mapping, rollout, side, alias, failed=False)
                 for side, alias in ((mapping.old, _OLD), (mapping.new, _NEW))
-            ]
-            self._waiting = any_of(noted)
-            kinds = [
-                sql.SQL("CASE WHEN {} THEN NOT {} ELSE false END").format(kind, self._waiting)
-                for kind in kinds
-            ]
-        self._kinds = kinds
+            )
+            self._kind = sql.SQL("CASE WHEN ({}) IS NOT NULL THEN CASE WHEN NOT {} THEN {} END END").format(
+                self._everything, self._waiting, self._everything
+            )
+
+    def lies_together(self, conn: psycopg.Connection[Any]) -> bool:
+        """Whether rows that follow each other by key are in few blocks, in both tables.
+
+        Looked at are rows from the middle of a sample. The statistics do not tell: what two workers have filled at a time is in
+        order nearly everywhere, and yet hardly correlated with the key.
+        """
+        return all(self._together(conn, side) for side in (self._mapping.old, self._mapping.new))
+
+    def _together(self, conn: psycopg.Connection[Any], side: RowSide) -> bool:
+        row = conn.execute(
+            "SELECT c.reltuples, c.relpages FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%s)",
+            [qualified_name(side.table).as_string(None)],
+        ).fetchone()
+        if row is None or row[0] <= _PROBE * 2 or row[1] <= 0:
+            return True  # it is small, or nobody knows
+        known, pages = row
+        key = comma(column(name) for name in side.key)
+        blocks, found = conn.execute(
+            sql.SQL(
+                "SELECT pg_catalog.count(DISTINCT (k.ctid::text::pg_catalog.point)[0]), pg_catalog.count(*) FROM ("
+                "SELECT ctid FROM {table} WHERE ({key}) >= (SELECT {key} FROM (SELECT {key} FROM {table} TABLESAMPLE SYSTEM ({share})"
+                " REPEATABLE (0) LIMIT {probe}) AS s ORDER BY {key} OFFSET {middle} LIMIT 1) ORDER BY {key} LIMIT {probe}) AS k"
+            ).format(
+                table=qualified_name(side.table),
+                key=key,
+                share=sql.Literal(min(100.0, 3 * _PROBE / known * 100)),
+                probe=sql.Literal(_PROBE),
+                middle=sql.Literal(_PROBE // 4),
+            )
+        ).fetchone() or (0, 0)
+        # A range that ends early, or a sample that found nothing, tells nothing.
+        return bool(blocks <= _SCATTER * (found * pages / known + 2))
 
     def bounds(self, conn: psycopg.Connection[Any], rows: int) -> list[Bound]:
         """Where the ranges begin, the first one at the beginning of all.
@@ -269,18 +333,31 @@ class _Statements:
         """One range: how many rows, how many of each kind, some of them by name."""
         join = self._join(start, end)
         row = conn.execute(
-            sql.SQL("SELECT pg_catalog.count(*), {} FROM {}").format(
-                comma(sql.SQL("pg_catalog.count(*) FILTER (WHERE {})").format(kind) for kind in self._kinds),
-                join,
-            )
+            sql.SQL("SELECT pg_catalog.count(*), pg_catalog.count({}) FROM {}").format(self._everything, join)
         ).fetchone()
         assert row is not None
+        rows, wrong = row
+        if not wrong:
+            return _Part(rows, (0,) * len(_KINDS), {})
+        counts, samples = self._named(conn, join, self._kind)
+        return _Part(rows, counts, samples, self._keys_waiting(conn, join))
+
+    def _named(
+        self, conn: psycopg.Connection[Any], join: sql.Composable, kind: sql.Composable
+    ) -> tuple[tuple[int, ...], dict[Kind, list[str]]]:
+        """How many rows of each kind there are in a join, and some of them by name."""
+        found = dict(
+            conn.execute(
+                sql.SQL("SELECT {} AS zdm_kind, pg_catalog.count(*) FROM {} GROUP BY 1").format(kind, join)
+            ).fetchall()
+        )
+        counts = tuple(found.get(number, 0) for number in range(len(_KINDS)))
         samples = {
-            kind: self._samples(conn, join, condition)
-            for kind, condition, count in zip(_KINDS, self._kinds, row[1:], strict=True)
+            _KINDS[number]: self._samples(conn, join, sql.SQL("({}) = {}").format(kind, sql.Literal(number)))
+            for number, count in enumerate(counts)
             if count
         }
-        return _Part(row[0], tuple(row[1:]), samples, self._keys_waiting(conn, join))
+        return counts, samples
 
     def _keys_waiting(
         self, conn: psycopg.Connection[Any], join: sql.Composable
@@ -288,13 +365,15 @@ class _Statements:
         if self._waiting is None:
             return ()
         found = conn.execute(
-            sql.SQL("SELECT COALESCE({}, {}) FROM {} WHERE CASE WHEN {} THEN {} ELSE false END").format(
-                sql.SQL("CASE WHEN {}.zdm_there THEN {} END").format(
-                    sql.Identifier(_NEW), row_log.key_text(self._mapping.new, _NEW)
+            sql.SQL(
+                "SELECT COALESCE({}, {}) FROM {} WHERE CASE WHEN ({}) IS NOT NULL THEN {} ELSE false END"
+            ).format(
+                sql.SQL("CASE WHEN {} IS NOT NULL THEN {} END").format(
+                    column(self._mapping.new.key[0], _NEW), row_log.key_text(self._mapping.new, _NEW)
                 ),
                 row_log.key_text(self._mapping.old, _OLD),
                 join,
-                self._wrong,
+                self._everything,
                 self._waiting,
             )
         ).fetchall()
@@ -309,19 +388,8 @@ class _Statements:
             self._of_keys(self._mapping.new, _NEW, keys),
             row_sync.joined(self._mapping, _OLD, _NEW),
         )
-        kinds = self._everything if last else self._kinds
-        row = conn.execute(
-            sql.SQL("SELECT {} FROM {}").format(
-                comma(sql.SQL("pg_catalog.count(*) FILTER (WHERE {})").format(kind) for kind in kinds), join
-            )
-        ).fetchone()
-        assert row is not None
-        samples = {
-            kind: self._samples(conn, join, condition)
-            for kind, condition, count in zip(_KINDS, kinds, row, strict=True)
-            if count
-        }
-        return _Part(0, tuple(row), samples, () if last else self._keys_waiting(conn, join))
+        counts, samples = self._named(conn, join, self._everything if last else self._kind)
+        return _Part(0, counts, samples, () if last else self._keys_waiting(conn, join))
 
     def _of_keys(self, side: RowSide, alias: str, keys: Sequence[tuple[str, ...]]) -> sql.Composable:
         columns = [[key[number] for key in keys] for number in range(len(side.key))]
@@ -330,7 +398,7 @@ class _Statements:
             for number, type_ in enumerate(side.key_types)
         )
         return sql.SQL(
-            "(SELECT *, true AS zdm_there FROM {} WHERE ({}) IN (SELECT {} FROM ROWS FROM ({}) AS zdm_k ({}))) AS {}"
+            "(SELECT * FROM {} WHERE ({}) IN (SELECT {} FROM ROWS FROM ({}) AS zdm_k ({}))) AS {}"
         ).format(
             qualified_name(side.table),
             comma(column(name) for name in side.key),
@@ -367,7 +435,7 @@ class _Statements:
 
     def _side(self, side: RowSide, alias: str, start: Bound, end: Bound) -> sql.Composable:
         conditions = [self._bound(side, ">=", start), self._bound(side, "<", end)]
-        return sql.SQL("(SELECT *, true AS zdm_there FROM {} WHERE {}) AS {}").format(
+        return sql.SQL("(SELECT * FROM {} WHERE {}) AS {}").format(
             qualified_name(side.table), all_of(c for c in conditions if c is not None), sql.Identifier(alias)
         )
 

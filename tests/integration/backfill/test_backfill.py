@@ -57,7 +57,7 @@ def test_reads_only_the_blocks_of_its_chunk(database: Database) -> None:
         for statement in (
             statements.fill(3, 5, careful=False),
             statements.fill_unlocked(3, 4, careful=False, limit=10),
-            statements.first_left(3, 5),
+            statements.left(3, 5),
             statements.count_unsettled(3, 5),
             statements.retry_failed(3, 5),
         ):
