@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from functools import partial
 
 import psycopg
 import pytest
@@ -15,8 +14,6 @@ from tests.support.versions import on_all_versions
 from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.run import backfill
 from zdm.db.session import connect
-from zdm.sql.rows import Kind
-from zdm.verify.rows import verify_rows
 
 
 def fill(rows: Rows) -> None:
@@ -314,21 +311,3 @@ def test_a_row_emptied_while_it_is_copied(database: Database, locked: bool) -> N
         copier.run("COMMIT")
         waiting.result()
     assert rows.bad() == (0, 0, 0)
-
-
-def test_a_chunk_reads_no_more_of_the_other_table_than_it_must(database: Database) -> None:
-    """Else each chunk would read all that is there already. And ranges that a sample gave compare every row all the same."""
-    rows = Rows(database, rows=20_000)
-    fill(rows)
-    database.execute("ANALYZE accounts; ANALYZE account_stats")
-    statement = RowStatements(rows.mapping, rows.rollout).fill(10, 20, careful=False).as_string(None)
-    plan = "\n".join(line for (line,) in database.execute(f"EXPLAIN {statement}"))
-    assert "Seq Scan on account_stats" not in plan
-    database.execute(
-        "SET session_replication_role = replica; ALTER TABLE accounts DISABLE TRIGGER USER;"
-        " DELETE FROM accounts WHERE id IN (1, 9999); ALTER TABLE account_stats DISABLE TRIGGER USER;"
-        " DELETE FROM account_stats WHERE account_id IN (2, 20000);"
-    )
-    opened = partial(connect, database.dsn, application_name="verify")
-    found = verify_rows(opened, rows.mapping, rows.rollout, rows=1000)
-    assert (found.rows, found.counts) == (20_000, {Kind.MISSING: 2, Kind.EXTRA: 2})
