@@ -12,7 +12,7 @@ from psycopg import sql
 
 from tests.conformance.harness import OPEN_GATES
 from tests.properties.pairs import Both, Column, Row, Value
-from tests.support.interleave import Isolation, Pending, Scene, Session
+from tests.support.interleave import Isolation, Pending, Scene, Session, eventually
 from tests.support.mortal import Led, Mortal
 from tests.support.servers import Database
 from zdm.operations.migration import Migration
@@ -214,6 +214,7 @@ class Play:
         self.led: Led | None = None
         self.state = "planned"
         self.back = False
+        self.cleanup_begun = False
 
     def run(self) -> None:
         """Play it to its end.
@@ -269,7 +270,9 @@ class Play:
 
     @property
     def _cleaning(self) -> bool:
-        return self.led is not None and self.state == "switched_over"
+        return self.cleanup_begun or (
+            self.led is not None and self.state == "switched_over" and not self.back
+        )
 
     def _may(self, path: Path) -> bool:
         """Whether an application of that version is at work now."""
@@ -390,19 +393,34 @@ class Play:
         self._say(f"-- zdm ended: {led.ended}")
         if led.ended.error.startswith("Busy"):
             return  # the one that was killed is still seen, or a client holds a lock
-        if self.back and led.ended.error.startswith("BadInput") and "no rollout" in led.ended.error:
-            self.state, self.back = "rolled_back", True  # it was killed before it had begun anything
-            return
         assert not led.ended.error, led.ended.error
         self.state = led.ended.state
         if not any(client.open for client in self.clients):
             self.check()
 
     def _kill(self) -> None:
-        if self.led is not None:
-            self.led.kill()
-            self._say("-- kill -9 of zdm")
-            self.led = None
+        if self.led is None:
+            return
+        self.led.kill()
+        assert self.led.ended is not None
+        if not self.led.ended.killed:
+            self._ended(self.led)
+            return
+        self._say("-- kill -9 of zdm")
+        self.led = None
+        self._look()
+
+    def _look(self) -> None:
+        """Where the rollout stands: who was killed may have come further than it could tell."""
+        # What it had sent last is done, or undone, by the server processes that it left.
+        eventually(lambda: self.scene.waits_for_us("zdm") or not self.scene.connected("zdm"))
+        found = self.database.execute(
+            "SELECT state FROM zdm.module_migrations WHERE migration = %s ORDER BY id DESC LIMIT 1", ID
+        )
+        stored = found[0][0] if found else "planned"
+        if stored in ("planned", "prepared", "migrated", "switched_over", "completed", "rolled_back"):
+            self.state = stored
+        self.cleanup_begun = stored in ("cleaning_up", "cleanup_failed")
 
     def _end_all(self) -> None:
         deadline = time.monotonic() + 60
@@ -452,7 +470,9 @@ class Play:
         self.check()
 
     def _begun(self) -> bool:
-        return bool(self.database.value("SELECT count(*) FROM zdm.module_migrations"))
+        return bool(
+            self.database.value("SELECT count(*) FROM zdm.module_migrations WHERE state <> 'planned'")
+        )
 
     # -- truth --------------------------------------------------------------------------------------------------
 

@@ -200,6 +200,14 @@ class Scene:
         ).fetchone()
         return row is not None and row[0] > 0
 
+    def connected(self, application: str) -> bool:
+        """Whether a session of this database has an ``application_name`` that begins so."""
+        row = self._observer.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND starts_with(application_name, %s)",
+            [application],
+        ).fetchone()
+        return row is not None and row[0] > 0
+
     def terminate(self, pid: int) -> None:
         """End a session from outside."""
         self._observer.execute("SELECT pg_terminate_backend(%s)", [pid])

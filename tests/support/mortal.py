@@ -133,7 +133,9 @@ class Led:
             listening.listen(1)
             mortal.ask({**request, "control": path})
             self._line, _ = listening.accept()
-        self._pid = int(self._line.makefile("r").readline())
+        # Not a byte beyond the line: what follows says that it stands, and may be there already.
+        with self._line.makefile("rb", buffering=0) as told:
+            self._pid = int(told.readline())
         self.ended: Ended | None = None
         self.standing = False
         """Whether it waits for a grant; else it works, or waits for the server."""
@@ -153,9 +155,10 @@ class Led:
             self._end()
 
     def kill(self) -> None:
-        """``kill -9``, wherever it is."""
+        """``kill -9``, wherever it is. It may have come to its end before; `ended` says which."""
         if self.ended is None:
-            os.kill(self._pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
             self._end()
 
     def _end(self) -> None:
