@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from zdm.operations.base import Draft, split_name
 from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 
 _PAIRS = {"(": ")", "[": "]"}
+_QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
 
 
 def fragment_error(text: str) -> str:
@@ -85,6 +87,8 @@ def _one_fragment(value: str) -> str:
 
 
 def _identifier(value: str) -> str:
+    if _QUOTED.fullmatch(value):
+        value = value[1:-1].replace('""', '"')
     if not value or "\0" in value:
         raise ValueError("a name is needed, found an empty text")
     if len(value.encode()) > MAX_IDENTIFIER_BYTES:
@@ -103,7 +107,7 @@ Sql = Annotated[
 """One SQL expression (or type), as text; numbers and booleans of YAML are taken as such."""
 
 Name = Annotated[str, AfterValidator(_identifier)]
-"""A column, constraint, index or role name exactly as the catalog stores it: without quotes, case preserved."""
+"""A column, constraint, index or role name exactly as the catalog stores it, case preserved; or in SQL's quotes, as a table's must be."""
 
 
 def _qualified_text(value: str) -> str:

@@ -92,3 +92,24 @@ def test_every_operation_says_what_it_is_and_what_its_parameters_are(kind: str) 
     assert found.summary[-1] != "."
     assert found.scenarios, "the conformance suite needs a scenario"
     assert all(field.description for field in found.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("startTime", "startTime"),
+        ('"startTime"', "startTime"),
+        ('"a ""b"""', 'a "b"'),
+        ('quo"te', 'quo"te'),
+        ('"a"b"', '"a"b"'),
+        ('"', '"'),
+    ],
+)
+def test_a_column_is_named_as_it_is_or_in_the_quotes_of_sql(written: str, meant: str) -> None:
+    """A table that has capitals must be quoted, so people quote its columns too."""
+    assert AddColumn(table='"T"', column=written, type="int").column == meant
+
+
+def test_a_name_in_quotes_must_not_be_empty() -> None:
+    with pytest.raises(ValidationError, match="a name is needed"):
+        AddColumn(table="t", column='""', type="int")
