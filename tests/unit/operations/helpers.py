@@ -9,7 +9,7 @@ from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression
 from zdm.model.mapping import Expose
 from zdm.model.names import QualifiedName, qualified
-from zdm.model.requests import Follow
+from zdm.model.requests import Dependents, Follow
 from zdm.model.step import Concurrent, Phase, Scan, Step, Transaction
 from zdm.model.table import Column, Constraint, Dependent, Index, Table, TableKind, Trigger
 from zdm.operations import fidelity
@@ -107,6 +107,7 @@ def run(
     instant: set[tuple[str, str | None]] | None = None,
     taken: set[QualifiedName] | None = None,
     carried: dict[str, str] | None = None,
+    dependents: Dependents = Dependents.REFUSE,
 ) -> Outcome:
     """Apply and plan the operations as the engine does, with answers of the server made up."""
     migration = Migration.model_validate({"id": "m", "operations": list(operations)})
@@ -115,6 +116,7 @@ def run(
     draft.rewrite_free = rewrite_free or set()
     draft.instant_columns = instant or set()
     draft.taken = taken or set()
+    draft.dependents = dependents
     problems: list[Problem] = []
     labels = [f"{position}:{op.kind}" for position, op in enumerate(migration.operations, 1)]
     for label, op in zip(labels, migration.operations, strict=True):

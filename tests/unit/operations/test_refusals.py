@@ -10,6 +10,7 @@ from tests.unit.operations.cases import ACCOUNTS, OWNERS
 from tests.unit.operations.helpers import column, run, table
 from zdm.model.mapping import Expose
 from zdm.model.names import qualified
+from zdm.model.requests import Dependents
 from zdm.model.table import Constraint, Dependent, Index, TableKind, Trigger
 from zdm.operations.fidelity.dependents import STORED_LIMIT
 
@@ -189,6 +190,20 @@ def test_what_hangs_on_a_replaced_column_is_refused_by_name(hanging: dict[str, A
     assert problem.remedy
     assert problem.where == "1:change_type"
     assert run([subject], op("change_type", column="b", to="bigint")).texts() == []
+
+
+@pytest.mark.parametrize("declared", [Dependents.REFUSE, Dependents.RECREATE])
+def test_a_view_over_a_column_without_a_successor_is_not_told_to_be_made_anew(declared: Dependents) -> None:
+    dependent = Dependent(kind="view", name="v", columns=("a", "b"), oid=7)
+    subject = table("t", column("a"), column("b", "text"), dependents=(dependent,))
+    merged = op("split_column", column="b", into=[INTO], down="x")
+    (problem,) = run(
+        [subject], op("change_type", column="a", to="bigint"), merged, dependents=declared
+    ).problems
+    assert problem.what.startswith("the view v uses a, b, and split_column")
+    assert problem.where == "2:split_column"
+    assert "No single column takes the place of b," in problem.remedy
+    assert "recreate" not in problem.remedy
 
 
 @pytest.mark.parametrize("kind", ["policy", "statistics", "publication", "trigger", "function"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zdm.model.plan import Finding, Severity
 from zdm.model.table import Dependent
 from zdm.operations.fidelity.review import Review, drops_only, goes_too
-from zdm.operations.fidelity.views import recreates
+from zdm.operations.fidelity.views import KINDS, recreates
 
 BLOCKING = frozenset(
     {
@@ -29,6 +29,10 @@ BLOCKING = frozenset(
 _VIEW = (
     "Declare `dependents: recreate` in the migration, and cleanup makes it anew over the new column; or let it not mention the "
     "column before the rollout."
+)
+_NO_SUCCESSOR = (
+    "No single column takes the place of {columns}, so cleanup cannot make it anew. Let it not mention {columns} before the rollout, or "
+    "drop it and create it over the new columns afterwards."
 )
 _REMEDIES = {
     "view": _VIEW,
@@ -91,10 +95,15 @@ def review_dependents(review: Review) -> None:
 
 
 def _refuse(review: Review, dependent: Dependent, hit: list[str]) -> None:
+    remedy = _REMEDIES[dependent.kind]
+    alone = [column for column in hit if column not in review.successors]
+    if alone and dependent.kind in KINDS:
+        # Declared or not, it could not be made anew.
+        remedy = _NO_SUCCESSOR.format(columns=" and ".join(alone))
     review.refuse(
-        hit[0],
+        (alone or hit)[0],
         f"the {dependent.kind} {dependent.name} uses {', '.join(hit)}",
-        _REMEDIES[dependent.kind],
+        remedy,
         "dependent-object",
     )
 
