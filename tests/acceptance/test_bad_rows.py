@@ -48,7 +48,7 @@ def test_rows_that_cannot_be_mapped(database: Database, tmp_path: Path) -> None:
     file = zdm.write(MIGRATION)
     zdm("init").done()
     told = zdm("plan", file).done().out
-    said = "raises (or gives NULL for day, which is NOT NULL) on 2 of 2000 rows of public.visit (for example id=777, id=1500)"
+    said = "raises (or gives NULL for day, which is NOT NULL) on 2 of 2000 rows of public.visit (for example id=777; id=1500)"
     assert said in " ".join(told.split())
 
     with Writers(database.dsn) as writers:

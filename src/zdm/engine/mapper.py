@@ -538,7 +538,7 @@ class Mapper:
                 measured = measure_roundtrip(self.conn, mapping, group)
                 found = measured.roundtrip.model_copy(update={"declared_lossy": group.lossy})
                 self.roundtrips.append(found)
-                keys = ", ".join(found.sample_keys)
+                keys = "; ".join(found.sample_keys)
                 if found.lost and not group.lossy:
                     self.problems.append(
                         Problem(

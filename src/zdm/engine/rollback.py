@@ -97,7 +97,7 @@ def _verified(work: Work, executor: Executor) -> VerifyResult | None:
             "Rows of the new version are not carried over to the old one yet.",
             problems=[
                 Problem(
-                    f"{t.table}: {t.new_disagrees + t.extra + t.different} rows, for example {', '.join(t.sample_keys)}"
+                    f"{t.table}: {t.new_disagrees + t.extra + t.different} rows, for example {'; '.join(t.sample_keys)}"
                 )
                 for t in lost
             ],

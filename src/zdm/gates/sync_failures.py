@@ -27,7 +27,7 @@ class SyncFailures(Gate):
         count = sum(fact.count for fact in facts)
         if count <= self.max:
             return self.passed(counted(count, "failed row"), threshold)
-        named = "; ".join(f"{fact.count} of {fact.table}: {', '.join(fact.samples)}" for fact in facts)
+        named = " and ".join(f"{fact.count} of {fact.table}: {'; '.join(fact.samples)}" for fact in facts)
         return self.refused(
             f"{counted(count, 'row')} could not be mapped ({named})",
             threshold,

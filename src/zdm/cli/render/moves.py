@@ -214,7 +214,7 @@ def verify_text(result: VerifyResult) -> str:
     if not result.tables:
         return f"{result.rollout} maps no rows; there is nothing to compare."
     blocks = [verification_table(result.tables)]
-    samples = [f"  {t.table}: {', '.join(t.sample_keys)}" for t in result.tables if t.sample_keys]
+    samples = [f"  {t.table}: {'; '.join(t.sample_keys)}" for t in result.tables if t.sample_keys]
     if samples:
         blocks.append("\n".join([heading("Some of these rows"), *samples]))
     rows = sum(t.rows for t in result.tables)

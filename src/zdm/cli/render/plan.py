@@ -168,7 +168,7 @@ def _roundtrips(plan: Plan) -> Iterator[Block]:
         else:
             verdict = "declared lossy" if trip.declared_lossy else careful("not declared lossy")
         if trip.sample_keys:
-            verdict += f"; for example {', '.join(trip.sample_keys)}"
+            verdict += f"; for example {'; '.join(trip.sample_keys)}"
         rows.append(
             (f"{trip.table} {trip.group}", number(trip.rows), number(trip.lost), number(trip.failed), verdict)
         )
