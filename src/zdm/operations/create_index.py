@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from psycopg import sql
@@ -247,7 +248,12 @@ class CreateIndex(Operation):
         problems: list[Problem],
     ) -> str | None:
         if item.column is not None:
+            known = len(problems)
             found = find_column(shape, item.column, problems)
+            if "(" in item.column and len(problems) > known:
+                problems[-1] = replace(
+                    problems[-1], remedy=f'An expression is written {{expression: "{item.column}"}}.'
+                )
             return found.physical if found is not None else None
         assert item.expression is not None
         self._request(draft, shape, f"{label}/{number}", item.expression, label)

@@ -192,6 +192,11 @@ def test_what_hangs_on_a_replaced_column_is_refused_by_name(hanging: dict[str, A
     assert run([subject], op("change_type", column="b", to="bigint")).texts() == []
 
 
+def test_an_expression_in_the_place_of_an_indexed_column_is_told_how_it_is_written() -> None:
+    (problem,) = run([T], op("create_index", name="i", columns=["lower(b)"])).problems
+    assert problem.remedy == 'An expression is written {expression: "lower(b)"}.'
+
+
 @pytest.mark.parametrize("declared", [Dependents.REFUSE, Dependents.RECREATE])
 def test_a_view_over_a_column_without_a_successor_is_not_told_to_be_made_anew(declared: Dependents) -> None:
     dependent = Dependent(kind="view", name="v", columns=("a", "b"), oid=7)
