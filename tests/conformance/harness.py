@@ -20,6 +20,7 @@ from tests.support.mortal import Ended, How, Mortal
 from tests.support.servers import Database
 from tests.support.writers import Writers
 from zdm.engine.reporter import Silent
+from zdm.engine.results import StepRun
 from zdm.engine.rollout import Engine
 from zdm.engine.settings import EngineSettings
 from zdm.errors import ZdmError
@@ -60,15 +61,25 @@ class Abort(BaseException):
 
 
 class Dying(Silent):
-    """A reporter that lets the process die just before step `at` (counting from 1 over all phases)."""
+    """A reporter that lets the process die just before step `at` (counting from 1 over all phases).
 
-    def __init__(self, at: int) -> None:
-        self.left = at
+    Parameters
+    ----------
+    last: die after the last of the steps as well.
+    """
+
+    def __init__(self, at: int, *, last: bool = False) -> None:
+        self.left, self.last = at, last
 
     def step_started(self, step: Step, number: int, total: int) -> None:
         del step, number, total
         self.left -= 1
         if self.left == 0:
+            raise Abort
+
+    def step_finished(self, step: Step, number: int, total: int, run: StepRun) -> None:
+        del step, run
+        if self.last and number == total:
             raise Abort
 
 
@@ -159,6 +170,19 @@ class Rollout:
             at = 1
             if result.state is state:
                 return
+
+    def roll_back_dying(self) -> None:
+        """The first process of the way back dies before its first step, the next before its second …, one after the last."""
+        at = 1
+        while True:
+            try:
+                assert (
+                    self.engine(Dying(at, last=True)).rollback(self.migration.id).state is State.ROLLED_BACK
+                )
+            except Abort:
+                at += 1
+                continue
+            return
 
     def dump(self) -> str:
         """Everything but zdm's own schema as pg_dump writes it: what must be the same after a rollback."""

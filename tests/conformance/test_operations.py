@@ -139,6 +139,17 @@ def test_killed_then_rolled_back(database: Database, scenario: Scenario) -> None
             return
 
 
+@pytest.mark.parametrize("scenario", some(3, 2))
+def test_killed_on_the_way_back(database: Database, scenario: Scenario) -> None:
+    """From switchover, where both sides are compared first: what is undone already cannot be compared any more."""
+    rollout = Rollout(database, scenario)
+    with rollout.writing(new=False):
+        rollout.advance_to(State.SWITCHED_OVER)
+        rollout.roll_back_dying()
+    rollout.nothing_left()
+    assert rollout.dump() == rollout.before
+
+
 def killed_for_real(rollout: Rollout, mortal: Mortal, seed: str, kills: int) -> None:
     """kill -9 at round trips by chance in every phase; once it goes back, killed as well, and begins again."""
     rng = random.Random(seed)

@@ -29,7 +29,8 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
 
     Parameters
     ----------
-    verify: after switchover, compare every row first, and refuse while the old side is not what the new one says.
+    verify: after switchover, compare every row first, and refuse while the old side is not what the new one says. Where an
+        interrupted way back has undone a step already, it goes on without.
 
     Raises
     ------
@@ -48,6 +49,8 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
             raise IllegalMove(_why_not(before), changed="Nothing was changed.")
         lift_interrupted(work, executor)
         carry_over(work, executor, again=True)
+        # On the rest of a way back there is nothing to compare any more: it was done before the first step was undone.
+        verify = verify and not _interrupted(work, executor)
         if verify:
             _refuse_what_failed(work, executor)
         found = _verified(work, executor) if verify else None
@@ -83,6 +86,13 @@ def _why_not(state: State) -> str:
     return reasons.get(
         state,
         f"The rollout is {state}: cleanup has begun, and there is no way back. `zdm advance` finishes it.",
+    )
+
+
+def _interrupted(work: Work, executor: Executor) -> bool:
+    """Whether a step is undone already: the columns, tables and triggers that a comparison reads may be gone."""
+    return any(
+        record.status is StepStatus.UNDONE for record in step_store.all_of(executor.session, work.rollout.id)
     )
 
 

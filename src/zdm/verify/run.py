@@ -157,7 +157,7 @@ class _Look:
             with self._savepoint():
                 self._region(None)
         except psycopg.Error as error:
-            if not _of_a_row(error):
+            if not _of_a_row(error) or not self._runs():
                 raise
             # The partitions are those of now, the rows those of the snapshot. Cleanup looks itself at partitions that came
             # after the snapshot.
@@ -171,6 +171,17 @@ class _Look:
                 )
                 self._statements = Statements(self._mapping, leaf.name)
                 self._seek((0, 0), (max(1, blocks), 0))
+
+    def _runs(self) -> bool:
+        """Whether the comparison can be run at all: what fails without a row, such as a column that is gone, no row is to blame for."""
+        try:
+            with self._savepoint():
+                self._conn.execute(self._statements.count(sql.SQL("false")))
+        except psycopg.Error as error:
+            if not _of_a_row(error):
+                raise
+            return False
+        return True
 
     def _region(self, within: sql.Composable | None) -> None:
         row = self._conn.execute(self._statements.count(within)).fetchone()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
+import psycopg
 import pytest
 from psycopg import sql
 
@@ -15,7 +17,7 @@ from tests.support.servers import Connection, Database
 from tests.support.versions import on_all_versions
 from tests.support.writers import Writers
 from zdm.backfill import backfill
-from zdm.errors import Busy
+from zdm.errors import Busy, ZdmError
 from zdm.model.expression import ColumnRef
 from zdm.model.mapping import Authority
 from zdm.sql.rows import Kind
@@ -104,6 +106,23 @@ def test_an_expression_that_raises_is_a_finding(database: Database) -> None:
     assert sorted(found.samples[Kind.FAILED]) == ["id=17", "id=18", "id=4000"]
     assert found.rows == 5000
     assert found.raised == '22P02: invalid input syntax for type numeric: "many"'
+
+
+def test_a_comparison_that_cannot_run_is_an_error_at_once(database: Database) -> None:
+    """A column that is gone is no row's fault: it was sought in ever smaller pieces of the table, for minutes."""
+    table = filled(database)
+    database.execute("ALTER TABLE account DROP COLUMN balance_new CASCADE")
+    asked = 0
+
+    class Counting(psycopg.Connection[Any]):
+        def wait(self, *arguments: Any, **options: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            return super().wait(*arguments, **options)
+
+    with pytest.raises(ZdmError, match='column "balance_new" does not exist'):
+        verify(lambda: Counting.connect(database.dsn, autocommit=True), table.mapping)
+    assert asked < 20
 
 
 def test_no_false_alarm_while_both_versions_write(database: Database) -> None:
