@@ -337,7 +337,8 @@ class _Check:
         message = re.sub(r"\b(?:in|for) check constraints?\b", "in an expression over one row", message)
         remedy = error.diag.message_hint or ""
         if error.sqlstate == "42703":
-            remedy = f"The columns are {', '.join(c.shown_name for c in self.columns)}."
+            names = ", ".join(c.shown_name for c in self.columns)
+            remedy = f"The columns are {names}." if names else "It cannot read any column here."
         elif error.sqlstate == "42804" and "is of type" in message:
             remedy = "Cast the expression to the column's type."
         elif error.sqlstate in {"42883", "42P01", "42704"} and not remedy:

@@ -144,6 +144,16 @@ def test_refused(database: Database, conn: Session, text: str, reason: str) -> N
     assert database.value("SELECT count(*) FROM acc") == 1000
 
 
+def test_an_unknown_column_is_answered_with_those_that_there_are(conn: Session) -> None:
+    for columns, remedy in (
+        (COLUMNS[:2], "The columns are id, bal."),
+        ([], "It cannot read any column here."),
+    ):
+        (found,) = ExpressionChecker(conn).check(columns, [Request("here", "nope")], "acc", ["public"])
+        assert isinstance(found, Problem)
+        assert found.remedy == remedy
+
+
 def test_all_problems_at_once_and_the_good_ones_too(conn: Session) -> None:
     found = check(conn, "nope", "bal", "random()", "id")
     assert [type(answer) for answer in found] == [Problem, Expression, Problem, Expression]
