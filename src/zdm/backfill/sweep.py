@@ -160,9 +160,9 @@ def bad_data(conn: psycopg.Connection[Any], job: Job) -> BadData:
         ]
         if len(problems) > NAMED:
             break
-    many = f"more than {NAMED}" if len(problems) > NAMED else str(len(problems))
+    many = f"more than {NAMED} rows" if len(problems) > NAMED else f"{len(problems)} rows"
     return BadData(
-        f"{many} rows of {mapping.table} cannot be mapped to the new version",
+        f"{many if len(problems) != 1 else '1 row'} of {mapping.table} cannot be mapped to the new version",
         problems=problems[:NAMED],
         remedy="Correct these rows (an update of the old column is enough), or the migration's `up`, and run again.",
         changed="All other rows are settled; the old columns are untouched.",

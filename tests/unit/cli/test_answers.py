@@ -12,7 +12,9 @@ import pytest
 
 from tests.unit.cli.conftest import URL, Zdm
 from tests.unit.cli.fake import AT, FakeEngine, advanced, plan, refused, rollout, verification
+from zdm.backfill import BadData
 from zdm.cli.app import COMMANDS
+from zdm.db.session import OutcomeUnknown
 from zdm.engine.results import (
     AdvanceResult,
     Check,
@@ -97,6 +99,8 @@ def test_one_rollout_in_full(snapshot: Callable[[str, str], None]) -> None:
         (GateRefused("the soak refused"), 3, "gate_refused"),
         (Busy("held by ci-7"), 4, "busy"),
         (Drift("a trigger is gone"), 5, "drift"),
+        (BadData("2 rows cannot be mapped"), 1, "failed"),
+        (OutcomeUnknown("the connection was lost"), 1, "failed"),
         (Interrupted("stopped", changed="2 steps are done."), 1, "interrupted"),
         (KeyboardInterrupt(), 1, "interrupted"),
         (psycopg.OperationalError("connection refused"), 1, "failed"),

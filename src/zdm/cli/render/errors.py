@@ -31,8 +31,11 @@ def _problem(problem: Problem) -> str:
 
 
 def error_values(error: ZdmError) -> dict[str, Any]:
-    """The same for a script. `type` is the class's name in snake case, as the documentation lists them."""
-    name = type(error).__name__
+    """The same for a script. `type` is the class's name in snake case, as the documentation lists them.
+
+    What a lower layer makes of one of them for its own use is still that one.
+    """
+    name = next(c.__name__ for c in type(error).__mro__ if c.__module__ == ZdmError.__module__)
     kind = "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
     return {
         "type": "failed" if kind == "zdm_error" else kind,
