@@ -27,6 +27,7 @@ class Verification:
     mismatches: number of rows by kind of mismatch.
     sample_keys: a few keys by kind of mismatch, for people.
     snapshot: ``pg_current_snapshot()`` of the comparison, as text.
+    without_old_form: rows of the new version that were recorded as having no old form; no mismatch.
     backfill_pass: the backfill's pass that was finished before the comparison began; filled in by `store`.
     finished_at: when it was stored; filled in by `store`.
     """
@@ -39,6 +40,7 @@ class Verification:
     sample_keys: Mapping[str, Sequence[str]] = field(default_factory=dict)
     snapshot: str = ""
     lsn: str | None = None
+    without_old_form: int = 0
     backfill_pass: int | None = None
     finished_at: datetime | None = None
 
@@ -62,9 +64,9 @@ def store(conn: psycopg.Connection[Any], rollout: int, found: Verification) -> V
         cursor.execute(
             """
             INSERT INTO zdm.verifications (rollout, schema_name, table_name, started_at, rows_seen, authority, mismatches,
-                                           sample_keys, snapshot, lsn, backfill_pass)
+                                           sample_keys, snapshot, lsn, without_old_form, backfill_pass)
             VALUES (%(rollout)s, %(schema)s, %(name)s, %(started)s, %(rows)s, %(authority)s, %(mismatches)s,
-                    %(samples)s, %(snapshot)s, %(lsn)s,
+                    %(samples)s, %(snapshot)s, %(lsn)s, %(without)s,
                     (SELECT pass_no FROM zdm.data_migrations
                      WHERE rollout = %(rollout)s AND schema_name = %(schema)s AND table_name = %(name)s
                        AND finished_at <= %(started)s))
@@ -80,6 +82,7 @@ def store(conn: psycopg.Connection[Any], rollout: int, found: Verification) -> V
                 "samples": Jsonb({kind: list(keys) for kind, keys in found.sample_keys.items()}),
                 "snapshot": found.snapshot,
                 "lsn": found.lsn,
+                "without": found.without_old_form,
             },
         )
     stored = latest(conn, rollout, found.table)
@@ -93,7 +96,7 @@ def latest(conn: psycopg.Connection[Any], rollout: int, table: QualifiedName) ->
         cursor.execute(
             """
             SELECT schema_name, table_name, started_at, rows_seen, authority, mismatches, sample_keys, snapshot,
-                   lsn::text AS lsn, backfill_pass, finished_at
+                   lsn::text AS lsn, without_old_form, backfill_pass, finished_at
             FROM zdm.verifications
             WHERE rollout = %s AND schema_name = %s AND table_name = %s
             ORDER BY started_at DESC, id DESC LIMIT 1
@@ -112,6 +115,7 @@ def latest(conn: psycopg.Connection[Any], rollout: int, table: QualifiedName) ->
         sample_keys={kind: tuple(keys) for kind, keys in row["sample_keys"].items()},
         snapshot=row["snapshot"],
         lsn=row["lsn"],
+        without_old_form=row["without_old_form"],
         backfill_pass=row["backfill_pass"],
         finished_at=row["finished_at"],
     )

@@ -10,7 +10,7 @@ from datetime import timedelta
 import psycopg
 
 from zdm.catalog import gates as gate_store
-from zdm.catalog import rollouts
+from zdm.catalog import rollouts, without_old_form
 from zdm.db.session import transaction
 from zdm.engine.executor import Executor
 from zdm.engine.fence import lift_fence, lift_interrupted
@@ -176,6 +176,9 @@ def _finish(work: Work, executor: Executor, definition: PhaseDefinition) -> None
     def decide() -> None:
         if work.rollout.authority is not definition.authority:
             rollouts.set_authority(executor.session, work.rollout.id, definition.authority)
+        if definition.done is State.COMPLETED:
+            # There is no old form any more that a row could be without.
+            without_old_form.forget(executor.session, work.rollout.id)
 
     _move(work, executor, definition.done, decide)
     work.refresh()

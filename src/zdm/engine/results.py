@@ -154,8 +154,27 @@ class AdvanceResult(Value):
     earlier: tuple[AdvanceResult, ...] = ()
 
 
+class RowWithoutOldForm(Value):
+    """A row of the new version that a rollback could not carry back, whole, as ``zdm.rows_without_old_form`` keeps it.
+
+    Parameters
+    ----------
+    old_row: what it had in the old version before it lost its form there; None if nothing.
+    reason: what the old version's table or the mapping said to it, with its `sqlstate`.
+    at: when the row was last written.
+    """
+
+    table: QualifiedName
+    key: dict[str, Any]
+    new_row: dict[str, Any]
+    old_row: dict[str, Any] | None = None
+    sqlstate: str = ""
+    reason: str = ""
+    at: datetime | None = None
+
+
 class RollbackResult(Value):
-    """The way back: the steps undone (last first), and what the verification before it found, if there was one."""
+    """The way back: the steps undone (last first), what the verification before it found, if there was one, and what it kept."""
 
     rollout: str
     target: str
@@ -163,6 +182,7 @@ class RollbackResult(Value):
     state: State
     steps: tuple[StepRun, ...] = ()
     verification: VerifyResult | None = None
+    without_old_form: tuple[RowWithoutOldForm, ...] = ()
     leftovers: tuple[str, ...] = ()
     """Objects of zdm's that could not be removed, by name; empty after a clean rollback."""
     seconds: float = 0.0
@@ -183,7 +203,7 @@ class Violation(Value):
 
 
 class TableVerification(Value):
-    """What one statement over one snapshot of one table found. Everything but `rows` must be zero.
+    """What one statement over one snapshot of one table found. Everything but `rows` and `without_old_form` must be zero.
 
     Parameters
     ----------
@@ -195,6 +215,7 @@ class TableVerification(Value):
     violations: constraints of the new version that rows break; no repair can correct those.
     missing / extra / different: of a row mapping: rows of the old version without one in the new version, rows of the new version
         that no row of the old one makes, and pairs of which neither follows from the other.
+    without_old_form: of a row mapping: rows of the new version that are recorded as having no old form; they are no difference.
     repaired: rows that ``--repair`` derived again, the finding of this run being what was left afterwards.
     sample_keys: keys of some of the rows found, as ``id=42``.
     """
@@ -210,6 +231,7 @@ class TableVerification(Value):
     missing: int = 0
     extra: int = 0
     different: int = 0
+    without_old_form: int = 0
     repaired: int = 0
     sample_keys: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -372,6 +394,14 @@ class FailureCount(Value):
     sample_keys: tuple[str, ...] = ()
 
 
+class WithoutOldForm(Value):
+    """Rows of one table of the new version that are recorded as having no old form."""
+
+    table: QualifiedName
+    rows: int
+    sample_keys: tuple[str, ...] = ()
+
+
 class Approval(Value):
     """Somebody's yes to one phase."""
 
@@ -406,6 +436,7 @@ class RolloutStatus(Value):
     progress: tuple[TableProgress, ...] = ()
     verification: tuple[TableVerification, ...] = ()
     failures: tuple[FailureCount, ...] = ()
+    without_old_form: tuple[WithoutOldForm, ...] = ()
     log: Reconciled | None = None
     approvals: tuple[Approval, ...] = ()
     lease: LeaseInfo | None = None

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import psycopg
 
-from zdm.catalog import rollouts, row_changes, sync_failures
+from zdm.catalog import rollouts, row_changes, sync_failures, without_old_form
 from zdm.catalog import steps as step_store
 from zdm.catalog.steps import StepStatus
 from zdm.db.session import transaction
@@ -16,11 +16,13 @@ from zdm.engine.fence import lift_fence, lift_interrupted
 from zdm.engine.leased import leased
 from zdm.engine.leftovers import leftovers
 from zdm.engine.reconcile import carry_over
-from zdm.engine.results import RollbackResult, StepRun, VerifyResult
+from zdm.engine.results import RollbackResult, RowWithoutOldForm, StepRun, VerifyResult
 from zdm.engine.rows import verify_all
+from zdm.engine.status import without_old_form_of
 from zdm.engine.work import Work
 from zdm.errors import GateRefused, IllegalMove, Interrupted, Problem, ZdmError
 from zdm.model.mapping import Authority
+from zdm.model.names import qualified
 from zdm.model.phases import State, machine
 
 
@@ -54,6 +56,7 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
         if verify:
             _refuse_what_failed(work, executor)
         found = _verified(work, executor) if verify else None
+        _tell_without_old_form(work, executor)
         if work.rollout.state is not State.ROLLING_BACK:
             with transaction(executor.session):
                 executor.guard(executor.session)
@@ -72,6 +75,7 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
             state=work.rollout.state,
             steps=tuple(runs),
             verification=found,
+            without_old_form=tuple(_kept(work, executor)),
             leftovers=tuple(leftovers(executor.session, work.plan)),
             seconds=time.monotonic() - begun,
         )
@@ -129,6 +133,30 @@ def _refuse_what_failed(work: Work, executor: Executor) -> None:
             "them in zdm.row_conflicts.",
             changed="Nothing was changed.",
         )
+
+
+def _tell_without_old_form(work: Work, executor: Executor) -> None:
+    """Which rows will not be in the old version, said before anything goes."""
+    for one in without_old_form_of(executor.session, work.rollout.id):
+        work.reporter.note(
+            f"{one.table}: {one.rows} row{'' if one.rows == 1 else 's'} without an old form, for example {'; '.join(one.sample_keys[:3])}; "
+            "kept in zdm.rows_without_old_form"
+        )
+
+
+def _kept(work: Work, executor: Executor) -> list[RowWithoutOldForm]:
+    return [
+        RowWithoutOldForm(
+            table=qualified(row.schema_name, row.table_name),
+            key=dict(row.key),
+            new_row=dict(row.new_row),
+            old_row=None if row.old_row is None else dict(row.old_row),
+            sqlstate=row.sqlstate,
+            reason=row.reason,
+            at=row.at,
+        )
+        for row in without_old_form.all_of(executor.session, work.rollout.id)
+    ]
 
 
 def _undo(work: Work, executor: Executor) -> list[StepRun]:

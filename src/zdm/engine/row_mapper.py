@@ -73,6 +73,7 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
         presence=draft.presence,
         one_way=draft.one_way,
         logged=mapper.draft.sync is SyncMode.LOGGED,
+        without_old_form=draft.without_old_form,
     )
 
 
@@ -160,6 +161,7 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
         gone=_gone(mapper, draft, side),
         fixed=tuple(side.fixed),
         within=tuple(side.within),
+        required=tuple(side.required),
     )
 
 

@@ -142,6 +142,7 @@ class RowWorker:
                 },
                 snapshot=found.snapshot,
                 lsn=found.lsn,
+                without_old_form=found.without_old_form,
             )
             with transaction(conn):
                 with conn.cursor() as cursor:
@@ -267,6 +268,7 @@ def table_verification(found: Verification) -> TableVerification:
         missing=count[Kind.MISSING],
         extra=count[Kind.EXTRA],
         different=count[Kind.DIFFERENT],
+        without_old_form=found.without_old_form,
         sample_keys=tuple(dict.fromkeys(keys))[:10],
         at=found.started_at,
     )

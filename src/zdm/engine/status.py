@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from zdm.catalog import approvals, backfills, events, lease, registry, sync_failures, verifications
+from zdm.catalog import (
+    approvals,
+    backfills,
+    events,
+    lease,
+    registry,
+    sync_failures,
+    verifications,
+    without_old_form,
+)
 from zdm.catalog import steps as step_store
 from zdm.catalog.backfills import BackfillStatus
 from zdm.catalog.steps import StepRecord, StepStatus
+from zdm.db.session import Session
 from zdm.engine.move_gates import evaluate_gates
 from zdm.engine.phase_run import next_phase
 from zdm.engine.reconcile import logged, of_rollout
@@ -22,9 +32,11 @@ from zdm.engine.results import (
     StepRun,
     TableProgress,
     TableVerification,
+    WithoutOldForm,
 )
 from zdm.engine.rows import table_verification
 from zdm.engine.work import Work
+from zdm.model.names import qualified
 from zdm.model.phases import State, machine
 from zdm.model.step import Phase
 
@@ -83,6 +95,7 @@ def status_of(work: Work) -> RolloutStatus:
         progress=tuple(_progress(work)),
         verification=tuple(_verifications(work)),
         failures=tuple(_failures(work)),
+        without_old_form=without_old_form_of(work.session, work.rollout.id),
         log=of_rollout(work.session, rollout) if logged(work.plan.row_mappings) else None,
         approvals=tuple(
             Approval(
@@ -148,11 +161,26 @@ def _failures(work: Work) -> Iterable[FailureCount]:
         mine = [failure for failure in found if failure.table_oid == mapping.oid]
         if mine:
             message = Counter(failure.message for failure in mine).most_common(1)[0][0]
-            keys = tuple(
-                dict.fromkeys(", ".join(f"{name}={value}" for name, value in f.key.items()) for f in mine)
-            )
+            keys = tuple(dict.fromkeys(key_words(f.key) for f in mine))
             count = sync_failures.count(work.session, work.rollout.id, mapping.oid)
             yield FailureCount(table=mapping.table, rows=count, message=message, sample_keys=keys[:10])
+
+
+def without_old_form_of(session: Session, rollout: int) -> tuple[WithoutOldForm, ...]:
+    """The rows of the new version that are recorded as having no old form, by table."""
+    return tuple(
+        WithoutOldForm(
+            table=qualified(one.schema_name, one.table_name),
+            rows=one.rows,
+            sample_keys=tuple(key_words(key) for key in one.samples),
+        )
+        for one in without_old_form.counts(session, rollout, samples=10)
+    )
+
+
+def key_words(key: Mapping[str, object]) -> str:
+    """A key as people read it."""
+    return ", ".join(f"{name}={value}" for name, value in key.items())
 
 
 def history_of(found: Iterable[events.Event]) -> list[HistoryEntry]:

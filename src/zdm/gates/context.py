@@ -66,6 +66,7 @@ class VerificationFact:
     samples: keys of some deviating rows.
     backfill_pass: the pass of the backfill that was finished before; None if none was.
     snapshot: of the comparison; empty if it is not known.
+    without_old_form: rows that are recorded as having no old form; no deviation.
     """
 
     started_at: datetime
@@ -74,6 +75,7 @@ class VerificationFact:
     samples: tuple[str, ...] = ()
     backfill_pass: int | None = None
     snapshot: str = ""
+    without_old_form: int = 0
 
 
 @dataclass(frozen=True, slots=True)

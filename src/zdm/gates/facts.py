@@ -78,7 +78,13 @@ class CatalogFacts:
         keys = tuple(str(key) for kind in found.sample_keys.values() for key in kind)
         mismatches = {kind: count for kind, count in found.mismatches.items() if count}
         return VerificationFact(
-            found.started_at, found.rows, mismatches, keys, found.backfill_pass, found.snapshot
+            found.started_at,
+            found.rows,
+            mismatches,
+            keys,
+            found.backfill_pass,
+            found.snapshot,
+            found.without_old_form,
         )
 
     def sync_failures(self, samples: int) -> Sequence[SyncFailureFact]:

@@ -61,7 +61,9 @@ class Verification(Gate):
             return self.refused(enumerated(wrong), threshold, f"{remedy}.")
         rows = sum(fact.rows for fact in facts.values())
         age = max(ctx.now - fact.started_at for fact in facts.values())
-        return self.passed(f"{counted(rows, 'row')} compared {_ago(age)}, none differs", threshold)
+        alone = sum(fact.without_old_form for fact in facts.values())
+        recorded = f"; {counted(alone, 'row')} without an old form, recorded" if alone else ""
+        return self.passed(f"{counted(rows, 'row')} compared {_ago(age)}, none differs{recorded}", threshold)
 
     def _wrong(
         self,

@@ -134,6 +134,10 @@ def _of_rollouts(rollouts: Sequence[RolloutReading]) -> Iterable[Metric]:
     )
     lease = _gauge("zdm_lease_held", "Whether a zdm works on the rollout.")
     failures = _gauge("zdm_sync_failures", "Rows whose new side could not be derived.")
+    alone = _gauge(
+        "zdm_rows_without_old_form",
+        "Rows of the new version that the old one has no form for; after a rollback, those it kept.",
+    )
     pending = _gauge("zdm_sync_pending", "Changes that wait to be carried over to the other table.")
     lag = _gauge("zdm_sync_lag_seconds", "How long the oldest of them has waited.")
     conflicts = _gauge("zdm_sync_conflicts", "Writes that lost against the other version's.")
@@ -148,13 +152,14 @@ def _of_rollouts(rollouts: Sequence[RolloutReading]) -> Iterable[Metric]:
         fenced.add_metric(labels, float(rollout.fenced))
         lease.add_metric(labels, float(rollout.lease_held))
         failures.add_metric(labels, rollout.sync_failures)
+        alone.add_metric(labels, rollout.without_old_form)
         if rollout.log is not None:
             pending.add_metric(labels, rollout.log.pending)
             lag.add_metric(labels, rollout.log.lag)
             conflicts.add_metric(labels, rollout.log.conflicts)
         if rollout.last_event is not None:
             event.add_metric(labels, rollout.last_event)
-    return phase, state, failed, paused, fenced, event, lease, failures, pending, lag, conflicts
+    return phase, state, failed, paused, fenced, event, lease, failures, alone, pending, lag, conflicts
 
 
 def _of_tables(rollouts: Sequence[RolloutReading]) -> Iterable[Metric]:

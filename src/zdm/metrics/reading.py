@@ -26,6 +26,7 @@ SELECT DISTINCT ON (r.migration, r.target)
        (SELECT extract(epoch FROM e.at)::float8 FROM zdm.events AS e WHERE e.rollout = r.id ORDER BY e.id DESC LIMIT 1),
        EXISTS (SELECT FROM zdm.leases AS l WHERE l.rollout = r.id),
        (SELECT count(*) FROM zdm.sync_failures AS f WHERE f.rollout = r.id),
+       (SELECT count(*) FROM zdm.rows_without_old_form AS w WHERE w.rollout = r.id),
        r.plan @? '$.row_mappings[*] ? (@.logged == true)',
        (SELECT count(*) FROM zdm.row_conflicts AS c WHERE c.rollout = r.id)
 FROM zdm.module_migrations AS r JOIN zdm.schema_migrations AS m ON m.id = r.migration
@@ -93,6 +94,7 @@ class RolloutReading:
     last_event: float | None
     lease_held: bool
     sync_failures: int
+    without_old_form: int
     log: LogReading | None = None
     tables: dict[str, TableReading] = field(default_factory=dict)
     gates: list[tuple[Phase, str, bool]] = field(default_factory=list)
@@ -145,6 +147,7 @@ def _rollouts(conn: psycopg.Connection[Any]) -> dict[int, RolloutReading]:
             last_event,
             held,
             failures,
+            without_old_form,
             logged,
             conflicts,
         ) = row
@@ -160,6 +163,7 @@ def _rollouts(conn: psycopg.Connection[Any]) -> dict[int, RolloutReading]:
             last_event,
             held,
             failures,
+            without_old_form,
             LogReading(conflicts=conflicts) if logged or conflicts else None,
         )
         for fact in facts or ():

@@ -50,6 +50,16 @@ class SyncMode(StrEnum):
     LOGGED = "logged"
 
 
+class WithoutOldForm(StrEnum):
+    """What becomes of a row of the new version that the old one cannot hold.
+
+    REFUSE: the write that would make it is refused. RECORD: it stands in the new table alone, and is recorded; a rollback keeps it there.
+    """
+
+    REFUSE = "refuse"
+    RECORD = "record"
+
+
 class MirroredColumn(Value):
     """One column that the mapping fills.
 
@@ -99,6 +109,7 @@ class RowSide(Value):
         the new side is; the mapping's filter must then leave it out.
     fixed: key columns that no UPDATE may write (GENERATED ALWAYS AS IDENTITY).
     within: of a partitioned side: those key columns that name a row by themselves, in whatever partition it is.
+    required: columns besides the key that an INSERT must name.
     """
 
     table: QualifiedName
@@ -113,6 +124,7 @@ class RowSide(Value):
     gone: tuple[tuple[str, str], ...] = ()
     fixed: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
     @property
     def followed(self) -> tuple[MirroredColumn, ...]:
@@ -262,6 +274,7 @@ class RowMapping(Value):
     parent: of a mapping of many to one.
     elements: of a mapping of one to many.
     logged: writes are noted, and carried over by a reconciler.
+    without_old_form: what becomes of rows of the new side that the old one cannot hold.
     """
 
     id: QualifiedName
@@ -275,6 +288,12 @@ class RowMapping(Value):
     parent: ParentSide | None = None
     elements: Elements | None = None
     logged: bool = False
+    without_old_form: WithoutOldForm = WithoutOldForm.REFUSE
+
+    @property
+    def records(self) -> bool:
+        """Whether rows of the new side that the old one cannot hold are recorded."""
+        return self.without_old_form is WithoutOldForm.RECORD
 
     @property
     def tables(self) -> tuple[QualifiedName, ...]:

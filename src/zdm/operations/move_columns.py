@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, fit
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import Presence, SideKind, SyncMode
+from zdm.model.row_mapping import Presence, SideKind, SyncMode, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.model.table import Column
@@ -30,8 +30,10 @@ from zdm.operations.target import (
     make_table,
     quoted,
     readable,
+    required,
     table_steps,
     unique_over,
+    without_old_form,
 )
 
 
@@ -110,6 +112,10 @@ class MoveColumns(Operation):
         default=None,
         description="a column that `table` gets in the new version: the key of its row in `to`, NULL without one; with `rows: needed`",
     )
+    without_old_form: WithoutOldForm = Field(
+        default=WithoutOldForm.REFUSE,
+        description="a row of `to` that `table` has no form for: refuse to write it, or record it, so that a rollback keeps it",
+    )
     lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
@@ -170,6 +176,45 @@ class MoveColumns(Operation):
             " WHERE s.id IS NULL AND a.username !~ '^new ')"
             " AND NOT EXISTS (SELECT FROM information_schema.columns WHERE table_schema = current_schema()"
             " AND table_name = 'accounts' AND column_name IN ('statuses_count', 'followers_count', 'note'))",
+        ),
+        Scenario(
+            setup="CREATE TABLE providers (id bigserial PRIMARY KEY, name text NOT NULL, config text);"
+            " INSERT INTO providers (name, config) SELECT 'p' || g, CASE WHEN g % 3 > 0 THEN 'c' || g END"
+            " FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "move_columns": {
+                        "table": "providers",
+                        "to": "credentials",
+                        "columns": ["config"],
+                        "key": {"id": "id"},
+                        "rows": "needed",
+                        "without_old_form": "record",
+                        "create": {"columns": [{"name": "label", "type": "text"}], "foreign_key": None},
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO providers (name, config) VALUES ('old {n}', (ARRAY['old {n}', NULL])[{n} % 2 + 1])",
+                "UPDATE providers SET config = 'old {n}' WHERE id = {n} % 300 + 1",
+                "UPDATE providers SET config = NULL WHERE id = {n} % 300 + 1",
+                "DELETE FROM providers WHERE id = (SELECT max(id) FROM providers WHERE id > 300)",
+            ),
+            new_writes=(
+                "INSERT INTO credentials (id, config, label) VALUES (-{n}, 'pooled {n}', 'more')",
+                "UPDATE credentials SET config = 'again {n}' WHERE id = (SELECT min(id) FROM credentials WHERE id < 0)",
+                "DELETE FROM credentials WHERE id = (SELECT max(id) FROM credentials WHERE id < -{n} / 2)",
+                "UPDATE credentials SET config = 'new {n}' WHERE id = {n} % 300 + 1",
+            ),
+            old_reads=("SELECT id, name, config FROM providers LIMIT 5",),
+            new_reads=("SELECT p.name, c.config FROM providers p JOIN credentials c USING (id) LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM public.providers p FULL JOIN public.credentials c USING (id)"
+            " WHERE id > 0 AND p.config IS DISTINCT FROM c.config)"
+            " AND NOT EXISTS (SELECT FROM (SELECT * FROM public.credentials WHERE id < 0) AS c FULL JOIN (SELECT * FROM"
+            " zdm.rows_without_old_form WHERE rollout = (SELECT max(id) FROM zdm.module_migrations)) AS f"
+            " ON f.key = jsonb_build_object('id', c.id) WHERE f.new_row IS DISTINCT FROM to_jsonb(c))",
+            after="SELECT (SELECT count(*) FROM credentials) >= 200 AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form"
+            " WHERE rollout = (SELECT max(id) FROM zdm.module_migrations))",
         ),
     )
 
@@ -249,7 +294,11 @@ class MoveColumns(Operation):
                 for column in reference
             ],
             readable=readable(shape.table),
+            required=[c.name for c in shape.table.columns if required(c) and c.name not in self.key.values()],
         )
+        problems += self._without_old_form(draft, shape.name, new.table, label)
+        if problems:
+            return problems
         draft.rows.append(
             DraftRows(
                 operation=label,
@@ -259,6 +308,7 @@ class MoveColumns(Operation):
                 presence=self.rows,
                 lossy=self.lossy,
                 loggable=self.where is None and self.reference is None and not self.copies,
+                without_old_form=self.without_old_form,
             )
         )
         for _, column in columns:
@@ -276,6 +326,18 @@ class MoveColumns(Operation):
             )
         )
         return []
+
+    def _without_old_form(
+        self, draft: Draft, old: QualifiedName, new: QualifiedName, label: str
+    ) -> list[Problem]:
+        rows = [f"one that no row of {old} has (23503)"]
+        if self.create is not None and self.create.foreign_key is not None:
+            rows = [f"one that no row of {old} has is refused by the foreign key in any case (23503)"]
+        if self.where is not None:
+            rows.append(f"one whose row of {old} would not meet {self.where!r} (23514)")
+        if self.copies:
+            rows.append(f"one in which {', '.join(self.copies)} differ from what stays in {old} (23000)")
+        return without_old_form(draft, label, self.without_old_form, old, new, rows)
 
     def _originals(
         self, shape: TableShape, columns: Sequence[tuple[MovedColumn, ShapeColumn]], problems: list[Problem]

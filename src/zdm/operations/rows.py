@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zdm.model.names import QualifiedName
-from zdm.model.row_mapping import Presence, SideKind, UnusedParents
+from zdm.model.row_mapping import Presence, SideKind, UnusedParents, WithoutOldForm
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class DraftSide:
     ----------
     key: its key columns.
     readable: name, type and collation of each column that the other side's expressions may read.
-    fixed / within: as `RowSide` has them.
+    fixed / within / required: as `RowSide` has them.
     """
 
     table: QualifiedName
@@ -44,6 +44,7 @@ class DraftSide:
     gone: dict[str, str] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
     within: list[str] = field(default_factory=list)
+    required: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -94,6 +95,7 @@ class DraftRows:
     Parameters
     ----------
     loggable: it may be synced by log.
+    without_old_form: what becomes of rows that the new version writes and the old one cannot hold.
     """
 
     operation: str
@@ -106,3 +108,4 @@ class DraftRows:
     parent: DraftParent | None = None
     elements: DraftElements | None = None
     loggable: bool = False
+    without_old_form: WithoutOldForm = WithoutOldForm.REFUSE

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import SideKind
+from zdm.model.row_mapping import SideKind, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.model.table import Table
@@ -32,6 +32,7 @@ from zdm.operations.target import (
     required,
     table_steps,
     unique_over,
+    without_old_form,
 )
 from zdm.sql.templates import dollar_quoted
 
@@ -94,6 +95,10 @@ class Part(Value):
     )
     one_way: bool = Field(
         default=False, description="what the new version writes here does not flow back to the old table"
+    )
+    without_old_form: WithoutOldForm = Field(
+        default=WithoutOldForm.REFUSE,
+        description="a row of it that the old table has no form for: refuse to write it, or record it, so that a rollback keeps it",
     )
     lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
     create: CreatedPart | None = Field(default=None, description="make `to`; without it, `to` exists already")
@@ -217,6 +222,60 @@ class SplitTable(Operation):
             after="SELECT to_regclass('customers') IS NULL AND (SELECT count(*) FROM logins) >= 300"
             " AND pg_get_serial_sequence('logins', 'id') IS NOT NULL",
         ),
+        Scenario(
+            setup="CREATE TABLE entries (entry_id bigserial PRIMARY KEY, amount numeric(12,2) NOT NULL, status text NOT NULL"
+            " DEFAULT 'active'); INSERT INTO entries (amount, status)"
+            " SELECT g, CASE WHEN g % 3 = 0 THEN 'inactive' ELSE 'active' END FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "split_table": {
+                        "table": "entries",
+                        "keep": True,
+                        "into": [
+                            {
+                                "to": "reports",
+                                "key": {"id": "entry_id"},
+                                "where": "status = 'active'",
+                                "columns": [
+                                    {"column": "value", "up": "amount"},
+                                    {"column": "state", "up": "status"},
+                                ],
+                                "gone": {"status": "'inactive'"},
+                                "without_old_form": "record",
+                                "create": {},
+                            }
+                        ],
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO entries (amount) VALUES ({n})",
+                "UPDATE entries SET amount = amount + 1 WHERE entry_id = {n} % 300 + 1",
+                (
+                    "UPDATE entries SET status = CASE status WHEN 'active' THEN 'inactive' ELSE 'active' END"
+                    " WHERE entry_id = {n} % 300 + 1"
+                ),
+                "DELETE FROM entries WHERE entry_id = (SELECT max(entry_id) FROM entries WHERE entry_id > 300)",
+            ),
+            new_writes=(
+                "INSERT INTO reports (value, state) VALUES ({n}, 'draft')",
+                (
+                    "UPDATE reports SET state = CASE state WHEN 'active' THEN 'draft' ELSE 'active' END"
+                    " WHERE id = {n} % 300 + 1"
+                ),
+                "UPDATE reports SET value = value + 1 WHERE id = (SELECT max(id) FROM reports WHERE state = 'draft')",
+                "DELETE FROM reports WHERE id = (SELECT min(id) FROM reports WHERE id > 300 AND state = 'draft')",
+            ),
+            old_reads=("SELECT entry_id, amount, status FROM entries LIMIT 5",),
+            new_reads=("SELECT id, value, state FROM reports LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM (SELECT * FROM public.entries WHERE status = 'active') e FULL JOIN"
+            " (SELECT * FROM public.reports WHERE state = 'active') r ON r.id = e.entry_id WHERE e.amount IS DISTINCT FROM r.value)"
+            " AND NOT EXISTS (SELECT FROM (SELECT * FROM public.reports WHERE state <> 'active') AS r FULL JOIN (SELECT * FROM"
+            " zdm.rows_without_old_form WHERE rollout = (SELECT max(id) FROM zdm.module_migrations)) AS f"
+            " ON f.key = jsonb_build_object('id', r.id) WHERE f.new_row IS DISTINCT FROM to_jsonb(r))",
+            after="SELECT (SELECT count(*) FROM reports) > 100 AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form"
+            " WHERE rollout = (SELECT max(id) FROM zdm.module_migrations))",
+        ),
     )
 
     def tables(self) -> Sequence[str]:
@@ -252,6 +311,7 @@ class SplitTable(Operation):
                 )
             )
             return problems
+        problems += self._recorded()
         made: list[tuple[Part, Target]] = []
         for number, part in enumerate(self.into):
             found = self._part(draft, shape, part, f"{label}/{number}", problems)
@@ -289,7 +349,35 @@ class SplitTable(Operation):
                         where=label,
                     )
                 )
+            else:
+                problems += without_old_form(
+                    draft,
+                    label,
+                    part.without_old_form,
+                    shape.name,
+                    found.side.table,
+                    [f"one whose row of {shape.name} would not meet {part.where!r} (23514)"]
+                    if part.where is not None
+                    else [],
+                )
         return problems
+
+    def _recorded(self) -> list[Problem]:
+        """A row of which another part makes the old one has an old form, whatever this part says of it."""
+        both = [part for part in self.into if not part.one_way]
+        return [
+            Problem(
+                f"rows of {part.to} without an old form cannot be recorded: "
+                + (
+                    "what is written there does not flow back at all (`one_way`)"
+                    if part.one_way
+                    else f"{next(p.to for p in both if p is not part)} makes the same rows of {self.table}"
+                ),
+                remedy="Leave out `without_old_form`, or split off one table at a time.",
+            )
+            for part in self.into
+            if part.without_old_form is WithoutOldForm.RECORD and (part.one_way or len(both) > 1)
+        ]
 
     def _part(
         self, draft: Draft, shape: TableShape, part: Part, label: str, problems: list[Problem]
@@ -404,6 +492,7 @@ class SplitTable(Operation):
             one_way=part.one_way,
             lossy=part.lossy,
             loggable=True,
+            without_old_form=part.without_old_form,
         )
 
     # --- steps --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from zdm.errors import Problem
-from zdm.model.row_mapping import SideKind
+from zdm.model.names import QualifiedName
+from zdm.model.plan import Finding, Severity
+from zdm.model.row_mapping import SideKind, SyncMode, WithoutOldForm
 from zdm.model.step import Phase, Step, Transaction
 from zdm.model.table import Column, Table
 from zdm.operations import ddl
@@ -92,6 +94,11 @@ def make_table(
         readable=[(c.name, draft.type(c.type), c.collation) for c in made.columns],
         guarded=bool(created.unique or created.checks),
         created=True,
+        required=[
+            c.name
+            for c in made.columns
+            if c.not_null and not (c.default or c.identity or c.generated) and c.name not in key
+        ],
     )
     return Target(side, shape.table.owner, made, label)
 
@@ -172,6 +179,7 @@ def existing_table(
         columns=columns,
         readable=readable(table),
         guarded=bool(others or checked or table.triggers),
+        required=[c.name for c in table.columns if c.name not in key and required(c)],
     )
     return Target(side, shape.table.owner)
 
@@ -218,3 +226,37 @@ def readable(table: Table) -> list[tuple[str, str, str | None]]:
 def quoted(name: str) -> str:
     """A column's name as an expression."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def without_old_form(
+    draft: Draft,
+    label: str,
+    policy: WithoutOldForm,
+    old: QualifiedName,
+    new: QualifiedName,
+    rows: Sequence[str],
+) -> list[Problem]:
+    """Say in the plan what becomes of rows of `new` that `old` has no form for; what stands against it is returned.
+
+    Parameters
+    ----------
+    rows: which rows these are, each as a phrase with its SQLSTATE; those that a constraint refuses are always among them.
+    """
+    if policy is WithoutOldForm.RECORD and draft.sync is SyncMode.LOGGED:
+        return [
+            Problem(
+                "`without_old_form: record` needs the triggers of `sync: immediate`; with `sync: logged` such rows refuse the gates, and "
+                "`zdm rollback --no-verify` keeps them in zdm.row_conflicts",
+                remedy="Leave it out, or use `sync: immediate`.",
+                rule="logged-sync",
+            )
+        ]
+    which = "; ".join([*rows, f"what `down` or a constraint of {old} refuses"])
+    text = (
+        f"rows of {new} without an old form stand there alone until cleanup, and are recorded; a rollback names them, and keeps them in "
+        f"zdm.rows_without_old_form: {which}"
+        if policy is WithoutOldForm.RECORD
+        else f"until cleanup the new version's writes of rows of {new} that have no old form are refused: {which}"
+    )
+    draft.findings.append(Finding(severity=Severity.NOTE, text=text, where=label))
+    return []

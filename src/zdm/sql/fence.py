@@ -101,6 +101,7 @@ def effective_rows(rows: RowMapping, plan: Plan, *, fenced: bool) -> RowMapping:
         update={
             "table": now.table,
             "key": tuple(names.get(name, name) for name in rows.old.key),
+            "required": tuple(names.get(name, name) for name in rows.old.required),
             "columns": tuple(
                 c.model_copy(
                     update={

@@ -20,8 +20,20 @@ from zdm.model.expression import Volatility
 from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts
 from zdm.sql import row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
-from zdm.sql.row_objects import Function, Side, Trigger, failed, name_of, record_failure, text_of, trigger_of
-from zdm.sql.rows import PINNED_SETTINGS, render
+from zdm.sql.row_objects import (
+    Function,
+    Side,
+    Trigger,
+    failed,
+    key_text,
+    name_of,
+    pinned,
+    plain_keys,
+    record_failure,
+    text_of,
+    trigger_of,
+)
+from zdm.sql.rows import render
 from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
@@ -30,21 +42,11 @@ CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
 
 _OLD, _NEW = "zdm_o", "zdm_n"
 
-_SIMPLE = ("smallint", "integer", "bigint", "uuid", "text", "boolean", "oid")
-"""Types whose text does not depend on any setting."""
-
 
 def of_mapping(mapping: RowMapping, rollout: int, alias: str = "zdm_c") -> sql.Composable:
     """A condition: the entry of the log is this mapping's."""
     return sql.SQL("{} OPERATOR(pg_catalog.=) {} AND {} OPERATOR(pg_catalog.=) {}").format(
         column("rollout", alias), sql.Literal(rollout), column("mapping", alias), sql.Literal(mapping.number)
-    )
-
-
-def key_text(side: RowSide, alias: str) -> sql.Composable:
-    """The key of a row as the log has it."""
-    return sql.SQL("ARRAY[{}]").format(
-        comma(sql.SQL("{}::pg_catalog.text").format(column(name, alias)) for name in side.key)
     )
 
 
@@ -187,21 +189,11 @@ class LogObjects(row_sync.Generator):
     @property
     def _key_settings(self) -> sql.Composable:
         """A key's text is the same whoever writes, and whoever reads it."""
-        base = (type_.split("(", 1)[0] for type_ in self.mine.key_types)
-        if all(type_ in (*_SIMPLE, "character varying", "numeric") for type_ in base) and not any(
+        if plain_keys(self.mine.key_types) and not any(
             e.volatility is not Volatility.IMMUTABLE for e in self._expressions
         ):
             return sql.SQL("")
-        return self._all_settings
-
-    @property
-    def _all_settings(self) -> sql.Composable:
-        return sql.Composed(
-            [
-                sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
-                for name, value in PINNED_SETTINGS.items()
-            ]
-        )
+        return pinned()
 
     def _log(self) -> Function:
         return self._made(

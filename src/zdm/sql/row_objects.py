@@ -106,12 +106,7 @@ class Objects(ABC):
             names = PINNED_SETTINGS
         elif any("\\" in part for e in self._expressions for part in e.parts if isinstance(part, str)):
             names = ("standard_conforming_strings",)
-        return sql.Composed(
-            [
-                sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name]))
-                for name in names
-            ]
-        )
+        return pinned(names)
 
     def _function_name(self, purpose: str) -> str:
         return name_of(self.mapping, self.rollout, f"{purpose}_{self.side}")
@@ -151,6 +146,32 @@ class Objects(ABC):
     def _changed(self, names: Sequence[str]) -> sql.Composable:
         old, new = (comma(column(name, alias) for name in names) for alias in ("old", "new"))
         return sql.SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(old, new)
+
+
+_SIMPLE = ("smallint", "integer", "bigint", "uuid", "text", "boolean", "oid", "character varying", "numeric")
+"""Types whose text does not depend on any setting."""
+
+
+def pinned(names: Iterable[str] = PINNED_SETTINGS) -> sql.Composed:
+    """The SET clauses of a function whose results depend on settings."""
+    return sql.Composed(
+        [
+            sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name]))
+            for name in names
+        ]
+    )
+
+
+def plain_keys(types: Iterable[str]) -> bool:
+    """Whether a key of these types has the same text whoever writes it, and whoever reads it."""
+    return all(type_.split("(", 1)[0] in _SIMPLE for type_ in types)
+
+
+def key_text(side: RowSide, alias: str) -> sql.Composable:
+    """The key of a row as the log of changes, and what lost, have it."""
+    return sql.SQL("ARRAY[{}]").format(
+        comma(sql.SQL("{}::pg_catalog.text").format(column(name, alias)) for name in side.key)
+    )
 
 
 def failure_key(side: RowSide, alias: str) -> sql.Composable:

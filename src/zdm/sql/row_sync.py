@@ -83,7 +83,12 @@ def drop_functions(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, 
 
 def remove(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
     """What removes the sync of one side, whether all, some or nothing of it is there."""
-    return (*drop_triggers(mapping, side), *drop_functions(mapping, rollout, side))
+    first: tuple[str, ...] = ()
+    if mapping.records and side == "new":
+        from zdm.sql.row_record import prune
+
+        first = (prune(mapping, rollout),)
+    return (*first, *drop_triggers(mapping, side), *drop_functions(mapping, rollout, side))
 
 
 def trigger_prefix(mapping: RowMapping) -> str:
@@ -287,6 +292,10 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
         from zdm.sql.row_log import LogObjects  # it builds on what is here
 
         return LogObjects(mapping, rollout, side)
+    if mapping.records:
+        from zdm.sql.row_record import RecordObjects  # so does this
+
+        return RecordObjects(mapping, rollout, side)
     return Generator(mapping, rollout, side)
 
 
@@ -330,15 +339,10 @@ class Generator(Objects):
     @property
     def triggers(self) -> tuple[Trigger, ...]:
         on, late = self._function_name("on"), self._function_name("late")
-        inserted = holds(self.mine, "new") if self._lazy else sql.SQL("true")
-        if self._shared:
-            inserted = self._genuine
-        if self._adopts:
-            # The old version may have made the row's other half before the row itself.
-            inserted = sql.SQL("true")
+        inserted = self._when_inserted
         made = [
             self._trigger("insert", "INSERT", on, all_of([*self._backfilled, inserted])),
-            self._trigger("update", "UPDATE", on, self._changed(self._reads)),
+            self._trigger("update", "UPDATE", on, self._when_updated),
             self._trigger("delete", "DELETE", on),
             self._statement_trigger(on),
         ]
@@ -347,6 +351,19 @@ class Generator(Objects):
         if "DELETE" in self._late_events:
             made.append(self._trigger("late", "DELETE", late, late=True))
         return tuple(made)
+
+    @property
+    def _when_inserted(self) -> sql.Composable:
+        """Which new rows are mirrored at once."""
+        if self._shared:
+            return self._genuine
+        # Where it adopts, the old version may have made the row's other half before the row itself.
+        return holds(self.mine, "new") if self._lazy and not self._adopts else sql.SQL("true")
+
+    @property
+    def _when_updated(self) -> sql.Composable:
+        """Which updates are mirrored."""
+        return self._changed(self._reads)
 
     @property
     def _backfilled(self) -> list[sql.Composable]:
@@ -407,6 +424,11 @@ class Generator(Objects):
         found = [c.value for side in (self.mine, self.yours) for c in side.columns]
         return [*found, *((self.mapping.where,) if self.mapping.where is not None else ())]
 
+    @property
+    def _values(self) -> list[sql.Composable]:
+        """What the columns over there are computed into, in their order."""
+        return [_value(number) for number, _ in enumerate(self.yours.columns)]
+
     # --- functions ------------------------------------------------------------------------------------------------------
 
     def _on(self) -> Function:
@@ -451,9 +473,29 @@ class Generator(Objects):
         return settle(self.mapping, self.rollout, across(self.side))
 
     def _settle(self) -> Function:
+        if self.yours.kind is SideKind.ROWS:
+            return self._settling(
+                "row_settle_rows",
+                lazy=self._lazily(),
+                write=sql.SQL("{}\n{}").format(self._keep(), self._upsert()),
+                go=self._go(),
+                settled=self._forget_failure(),
+                first=self._first(),
+            )
+        return self._settling(
+            "row_settle_columns",
+            holds=self._emptied_where(),
+            write=sql.SQL("{}\n{}").format(self._keep(), self._fill()),
+            clear=self._emptied(),
+            unmapped=self._unmapped(),
+            forget=self._forget_failure(),
+            first=self._first(),
+        )
+
+    def _settling(self, template: str, **pieces: sql.Composable) -> Function:
+        """The function that settles the other side, by a template that is filled with these pieces besides those that all have."""
         name = name_of(self.mapping, self.rollout, f"settle_{across(self.side)}")
-        rows = self.yours.kind is SideKind.ROWS
-        pieces: dict[str, sql.Composable] = {
+        pieces |= {
             "function": sql.Identifier(SCHEMA, name),
             "source": self.table,
             "declare": sql.SQL("\n").join(
@@ -463,30 +505,12 @@ class Generator(Objects):
             "own_key": same_key(self.mine, "zdm_s", "zdm_at"),
             "target": self.target,
             "match": _match(self.yours, "zdm_t", "zdm_at"),
-            "first": self._first(),
             "compute": self._compute(),
             "agree": self._agree(),
             "mine": self._guard(self.side, self.mine, "zdm_at"),
             "all": sql.Literal(f"{self.mapping.number}:{self.side}:*"),
             "there": self._guard_across("zdm_at"),
         }
-        if rows:
-            template = "row_settle_rows"
-            pieces |= {
-                "lazy": self._lazily(),
-                "write": sql.SQL("{}\n{}").format(self._keep(), self._upsert()),
-                "go": self._go(),
-                "settled": self._forget_failure(),
-            }
-        else:
-            template = "row_settle_columns"
-            pieces |= {
-                "holds": self._emptied_where(),
-                "write": sql.SQL("{}\n{}").format(self._keep(), self._fill()),
-                "clear": self._emptied(),
-                "unmapped": self._unmapped(),
-                "forget": self._forget_failure(),
-            }
         definition = dollar_quoted(template, **pieces)
         arguments = sql.SQL("{}, pg_catalog.bool, pg_catalog.bool").format(self.table)
         return Function(name, arguments, definition, self._label(template, definition))
@@ -672,9 +696,16 @@ class Generator(Objects):
         if self._filter is not None:
             match = all_of([match, sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))])
         up = all_of(
-            sql.SQL("NOT {}").format(differs(column(c.name, "zdm_t"), _value(number), c.comparison, c.type))
-            for number, c in enumerate(self.yours.columns)
-            if not c.once
+            [
+                *self._computed,
+                *(
+                    sql.SQL("NOT {}").format(
+                        differs(column(c.name, "zdm_t"), _value(number), c.comparison, c.type)
+                    )
+                    for number, c in enumerate(self.yours.columns)
+                    if not c.once
+                ),
+            ]
         )
         out = sql.SQL("    IF FOUND THEN\n{}\n      RETURN true;\n    END IF;").format(self._forget_failure())
         if self.mapping.one_way or _mirror_images(self.mapping):
@@ -690,6 +721,11 @@ class Generator(Objects):
             "    BEGIN\n      PERFORM FROM {} AS zdm_t WHERE {} AND ({} OR {});\n    EXCEPTION\n{}"
             "      WHEN OTHERS THEN PERFORM WHERE false;\n    END;\n{}"
         ).format(self.target, match, up, down, RAISED, out)
+
+    @property
+    def _computed(self) -> list[sql.Composable]:
+        """Conditions: there are values to compare with."""
+        return []
 
     @property
     def _filter(self) -> Expression | None:
@@ -715,11 +751,14 @@ class Generator(Objects):
             names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
         )
 
+    @property
+    def _going(self) -> list[sql.Composable]:
+        """Conditions over the row over there: it goes when this one does."""
+        # A row that has left the filter by itself is why the new one goes, and stays as it is.
+        return [] if self._filter is None else [sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))]
+
     def _go(self) -> sql.Composable:
-        match = _match(self.yours, "zdm_t", "zdm_at")
-        if self._filter is not None:
-            # A row that has left the filter by itself is why the new one goes, and stays as it is.
-            match = all_of([match, sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))])
+        match = all_of([_match(self.yours, "zdm_t", "zdm_at"), *self._going])
         if self.yours.gone:
             assign = comma(
                 sql.SQL("{} = {}").format(column(name), trusted(value)) for name, value in self.yours.gone

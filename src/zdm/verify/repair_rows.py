@@ -17,7 +17,7 @@ from zdm.db.session import transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority
 from zdm.model.row_mapping import Elements, ParentSide, RowMapping
-from zdm.sql import element_sync, parent_sync, row_log, row_sync
+from zdm.sql import element_sync, parent_sync, row_log, row_record, row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Side, same_key
 from zdm.sql.rows import render
@@ -101,15 +101,29 @@ class _Statements:
             self._old,
             _OLD,
             self._joined,
-            all_of([self._may, row_sync.disagree(self._mapping, "zdm_o", "zdm_n")]),
+            all_of([self._may, row_sync.disagree(self._mapping, "zdm_o", "zdm_n"), *self._unknown("zdm_o")]),
         )
 
     def extra(self) -> sql.Composed:
         """Rows of the new side that no row of the old one makes, or fills."""
         lone = row_sync.holds(self._mapping.new, "zdm_n") if self._mapping.joins else sql.SQL("true")
         return sql.SQL("FROM {} AS {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
-            self._new, _NEW, lone, self._old, _OLD, all_of([self._joined, self._may])
+            self._new,
+            _NEW,
+            all_of([lone, *self._unknown()]),
+            self._old,
+            _OLD,
+            all_of([self._joined, self._may]),
         )
+
+    def _unknown(self, old: str | None = None) -> list[sql.Composable]:
+        """Conditions: the row is not one that is recorded as having no old form."""
+        mapping = self._mapping
+        if not mapping.records:
+            return []
+        if old is None:
+            return [sql.SQL("NOT {}").format(row_record.recorded(mapping, self._rollout, "zdm_n"))]
+        return [sql.SQL("NOT {}").format(row_record.known(mapping, self._rollout, old, "zdm_n"))]
 
     def astray(self) -> sql.Composed:
         """Rows of the old side whose reference names a row that is not there."""

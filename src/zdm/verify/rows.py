@@ -20,7 +20,7 @@ from psycopg import sql
 from zdm.db.session import WORK_MEM, fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind
-from zdm.sql import row_log, row_objects, row_sync
+from zdm.sql import row_log, row_objects, row_record, row_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
@@ -45,6 +45,8 @@ ROWS_AGAIN = 1000
 
 _OLD, _NEW = "zdm_o", "zdm_n"
 _KINDS = (Kind.MISSING, Kind.EXTRA, Kind.DIFFERENT)
+_RECORDED = len(_KINDS)
+"""What is extra or different because the row is recorded as having no old form."""
 
 _IDLE = timedelta(hours=24)
 """The session that exports the snapshot waits for those that use it."""
@@ -57,6 +59,7 @@ class _Part:
     rows: int
     counts: tuple[int, ...]
     samples: dict[Kind, list[str]]
+    recorded: int = 0
     waiting: tuple[tuple[str, ...], ...] = ()
     """Keys of pairs that do not agree, and of which something waits to be carried over."""
 
@@ -123,6 +126,7 @@ def verify_rows(
         rows=sum(part.rows for part in parts),
         counts={kind: count for kind, count in counts.items() if count},
         samples={kind: keys for kind, keys in samples.items() if keys},
+        without_old_form=sum(part.recorded for part in parts),
     )
 
 
@@ -255,6 +259,13 @@ class _Statements:
                 self._everything,
             )
         self._kind = self._everything
+        if mapping.records:
+            self._kind = sql.SQL("CASE WHEN ({}) IS NOT NULL THEN CASE WHEN {} THEN {} ELSE {} END END").format(
+                self._everything,
+                row_record.known(mapping, rollout, _OLD, _NEW),
+                sql.Literal(_RECORDED),
+                self._everything,
+            )
         self._waiting: sql.Composable | None = None
         if mapping.logged:
             # By either side's key: only one of the two rows may be there.
@@ -339,13 +350,13 @@ class _Statements:
         rows, wrong = row
         if not wrong:
             return _Part(rows, (0,) * len(_KINDS), {})
-        counts, samples = self._named(conn, join, self._kind)
-        return _Part(rows, counts, samples, self._keys_waiting(conn, join))
+        counts, samples, recorded = self._named(conn, join, self._kind)
+        return _Part(rows, counts, samples, recorded, self._keys_waiting(conn, join))
 
     def _named(
         self, conn: psycopg.Connection[Any], join: sql.Composable, kind: sql.Composable
-    ) -> tuple[tuple[int, ...], dict[Kind, list[str]]]:
-        """How many rows of each kind there are in a join, and some of them by name."""
+    ) -> tuple[tuple[int, ...], dict[Kind, list[str]], int]:
+        """How many rows of each kind there are in a join, some of them by name, and how many are recorded."""
         found = dict(
             conn.execute(
                 sql.SQL("SELECT {} AS zdm_kind, pg_catalog.count(*) FROM {} GROUP BY 1").format(kind, join)
@@ -357,7 +368,7 @@ class _Statements:
             for number, count in enumerate(counts)
             if count
         }
-        return counts, samples
+        return counts, samples, found.get(_RECORDED, 0)
 
     def _keys_waiting(
         self, conn: psycopg.Connection[Any], join: sql.Composable
@@ -369,9 +380,9 @@ class _Statements:
                 "SELECT COALESCE({}, {}) FROM {} WHERE CASE WHEN ({}) IS NOT NULL THEN {} ELSE false END"
             ).format(
                 sql.SQL("CASE WHEN {} IS NOT NULL THEN {} END").format(
-                    column(self._mapping.new.key[0], _NEW), row_log.key_text(self._mapping.new, _NEW)
+                    column(self._mapping.new.key[0], _NEW), row_objects.key_text(self._mapping.new, _NEW)
                 ),
-                row_log.key_text(self._mapping.old, _OLD),
+                row_objects.key_text(self._mapping.old, _OLD),
                 join,
                 self._everything,
                 self._waiting,
@@ -388,8 +399,8 @@ class _Statements:
             self._of_keys(self._mapping.new, _NEW, keys),
             row_sync.joined(self._mapping, _OLD, _NEW),
         )
-        counts, samples = self._named(conn, join, self._everything if last else self._kind)
-        return _Part(0, counts, samples, () if last else self._keys_waiting(conn, join))
+        counts, samples, _ = self._named(conn, join, self._everything if last else self._kind)
+        return _Part(0, counts, samples, waiting=() if last else self._keys_waiting(conn, join))
 
     def _of_keys(self, side: RowSide, alias: str, keys: Sequence[tuple[str, ...]]) -> sql.Composable:
         columns = [[key[number] for key in keys] for number in range(len(side.key))]

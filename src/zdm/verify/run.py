@@ -56,6 +56,7 @@ class Found:
     samples: keys of up to ten rows by kind.
     extra / extra_samples: violations by the name of the `ExtraCheck`, only those that occurred.
     raised: what the server said about the first row whose expression raised.
+    without_old_form: rows of the new version that are recorded as having no old form; nothing is wrong with them.
     """
 
     started_at: datetime
@@ -67,6 +68,7 @@ class Found:
     extra: Mapping[str, int] = field(default_factory=dict)
     extra_samples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     raised: str = ""
+    without_old_form: int = 0
 
     @property
     def clean(self) -> bool:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Reconciled,
         ReconcileResult,
         RollbackResult,
+        RowWithoutOldForm,
         TableVerification,
         VerifyResult,
     )
@@ -166,11 +167,29 @@ def rollback_text(result: RollbackResult) -> str:
         good(f"{result.rollout} is {state_words(result.state.value)}")
         + f": {plural(undone, 'step')} undone in {seconds(result.seconds)}."
     )
+    if result.without_old_form:
+        lines += ["", kept_table(result.without_old_form)]
     if result.leftovers:
         lines.append(careful("Left behind:"))
         lines += [f"  {name}" for name in result.leftovers]
         lines.append("Remove them by hand; `zdm doctor` lists them again.")
     return "\n".join(lines)
+
+
+SHOWN = 50
+"""Rows that a rollback names on a terminal; all of them are in its JSON, and in the table."""
+
+
+def kept_table(rows: Sequence[RowWithoutOldForm]) -> str:
+    """The rows that could not be carried back, by key."""
+    shown = [
+        (str(row.table), ", ".join(f"{name}={value}" for name, value in row.key.items()), row.reason)
+        for row in rows[:SHOWN]
+    ]
+    end = f"{plural(len(rows), 'row')} of the new version had no old form: kept whole in zdm.rows_without_old_form."
+    if len(rows) > SHOWN:
+        end += f" The first {SHOWN} are shown; `--json` has all."
+    return joined([heading("Kept, and not in the old version"), table(shown, ("table", "key", "why")), end])
 
 
 def verification_table(tables: Sequence[TableVerification]) -> str:
@@ -222,6 +241,9 @@ def verify_text(result: VerifyResult) -> str:
     end = f"{plural(rows, 'row')} compared in {seconds(result.seconds)}"
     if repaired:
         end += f", {plural(repaired, 'row')} repaired"
+    alone = sum(t.without_old_form for t in result.tables)
+    if alone:
+        end += f", {plural(alone, 'row')} without an old form recorded"
     differences = sum(t.disagreements for t in result.tables)
     broken = sum(t.broken for t in result.tables)
     found = [bad(plural(differences, "difference"))] if differences else [good("both sides agree")]

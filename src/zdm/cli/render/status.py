@@ -129,6 +129,7 @@ def status_text(status: RolloutStatus, now: datetime) -> str:
     if status.failures:
         rows = [(str(f.table), bad(plural(f.rows, "row")), f.message) for f in status.failures]
         blocks.append(heading("Rows that could not be mapped") + "\n" + table(rows))
+    blocks.append(_without_old_form(status))
     if status.log is not None and not gone:
         blocks.append(heading("Log") + "\n" + log_line(status.log))
     if status.verification and not gone:
@@ -153,6 +154,18 @@ def status_text(status: RolloutStatus, now: datetime) -> str:
     begun = status.next_phase is not None and status.next_phase is status.phase
     blocks.append(next_text(status.rollout, following, status.can_return, begun=begun))
     return joined(blocks)
+
+
+def _without_old_form(status: RolloutStatus) -> str:
+    """Rows that the old version has no form for; empty if there are none."""
+    rows = [
+        (str(w.table), careful(plural(w.rows, "row")), "; ".join(w.sample_keys[:3]))
+        for w in status.without_old_form
+    ]
+    if not rows:
+        return ""
+    verb = "kept" if status.state.value == "rolled_back" else "recorded"
+    return heading(f"Rows without an old form, {verb} in zdm.rows_without_old_form") + "\n" + table(rows)
 
 
 def _progress(progress: TableProgress) -> tuple[str, str]:

@@ -1,0 +1,163 @@
+"""Whole rollouts in which the new version writes rows that the old one has no form for: said before, counted, kept by a rollback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conformance.harness import OPEN_GATES, Rollout
+from tests.support.servers import Database
+from zdm.errors import BadInput
+from zdm.model.phases import State
+from zdm.operations.migration import Migration
+from zdm.operations.move_columns import MoveColumns
+from zdm.operations.split_table import SplitTable
+
+POOLED = "INSERT INTO credentials (id, config, label) VALUES (-7, 'pooled', 'more')"
+
+
+def begun(database: Database, state: State = State.SWITCHED_OVER) -> Rollout:
+    """A provider has pooled another credential."""
+    rollout = Rollout(database, MoveColumns.scenarios[1])
+    rollout.advance_to(state)
+    rollout.execute_new(POOLED)
+    return rollout
+
+
+def zdm(database: Database, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "zdm", *arguments, "--url", database.dsn],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+@pytest.mark.parametrize("policy", ["refuse", "record"])
+def test_the_plan_says_so_before(database: Database, policy: str) -> None:
+    database.execute(SplitTable.scenarios[2].setup)
+    operation = SplitTable.scenarios[2].operations[0]["split_table"]
+    assert isinstance(operation, dict)
+    part = {**operation["into"][0], "without_old_form": policy}
+    migration = Migration.model_validate(
+        {"id": "try_it", "operations": [{"split_table": {**operation, "into": [part]}}]}
+    )
+    engine = Rollout(database, MoveColumns.scenarios[0]).engine()
+    found = [
+        f.text
+        for f in engine.plan(migration).findings
+        if "without an old form" in f.text or "no old form" in f.text
+    ]
+    (text,) = found
+    assert "one whose row of public.entries would not meet \"status = 'active'\" (23514)" in text
+    assert ("are refused" in text) == (policy == "refuse")
+    assert ("zdm.rows_without_old_form" in text) == (policy == "record")
+
+
+@pytest.mark.parametrize("state", [State.PREPARED, State.MIGRATED, State.SWITCHED_OVER])
+def test_a_rollback_names_each_row_and_keeps_it(database: Database, state: State) -> None:
+    """From every phase: the rows are in a table of zdm's, whole, and in the answer; the schema is as it was."""
+    rollout = begun(database, state)
+    answer = json.loads(zdm(database, "rollback", "try_it", "--yes", "--json"))
+    (row,) = answer["without_old_form"]
+    assert (row["key"], row["sqlstate"]) == ({"id": -7}, "23503")
+    assert row["new_row"] == {"id": -7, "config": "pooled", "label": "more"}
+    assert database.execute("SELECT key, new_row FROM zdm.rows_without_old_form") == [
+        ({"id": -7}, {"id": -7, "config": "pooled", "label": "more"})
+    ]
+    assert rollout.dump() == rollout.before
+    rollout.nothing_left()
+    status = json.loads(zdm(database, "status", "try_it", "--json"))
+    assert "-7" in json.dumps(status)
+    assert "kept in zdm.rows_without_old_form" in zdm(database, "status", "try_it")
+    # The next attempt begins with a record of its own.
+    rollout.advance_to(State.MIGRATED, restart=True)
+    assert rollout.engine().verify("try_it").tables[0].without_old_form == 0
+    rollout.execute_new(POOLED.replace("-7", "-8"))
+    text = zdm(database, "rollback", "try_it", "--yes")
+    assert "id=-8" in text
+    assert "id=-7" not in text
+    assert database.execute("SELECT (key ->> 'id')::int FROM zdm.rows_without_old_form ORDER BY 1") == [
+        (-8,),
+        (-7,),
+    ]
+
+
+def test_it_is_known_and_no_mismatch_and_cleanup_goes_on(database: Database) -> None:
+    rollout = begun(database, State.MIGRATED)
+    found = rollout.engine().verify("try_it")
+    assert found.clean
+    assert [t.without_old_form for t in found.tables] == [1]
+    assert "1 row without an old form recorded" in zdm(database, "verify", "try_it")
+    status = rollout.engine().status("try_it")[0]
+    (alone,) = status.without_old_form
+    assert (str(alone.table), alone.rows, alone.sample_keys) == ("public.credentials", 1, ("id=-7",))
+    (verdict,) = [v for v in status.verdicts if v.gate == "verification"]
+    assert verdict.observed.endswith("none differs; 1 row without an old form, recorded")
+    rollout.advance_to(State.COMPLETED)
+    assert database.execute("SELECT * FROM zdm.rows_without_old_form") == []
+    assert database.execute("SELECT config FROM credentials WHERE id = -7") == [("pooled",)]
+
+
+def test_repair_leaves_recorded_rows_alone(database: Database) -> None:
+    """Under either authority; an extra row that is not on record goes, or is put there."""
+    rollout = begun(database, State.MIGRATED)
+    # As the backfill inserts it: no trigger looks at it.
+    planted = "SET \"zdm.row\" = '1:new:*'; INSERT INTO credentials VALUES (-9, 'planted')"
+    database.execute(planted)
+    result = rollout.engine().verify("try_it", repair=True)
+    assert result.clean
+    assert database.execute("SELECT id FROM credentials WHERE id < 0") == [(-7,)]
+    rollout.advance_to(State.SWITCHED_OVER)
+    database.execute(planted)
+    result = rollout.engine().verify("try_it", repair=True)
+    assert result.clean
+    assert [t.without_old_form for t in result.tables] == [2]
+    assert database.execute("SELECT id FROM credentials WHERE id < 0 ORDER BY id") == [(-9,), (-7,)]
+
+
+def test_what_is_recorded_of_a_row_that_went_unseen_is_not_kept(database: Database) -> None:
+    """A TRUNCATE above READ COMMITTED does not see what was recorded since its snapshot; the rollback looks under its lock."""
+    begun(database)
+    database.execute(
+        "INSERT INTO zdm.rows_without_old_form SELECT rollout, mapping, schema_name, table_name, '{\"id\": -99}', new_row, NULL, '', ''"
+        " FROM zdm.rows_without_old_form"
+    )
+    answer = json.loads(zdm(database, "rollback", "try_it", "--yes", "--json"))
+    assert [row["key"] for row in answer["without_old_form"]] == [{"id": -7}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sync": "logged"}, "needs the triggers of `sync: immediate`"),
+        ({"part": {"one_way": True}}, "does not flow back at all"),
+        (
+            {"more": [{"to": "others", "key": {"id": "entry_id"}, "columns": ["amount"], "create": {}}]},
+            "others makes the same rows",
+        ),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused(
+    database: Database, change: dict[str, object], message: str
+) -> None:
+    scenario = SplitTable.scenarios[2]
+    rollout = Rollout(database, scenario)
+    operation = scenario.operations[0]["split_table"]
+    assert isinstance(operation, dict)
+    part = {**operation["into"][0], **change.get("part", {})}  # type: ignore[dict-item]
+    into = [part, *change.get("more", [])]  # type: ignore[misc]
+    migration = Migration.model_validate(
+        {
+            "id": "refused",
+            "sync": change.get("sync", "immediate"),
+            "gates": OPEN_GATES,
+            "operations": [{"split_table": {**operation, "into": into}}],
+        }
+    )
+    with pytest.raises(BadInput, match=message.replace("(", r"\(")) as refused:
+        rollout.engine().plan(migration)
+    assert "Nothing was changed" in str(refused.value.changed) or refused.value.changed == ""
