@@ -14,6 +14,7 @@ DECLARE
   zdm_next pg_catalog.text := {there};
   zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.=) {mine};
   zdm_wanted pg_catalog.bool := false;
+  zdm_found pg_catalog.bool;
   zdm_over pg_catalog.bool := false;
 {declare}
 BEGIN
@@ -28,7 +29,8 @@ BEGIN
     PERFORM FROM {target} AS zdm_t WHERE {match} FOR NO KEY UPDATE;
   END IF;
   SELECT zdm_s.* INTO zdm_row FROM {source} AS zdm_s WHERE {own_key};
-  IF FOUND THEN
+  zdm_found := FOUND;
+  IF zdm_found THEN
 {compute}
   END IF;
 {meet}
@@ -36,10 +38,10 @@ BEGIN
     PERFORM FROM {target} AS zdm_t WHERE {match} FOR NO KEY UPDATE;
     IF NOT {recorded} THEN
       NULL;
+{adopt}
     ELSIF NOT zdm_wanted THEN
 {settled}
       RETURN true;
-{adopt}
     ELSE
       zdm_over := true;
     END IF;

@@ -224,7 +224,7 @@ class RecordObjects(row_sync.Generator):
     def _taking(self) -> Function:
         """What makes the new side's row hold what the old side's row says, unless that has none and the other one is recorded."""
         absent = sql.SQL(
-            "zdm_wanted AND zdm_lazy AND NOT zdm_mirrored AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})"
+            "zdm_found AND zdm_lazy AND NOT zdm_mirrored AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})"
         ).format(row_sync.holds(self.mine, "zdm_row"), self.target, self._match)
         return self._settling(
             "record_take",

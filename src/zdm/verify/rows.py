@@ -260,7 +260,9 @@ class _Statements:
             )
         self._kind = self._everything
         if mapping.records:
-            self._kind = sql.SQL("CASE WHEN ({}) IS NOT NULL THEN CASE WHEN {} THEN {} ELSE {} END END").format(
+            self._kind = sql.SQL(
+                "CASE WHEN ({}) IS NOT NULL THEN CASE WHEN {} THEN {} ELSE {} END END"
+            ).format(
                 self._everything,
                 row_record.known(mapping, rollout, _OLD, _NEW),
                 sql.Literal(_RECORDED),

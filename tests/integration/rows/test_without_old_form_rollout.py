@@ -9,7 +9,9 @@ import sys
 import pytest
 
 from tests.conformance.harness import OPEN_GATES, Rollout
+from tests.integration.rows.test_reference import prepared
 from tests.support.servers import Database
+from tests.support.versions import on_all_versions
 from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.operations.migration import Migration
@@ -100,6 +102,58 @@ def test_it_is_known_and_no_mismatch_and_cleanup_goes_on(database: Database) -> 
     rollout.advance_to(State.COMPLETED)
     assert database.execute("SELECT * FROM zdm.rows_without_old_form") == []
     assert database.execute("SELECT config FROM credentials WHERE id = -7") == [("pooled",)]
+
+
+@on_all_versions
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+def test_a_filter_copies_and_a_reference(database: Database, isolation: str) -> None:
+    """What each of them would refuse is recorded; the provider is then without a credential, until it can have that one."""
+    rollout = prepared(database, State.MIGRATED, without_old_form="record")
+
+    def run(statement: str) -> None:
+        database.execute(f"BEGIN ISOLATION LEVEL {isolation}; {statement}; COMMIT")
+
+    def recorded() -> list[tuple[int, str]]:
+        return database.execute(
+            "SELECT (key ->> 'id')::int, sqlstate FROM zdm.rows_without_old_form ORDER BY 1"
+        )
+
+    run("INSERT INTO credentials VALUES (500, 'pooled', 1), (501, '', 1)")
+    run("INSERT INTO credentials VALUES (6, 'of another', 7)")
+    run("UPDATE credentials SET config = '' WHERE id = 5")
+    run(
+        "INSERT INTO public_try_it.providers (id, tenant) VALUES (22, 2); INSERT INTO credentials VALUES (22, 'n22', 2)"
+    )
+    assert recorded() == [(5, "23514"), (6, "23000"), (500, "23503"), (501, "23503")]
+    assert (
+        database.value(
+            "SELECT old_row ->> 'config' FROM zdm.rows_without_old_form WHERE key @> '{\"id\": 5}'"
+        )
+        == "s5"
+    )
+    without = "SELECT id, config, credential_id FROM providers WHERE id IN (5, 6, 22, 500, 501) ORDER BY id"
+    assert database.execute(without) == [(5, None, None), (6, None, None), (22, "n22", 22)]
+    (found,) = rollout.engine().verify("try_it").tables
+    assert (found.differences, found.without_old_form) == (0, 4)
+    # The old version moves the provider to the credential's tenant, and makes one for each of those that had none.
+    run("UPDATE providers SET tenant = 7 WHERE id = 6")
+    run("INSERT INTO providers (id, tenant) VALUES (500, 1), (501, 1)")
+    run("UPDATE credentials SET config = 'again' WHERE id = 5")
+    assert recorded() == [(501, "23514")]
+    assert database.execute(without) == [
+        (5, "again", 5),
+        (6, "of another", 6),
+        (22, "n22", 22),
+        (500, "pooled", 500),
+        (501, None, None),
+    ]
+    (found,) = rollout.engine().verify("try_it").tables
+    assert (found.differences, found.without_old_form) == (0, 1)
+    run("DELETE FROM providers WHERE id = 501")
+    assert recorded() == [(501, "23514")]
+    rollout.advance_to(State.SWITCHED_OVER)
+    assert [row.key for row in rollout.engine().rollback("try_it").without_old_form] == [{"id": 501}]
+    assert rollout.dump() == rollout.before
 
 
 def test_repair_leaves_recorded_rows_alone(database: Database) -> None:
