@@ -6,7 +6,7 @@ import random
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -343,9 +343,10 @@ class Rollout:
         standing = self.database.execute(
             "SELECT tgrelid::int8 FROM pg_trigger WHERE tgname ~ '^~zdm' AND NOT tgisinternal"
         )
-        for mapping in self.engine().plan(self.migration).mappings:
+        mappings = self.engine().plan(self.migration).mappings
+        for mapping in mappings:
             if mapping.groups and (mapping.oid,) in standing:
-                wrong = self.database.execute(disagreeing(mapping, complete=complete))
+                wrong = self.database.execute(disagreeing(mapping, mappings, complete=complete))
                 assert wrong == [], f"{mapping.table}: {wrong}"
 
     def finished(self) -> None:
@@ -371,13 +372,19 @@ class Rollout:
                UNION ALL SELECT 'index ' || relname FROM pg_class WHERE relname ~ '_zdm' AND relkind = 'i' AND relnamespace <> 'zdm'::regnamespace
                UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index WHERE NOT indisvalid
                UNION ALL SELECT 'function ' || oid::regprocedure FROM pg_proc
-                 WHERE pronamespace = 'zdm'::regnamespace AND proname ~ '^(sync|rows)_'"""
+                 WHERE pronamespace = 'zdm'::regnamespace AND proname ~ '^(sync|rows)_'
+               UNION ALL SELECT 'view ' || relname FROM pg_class WHERE relname ~ '^pairs_' AND relnamespace = 'zdm'::regnamespace"""
         )
         assert left == []
 
 
-def disagreeing(mapping: TableMapping, *, complete: bool) -> str:
-    """A query for rows of a table whose sides do not agree."""
+def disagreeing(mapping: TableMapping, mappings: Sequence[TableMapping], *, complete: bool) -> str:
+    """A query for rows of a table whose sides do not agree.
+
+    Parameters
+    ----------
+    mappings: those of all tables of the rollout, since a row may refer to another one by both its keys.
+    """
 
     def version(
         columns: tuple[ViewColumn, ...], name: str, before: tuple[ViewColumn, ...] = ()
@@ -398,7 +405,24 @@ def disagreeing(mapping: TableMapping, *, complete: bool) -> str:
     new = version(mapping.new_columns, mapping.final_name, mapping.old_columns)
     marker = sql.Identifier(mapping.marker)
 
+    def referring(group: ColumnGroup) -> sql.Composed:
+        assert group.lookup is not None
+        table = next(m for m in mappings if m.table == group.lookup.table)
+        key = next(g for g in table.groups if g.pairs is not None)
+        return sql.SQL(
+            "((b.{old} IS NULL AND b.{new} IS NULL) OR EXISTS (SELECT FROM {table} AS p WHERE p.{key_old} = b.{old}"
+            " AND p.{key_new} = b.{new}))"
+        ).format(
+            old=sql.Identifier(group.old[0].name),
+            new=sql.Identifier(group.new[0].name),
+            table=sql.Identifier(table.table.schema_, table.table.name),
+            key_old=sql.Identifier(key.old[0].name),
+            key_new=sql.Identifier(key.new[0].name),
+        )
+
     def consistent(group: ColumnGroup) -> sql.Composed:
+        if group.lookup is not None:
+            return referring(group)
         ups = [same(n.name, n.up.source, n.type, old) for n in group.new if n.up is not None]
         downs = [same(o.name, o.down.source, o.type, new) for o in group.old if o.down is not None]
         sides = [sql.SQL(" AND ").join(side) for side in (ups, downs) if side]
@@ -409,7 +433,12 @@ def disagreeing(mapping: TableMapping, *, complete: bool) -> str:
         consistent(group) for group in mapping.groups if group.two_way and group.new
     ] or [sql.SQL("true")]
     rules.append(sql.SQL("true"))
-    empty = [sql.SQL("b.{} IS NULL").format(sql.Identifier(n.name)) for g in mapping.groups for n in g.new]
+    empty = [
+        sql.SQL("b.{} IS NULL").format(sql.Identifier(n.name))
+        for g in mapping.groups
+        if g.pairs is None or not mapping.depth  # a row that waits for another one may have a key itself
+        for n in g.new
+    ]
     unfilled: sql.Composable = sql.SQL(" AND ").join([sql.SQL("b.{} IS NULL").format(marker), *empty])
     if complete:
         unfilled = sql.SQL("false")

@@ -152,7 +152,7 @@ def compile_plan(
     steps += view_steps(plan, draft)
     steps += swap_steps(plan, context[0], previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}
-    steps.sort(key=lambda step: (order[step.phase], step.stage))
+    steps.sort(key=lambda step: (order[step.phase], step.stage, step.turn))
     plan = plan.model_copy(update={"steps": tuple(steps)})
     return plan.model_copy(update={"estimates": estimate_plan(conn, plan, workers)}) if measure else plan
 

@@ -30,7 +30,9 @@ def before_columns_go(shape: TableShape) -> list[str]:
                     aside=sql.Literal(fit(f"_zdm_{shape.table.oid}_{old}")),
                 ).as_string(None)
             )
-        elif any(d.kind == "sequence" and old in d.columns for d in shape.table.dependents):
+        elif not shape.paired(old) and any(
+            d.kind == "sequence" and old in d.columns for d in shape.table.dependents
+        ):
             found.append(
                 dollar_quoted(
                     "swap_sequence", table=t, old=sql.Literal(old), new=sql.Literal(new.physical)

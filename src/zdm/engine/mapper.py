@@ -20,6 +20,7 @@ from zdm.model.mapping import (
     MAX_GROUPS,
     ColumnGroup,
     Expose,
+    Lookup,
     NewColumn,
     OldColumn,
     TableMapping,
@@ -33,6 +34,7 @@ from zdm.operations.base import Draft, Operation
 from zdm.operations.migration import Migration
 from zdm.operations.shape import BEFORE, DraftNew, ShapeColumn, TableShape, is_sequence_default
 from zdm.operations.succession import plain_defaults
+from zdm.sql import pairs
 
 MARKER = "_zdm_state"
 MOST_COLUMNS = 1600
@@ -162,6 +164,7 @@ class Mapper:
         derived.derive(ups)
         self._spell_defaults(shape)
         self._refuse_generated(shape, [*ups.items(), *downs.items()])
+        self._refuse_repeated(shape, fills)
         if self.problems:
             return ()
         made = []
@@ -174,11 +177,42 @@ class Mapper:
                     new=tuple(self._new(new, ups, fills, numbered=shape.numbered(new)) for new in group.new),
                     lossy=group.lossy,
                     conflict=group.conflict,
+                    pairs=pairs.view_name(shape.table.oid) if group.paired else None,
                 )
             )
+            if group.refers_to is not None:
+                made[-1] = self._referring(made[-1], group.refers_to)
         for circle in circles(made):
             self._refuse_circle(shape, circle)
         return tuple(made)
+
+    def _refuse_repeated(self, shape: TableShape, fills: dict[str, Expression]) -> None:
+        """A key that is the same for every row is none."""
+        for group in shape.groups:
+            for new in group.new if group.paired else ():
+                fill = fills.get(new.physical)
+                if fill is not None and fill.volatility is not Volatility.VOLATILE:
+                    self.problems.append(
+                        Problem(
+                            f"{fill.source!r} gives every row the same value, which is no key",
+                            group.operation,
+                            "Give `generate` a function that returns another value each time, such as gen_random_uuid().",
+                        )
+                    )
+
+    def _referring(self, group: ColumnGroup, table: QualifiedName) -> ColumnGroup:
+        """The group with its columns looked up by each other in the table that they refer to."""
+        (old,), (new,) = group.old, group.new
+        view = pairs.view_name(self.draft.tables[table].oid)
+        up = pairs.to_new(view, old.name, table, new.type)
+        down = pairs.to_old(view, new.name, table, old.type)
+        return group.model_copy(
+            update={
+                "old": (old.model_copy(update={"down": down}),),
+                "new": (new.model_copy(update={"up": up}),),
+                "lookup": Lookup(table=table, pairs=view, depth=self.draft.depth(table) + 1),
+            }
+        )
 
     def _refuse_too_many_columns(self, shape: TableShape) -> None:
         """The server counts every column that a table ever had; on a partition they may be more than on the table."""
@@ -469,7 +503,8 @@ class Mapper:
         if not group.new:
             # Nothing of the row tells who inserted it, and only rows of the new version get `down`.
             return any(old.down is not None for old in group.old)
-        if not group.old or all(new.not_null for new in group.new):
+        if all(new.not_null for new in group.new) or group.lookup is not None:
+            # NULL refers to nothing, in either version.
             return False
         shown = {column.physical for column in shape.columns}
         if any(old.name in shown for old in group.old):
@@ -533,7 +568,7 @@ class Mapper:
         """Refuse every group whose mapping loses values of real rows without saying so."""
         for mapping in mappings.values():
             for group in mapping.groups:
-                if not group.two_way or not group.new:
+                if not group.two_way or not group.new or group.lookup is not None:
                     continue
                 measured = measure_roundtrip(self.conn, mapping, group)
                 found = measured.roundtrip.model_copy(update={"declared_lossy": group.lossy})

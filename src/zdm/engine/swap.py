@@ -17,7 +17,7 @@ from zdm.operations import fidelity
 from zdm.operations.base import Context
 from zdm.operations.shadow_steps import swap_statements
 from zdm.operations.shape import ShapeColumn, TableShape
-from zdm.sql import row_log, row_sync, sync, views
+from zdm.sql import pairs, row_log, row_sync, sync, views
 from zdm.sql.fence import aside
 from zdm.sql.partitions import refuse_unverified
 from zdm.sql.templates import dollar_quoted
@@ -74,6 +74,8 @@ def _swap(
     # An earlier version's schema may be behind the fence of another rollout that has it for its old version too.
     named = (*olds, *(aside(schema) for schema in previous_schemas))
     drops = [statement for schema in named for statement in views.drop_view(mapping, schema, old=True)]
+    if mapping.pairs is not None:
+        drops.append(pairs.drop_view(mapping.pairs))
     altered = following.remake_view or any(column.alter_type for column in shape.columns)
     remake: list[str] = []
     # Statements through a view lock the view and then the table; in the other order they and the swap would deadlock.
@@ -119,6 +121,8 @@ def _swap(
             ),
         ),
         naive="drop-column",
+        # The triggers of what refers to a table read its old key, so they go first.
+        turn=-mapping.depth,
     )
 
 

@@ -19,6 +19,7 @@ from zdm.model.step import (
     Verify,
 )
 from zdm.operations.base import split_name
+from zdm.operations.ddl import filling
 
 
 def text(template: str, **names: sql.Composable) -> str:
@@ -110,6 +111,7 @@ def _fill(mapping: TableMapping) -> Step:
         stage=Stage.BACKFILL,
         action=Backfill(table=mapping.table),
         naive="update-whole-table",
+        turn=filling(mapping.depth),
     )
 
 

@@ -8,8 +8,8 @@ from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, Value
 from zdm.model.table import Table
 
-_OURS = ("_zdm_", "~zdm_", "!zdm_")
-"""How the names of zdm's own columns, constraints, indexes and triggers begin."""
+_OURS = ("_zdm_", "~zdm_", "!zdm_", "zdm.pairs_")
+"""How the names of zdm's own columns, constraints, indexes, triggers and views begin."""
 
 
 class Hanging(Value):

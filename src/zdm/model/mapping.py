@@ -108,8 +108,29 @@ class NewColumn(Value):
     numbered: bool = False
 
 
+class Lookup(Value):
+    """Where the two columns of a group follow from each other by a row of another table: the one that both refer to.
+
+    Parameters
+    ----------
+    table: that table, by its name before the rollout.
+    pairs: zdm's view of its rows, with both keys of each; see `zdm.sql.pairs`.
+    depth: how many tables have to be filled before this one can be, that one included.
+    """
+
+    table: QualifiedName
+    pairs: QualifiedName
+    depth: int = 1
+
+
 class ColumnGroup(Value):
-    """Columns that are mapped together: `change_type` has one on each side, `split_column` one old and several new."""
+    """Columns that are mapped together: `change_type` has one on each side, `split_column` one old and several new.
+
+    Parameters
+    ----------
+    pairs: the group is a key that gets a value of its own in each version, and this view of zdm's shows both.
+    lookup: the group refers to a row by such a key.
+    """
 
     name: str
     number: int
@@ -117,6 +138,8 @@ class ColumnGroup(Value):
     new: tuple[NewColumn, ...] = ()
     lossy: bool = False
     conflict: Conflict = Conflict.REFUSE
+    pairs: QualifiedName | None = None
+    lookup: Lookup | None = None
 
     @property
     def bit(self) -> int:
@@ -191,6 +214,16 @@ class TableMapping(Value):
     def needs_sync(self) -> bool:
         """Whether rows are mapped at all: marker, triggers, backfill and verification exist only then."""
         return bool(self.groups)
+
+    @property
+    def pairs(self) -> QualifiedName | None:
+        """The view of both keys of its rows, where its key is one that each version has a value of its own for."""
+        return next((group.pairs for group in self.groups if group.pairs is not None), None)
+
+    @property
+    def depth(self) -> int:
+        """How many tables have to be filled before this one can be, since its rows refer to theirs."""
+        return max((group.lookup.depth for group in self.groups if group.lookup is not None), default=0)
 
     @property
     def settled_bits(self) -> int:

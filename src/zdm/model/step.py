@@ -222,6 +222,7 @@ class Step(Value):
     undo: actions that return to before the step; each must succeed whether or not the step, or a part of it, ran
         (``IF EXISTS``). Run in the order given, when the rollout rolls back; the steps themselves are undone last first.
     naive: the rule under docs/refusals/ that the obvious statement would break, which is why it is done this way; or empty.
+    turn: of the steps of one stage, those with a lower number come first.
     """
 
     id: str
@@ -232,6 +233,7 @@ class Step(Value):
     operation: str = ""
     undo: tuple[Action, ...] = ()
     naive: str = ""
+    turn: int = 0
 
     @property
     def locks(self) -> tuple[TableLock, ...]:

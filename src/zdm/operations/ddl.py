@@ -60,6 +60,14 @@ def definition(column: str, type_: str, collation: str | None = None) -> sql.Com
     return sql.SQL("{} {}{}").format(ident(column), raw(type_), tail)
 
 
+def filling(depth: int) -> int:
+    """The turn, within the stage of the backfills, in which tables of that depth are filled; see `TableMapping.depth`.
+
+    The turn before is for what must be so for that, the turn after for what can be done then.
+    """
+    return 3 * depth + 1
+
+
 def lock(name: QualifiedName, mode: Lock = Lock.ACCESS_EXCLUSIVE) -> TableLock:
     """A brief lock on one table, by default the strongest."""
     return TableLock(table=name, mode=mode)

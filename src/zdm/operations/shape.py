@@ -61,6 +61,9 @@ class DraftGroup:
     to the physical column it is cast back from, and the type (None: taken as it is).
 
     `reads_before`: its `down` reads the old columns as well, as `BEFORE` marks them: it writes a part of their values.
+
+    `paired`: the columns are a key that each version gives a value of its own. `refers_to`: they refer to a row of that table
+    by such a key, so that neither has an expression.
     """
 
     name: str
@@ -71,6 +74,8 @@ class DraftGroup:
     conflict: Conflict = Conflict.REFUSE
     casts: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     reads_before: bool = False
+    paired: bool = False
+    refers_to: QualifiedName | None = None
 
 
 @dataclass(slots=True)
@@ -162,6 +167,11 @@ class TableShape:
         if original is None or not new.inherits or not new.not_null:
             return False
         return bool(original.identity) or is_sequence_default(original.default)
+
+    def paired(self, physical: str) -> bool:
+        """Whether the column, or the one that it succeeds, is a key that each version gives a value of its own."""
+        group = self.group_of(physical)
+        return group is not None and group.paired
 
     def replaced(self) -> dict[str, str]:
         """Every old physical column that cleanup drops, and the operation that is the reason."""

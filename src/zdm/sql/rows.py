@@ -15,6 +15,7 @@ from psycopg import sql
 from zdm.model.expression import Expression
 from zdm.model.mapping import FAILED, TOGGLE, Authority, ColumnGroup, NewColumn, OldColumn, TableMapping
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, trusted, type_name
+from zdm.sql.pairs import dangling
 
 REPAIR = 1 << 30
 """The marker's spare bit. It is never stored: a statement that sets it tells the triggers that it settles the row itself."""
@@ -105,10 +106,13 @@ def fill_assignments(mapping: TableMapping) -> sql.Composed:
     """
     parts: list[sql.Composable] = []
     promised: list[sql.Composable] = []
+    refers = {group.new[0].name: group.old[0].name for group in mapping.groups if group.lookup is not None}
     for new in _new_columns(mapping):
         if new.up is not None:
             parts.append(sql.SQL("{} = {}").format(column(new.name), render(new.up)))
-            if new.not_null:
+            if new.name in refers:
+                promised.append(dangling(render(new.up), column(refers[new.name])))
+            elif new.not_null:
                 promised.append(sql.SQL("({}) IS NULL").format(render(new.up)))
         elif (once := filled_once(new)) is not None:
             parts.append(sql.SQL("{0} = COALESCE({0}, {1})").format(column(new.name), once))

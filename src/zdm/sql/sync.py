@@ -296,6 +296,8 @@ class _Generator:
             made.append(self._function("named", {}))
         if two_sided(self.mapping):
             made.append(self._function("both", bodies.both()))
+        if self._retries:
+            made.append(self._function("late", bodies.late()))
         return tuple(made)
 
     @cached_property
@@ -309,7 +311,34 @@ class _Generator:
                 self._trigger(f"5_failed_{event}", f"trigger_failed_{event}", "failed", marker=self.marker)
             )
         made.append(self._trigger("5_failed_truncate", "trigger_failed_truncate", "failed"))
+        if self._retries:
+            made += [self._late_trigger("insert"), self._late_trigger("update")]
         return tuple(made)
+
+    @property
+    def _retries(self) -> bool:
+        """Whether a row whose reference was not found is tried again at the end of the transaction: by its key, if it has one."""
+        return bool(self.mapping.depth and self.mapping.key)
+
+    def _late_trigger(self, event: str) -> _Trigger:
+        condition: sql.Composable = has(sql.SQL("NEW.{}").format(self.marker), FAILED)
+        if event == "update":
+            # Being tried again is no change, so that nothing goes round in circles.
+            written = any_of(old_changed(g) for g in self.mapping.groups if g.lookup is not None)
+            condition = all_of([condition, written])
+        name = f"{PREFIX}6_late_{event}"
+        definition = dollar_quoted(
+            "trigger_late",
+            trigger=sql.Identifier(name),
+            called=sql.Literal(name),
+            table=self.table,
+            relation=sql.Literal(self.table.as_string(None)),
+            function=sql.Identifier(SCHEMA, _function_name(self.mapping, self.rollout, "late")),
+            event=sql.SQL("INSERT") if event == "insert" else sql.SQL("UPDATE"),
+            condition=condition,
+        )
+        label = self._label("trigger_late", load("trigger_late").version, definition)
+        return _Trigger(name, definition, label, self._origin("trigger_late"))
 
     def _function(self, purpose: str, pieces: dict[str, sql.Composable]) -> _Function:
         name = _function_name(self.mapping, self.rollout, purpose)
@@ -360,14 +389,19 @@ class _Generator:
         """SET clauses where a stable expression needs them, or a literal in one is read by the server's own rules."""
         found = list(self._compared())
         names: Iterable[str] = ()
+        # What refers to another table's rows reads them with its own rights, not the application's.
+        own = sql.SQL("\n  SECURITY DEFINER SET search_path = pg_catalog, pg_temp" if self.mapping.depth else "")
         if any(e.volatility is not Volatility.IMMUTABLE for e in found):
             names = PINNED_SETTINGS
         elif any("\\" in part for e in found for part in e.parts if isinstance(part, str)):
             names = ("standard_conforming_strings",)
         return sql.Composed(
             [
-                sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name]))
-                for name in names
+                own,
+                *(
+                    sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name]))
+                    for name in names
+                ),
             ]
         )
 

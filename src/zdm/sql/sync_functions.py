@@ -22,6 +22,7 @@ from zdm.model.mapping import (
     TableMapping,
 )
 from zdm.sql.identifiers import all_of, any_of, comma, qualified_name, trusted
+from zdm.sql.pairs import dangling
 from zdm.sql.rows import filled_once
 from zdm.sql.sync_conditions import (
     EMPTY,
@@ -114,12 +115,20 @@ class FunctionBodies:
             for group in self.mapping.groups
         ]
         return {
-            "declare": LINES.join([trusted("\n".join(names)), _DECLARE]),
+            "declare": LINES.join([trusted("\n".join(names)), _DECLARE, *self._looking()]),
             "enter": part("part_enter"),
-            "leave": part("part_leave"),
+            "leave": LINES.join([*self._unless_waiting(), part("part_leave")]),
             "decide": decide,
             "derive": LINES.join([self._derive(update=update), *self._guards(update=update)]),
         }
+
+    def _looking(self) -> list[sql.Composable]:
+        if not self.mapping.depth:
+            return []
+        return [sql.SQL("  zdm_wait boolean := false;\n  zdm_filled boolean;")]
+
+    def _unless_waiting(self) -> list[sql.Composable]:
+        return [part("part_lookup_leave", marker=self.marker)] if self.mapping.depth else []
 
     def _guards(self, *, update: bool) -> list[sql.Composable]:
         """For each key that stands twice: whoever gives a row a key waits for whoever is giving it to another one."""
@@ -168,7 +177,32 @@ class FunctionBodies:
             template = "part_decide_added"
         else:
             template = "part_decide_dropped"
-        return part(template, **{key: pieces[key] for key in load(template).parameters})
+        made = part(template, **{key: pieces[key] for key in load(template).parameters})
+        return LINES.join([made, self._keep_paired(group)]) if group.pairs is not None else made
+
+    def _keep_paired(self, group: ColumnGroup) -> sql.Composable:
+        """What may become of a new key once the row has one."""
+        new = group.new[0]
+        return part(
+            "part_paired",
+            new=sql.Identifier(new.name),
+            changed=new_changed(group),
+            early=sql.Literal(self.authority is Authority.OLD),
+            missing=self._raise(
+                code="23502",
+                message=f"null value written to {human(new.final)} of {self.mapping.table}, which is the new version's key",
+                detail=f"While a schema migration runs, the row's new key is stored as {human(new.name)}.",
+                hint="Leave the key out of the statement.",
+                column=new.name,
+            ),
+            refuse=self._raise(
+                code="55000",
+                message=f"{human(new.final)} of {self.mapping.table} cannot be given another value before switchover",
+                detail="It is the new version's key, and no foreign key takes the rows along yet that refer to it.",
+                hint="Change it after switchover, or let the row keep it.",
+                column=new.name,
+            ),
+        )
 
     def _refuse_unfilled(self, group: ColumnGroup) -> sql.Composable:
         """Rule 7."""
@@ -197,6 +231,12 @@ class FunctionBodies:
             "structure instead.",
             column=group.new[0].name,
         )
+        if group.lookup is not None:
+            # Not found, or not filled yet, says nothing of what NULL means.
+            refers = sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(group.old[0].name))
+            return sql.SQL("    IF {} THEN\n{}\n    END IF;").format(
+                all_of([any_of(missing), refers]), refusal
+            )
         return sql.SQL("    IF {} THEN\n{}\n    IF NOT zdm_agree THEN\n{}\n    END IF;\n    END IF;").format(
             any_of(missing), part("part_try", assign=tries_new(derived), result=all_of(fits)), refusal
         )
@@ -227,7 +267,7 @@ class FunctionBodies:
             "failed": all_of([was(FAILED), sql.SQL("NOT {}").format(was(group.bit))]),
             # A row that the new version inserts without its number has the one that the old column was given.
             "view": all_of([sql.SQL("zdm_view"), given])
-            if any(n.numbered for n in group.new)
+            if group.pairs is not None or any(n.numbered for n in group.new)
             else sql.SQL("zdm_view"),
         }
         if group.new and group.old:
@@ -368,7 +408,43 @@ class FunctionBodies:
         """Rule 3: what the new side wrote may agree already."""
         return part("part_settle_new", d=variable("d", group), own=own(group), follows=self._try_new(group))
 
+    def _look_up(self, group: ColumnGroup, *, update: bool) -> list[sql.Composable]:
+        assert group.lookup is not None
+        direction = variable("d", group)
+        return [
+            part(
+                "part_lookup_up",
+                when=equals(direction, 1),
+                old=sql.Identifier(group.old[0].name),
+                new=sql.Identifier(group.new[0].name),
+                wrote=old_changed(group) if update else sql.SQL("true"),
+                view=qualified_name(group.lookup.pairs),
+            )
+        ]
+
+    def _look_down(self, group: ColumnGroup) -> list[sql.Composable]:
+        assert group.lookup is not None
+        old, new = group.old[0], group.new[0]
+        return [
+            part(
+                "part_lookup_down",
+                when=equals(variable("d", group), 2),
+                old=sql.Identifier(old.name),
+                new=sql.Identifier(new.name),
+                view=qualified_name(group.lookup.pairs),
+                refuse=self._raise(
+                    code="23503",
+                    message=f"{human(new.final)} of {self.mapping.table} refers to a row of {group.lookup.table} that is not there",
+                    detail=f"Until cleanup the row's {human(old.name)} must name the same row, whose old key is not known.",
+                    hint="Insert the row that is referred to first, in a statement before this one.",
+                    column=new.name,
+                ),
+            )
+        ]
+
     def _up(self, group: ColumnGroup, *, update: bool) -> list[sql.Composable]:
+        if group.lookup is not None:
+            return self._look_up(group, update=update)
         assign = [
             sql.SQL("      NEW.{} := {};").format(sql.Identifier(n.name), over_new(n.up))
             for n in group.new
@@ -411,6 +487,8 @@ class FunctionBodies:
         downs = [o for o in group.old if o.down is not None]
         if not downs:
             return []
+        if group.lookup is not None:
+            return self._look_down(group)
         assign = LINES.join(
             sql.SQL("    NEW.{} := {};").format(sql.Identifier(o.name), over_new(o.down)) for o in downs
         )
@@ -454,6 +532,8 @@ class FunctionBodies:
             ups = [n for n in group.new if n.up is not None]
             if ups:
                 tries = [tries_new(ups)] + [self._null_is_failure(n) for n in ups if n.not_null]
+                if group.lookup is not None:
+                    tries = [tries_new(ups), self._dangling_is_failure(group)]
                 groups.append(
                     part(
                         "part_failed",
@@ -491,6 +571,30 @@ class FunctionBodies:
         return sql.SQL(
             "      IF zdm_try.{} IS NULL THEN RAISE EXCEPTION USING ERRCODE = '23502', MESSAGE = {}; END IF;"
         ).format(sql.Identifier(new.name), sql.Literal(message))
+
+    def _dangling_is_failure(self, group: ColumnGroup) -> sql.Composable:
+        assert group.lookup is not None
+        old, new = group.old[0], group.new[0]
+        message = f"{human(old.name)} refers to no row of {group.lookup.table} that has its new key"
+        return sql.SQL(
+            "      IF {} THEN RAISE EXCEPTION USING ERRCODE = '23503', MESSAGE = {}; END IF;"
+        ).format(
+            dangling(
+                sql.SQL("zdm_try.{}").format(sql.Identifier(new.name)),
+                sql.SQL("NEW.{}").format(sql.Identifier(old.name)),
+            ),
+            sql.Literal(message),
+        )
+
+    def late(self) -> dict[str, sql.Composable]:
+        """The row by its key, as the statement that wrote it left it."""
+        return {
+            "table": self.table,
+            "marker": self.marker,
+            "same": all_of(
+                sql.SQL("zdm_t.{0} = NEW.{0}").format(sql.Identifier(name)) for name in self.mapping.key
+            ),
+        }
 
     def _key(self, row: str) -> sql.Composable:
         pairs = [

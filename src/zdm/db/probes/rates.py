@@ -75,7 +75,9 @@ def table_rates(conn: Connection, table: QualifiedName, mapping: TableMapping | 
     if row is None:
         return None
     size, index_bytes, estimated, indexes, block = row
-    news = [new for group in mapping.groups for new in group.new] if mapping is not None else []
+    # What is looked up elsewhere cannot be before preparation.
+    groups = [group for group in mapping.groups if group.lookup is None] if mapping is not None else []
+    news = [new for group in groups for new in group.new]
     scanned = _scan(conn, table, [new for new in news if new.up is not None], size // block)
     rows, rate = float(estimated), None
     if scanned is not None:

@@ -15,7 +15,12 @@ from zdm.operations.fidelity.dependents import BLOCKING, review_dependents
 from zdm.operations.fidelity.following import InSwap, follow_steps, in_swap
 from zdm.operations.fidelity.functions import mentioned, replaced_columns
 from zdm.operations.fidelity.guards import guarded
-from zdm.operations.fidelity.indexes import index_column_steps, index_steps, review_indexes
+from zdm.operations.fidelity.indexes import (
+    between_backfills,
+    index_column_steps,
+    index_steps,
+    review_indexes,
+)
 from zdm.operations.fidelity.logical import review_added, review_subscriptions
 from zdm.operations.fidelity.naming import naming_step
 from zdm.operations.fidelity.partitions import (
@@ -91,7 +96,8 @@ def plan(phase: Phase, context: Context) -> list[Step]:
                 # The unique constraint of a partitioned table cannot be made of an index, so it was asked for as well.
                 whole = carry_key(shape.name, "unique", request.name)
                 body = context.carried.get(whole, context.carried[request.key])
-                found += carry(shape, request, body, phase)
+                made = carry(shape, request, body, phase)
+                found += between_backfills(made, shape, request, context.draft.depth(shape.name))
         if phase is Phase.CLEANUP:
             found += exchange_steps(shape, [r for r in requests if r.kind == "index"])
             naming = naming_step(shape, requests)

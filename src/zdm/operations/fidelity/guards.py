@@ -40,6 +40,8 @@ def guarded(shape: TableShape) -> tuple[tuple[str, ...], ...]:
             for c in columns
             if (column := shape.original(c)) is not None
         ]
-        if any(c in successors for c in columns) and all(map(_COMPARED.fullmatch, types)):
+        # Two rows that are given their new keys have different ones.
+        twice = any(c in successors and not shape.paired(c) for c in columns)
+        if twice and all(map(_COMPARED.fullmatch, types)):
             found.append(tuple(successors[c].physical if c in successors else c for c in columns))
     return tuple(dict.fromkeys(found))

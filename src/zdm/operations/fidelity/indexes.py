@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from zdm.model.names import QualifiedName, qualified
@@ -102,6 +104,23 @@ def index_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phas
             )
         )
     return steps
+
+
+def between_backfills(steps: Sequence[Step], shape: TableShape, request: CarryRequest, depth: int) -> list[Step]:
+    """Let the index of a key that each version has a value of its own for be built as soon as its table is filled.
+
+    Built CONCURRENTLY, it waits for every snapshot that shows a row without its new key, so that the rows which refer to this
+    table's can be filled then. Other indexes are built as always.
+    """
+    index = find_index(shape, request.name)
+    if index is None or not index.unique or not all(map(shape.paired, index.columns)):
+        return list(steps)
+    return [
+        step.model_copy(update={"stage": Stage.BACKFILL, "turn": ddl.filling(depth) + 1})
+        if step.phase is Phase.MIGRATION
+        else step
+        for step in steps
+    ]
 
 
 def index_attributes(shape: TableShape, request: CarryRequest, final: QualifiedName) -> list[str]:

@@ -80,6 +80,10 @@ def _keeps_apart(mapping: TableMapping, column: CarriedColumn) -> bool:
     """Whether `up` is the old column itself or a cast that cannot make two of its values equal."""
     new = next((new for group in mapping.groups for new in group.new if new.name == column.new), None)
     old = next((old for group in mapping.groups for old in group.old if old.name == column.old), None)
+    group = next((g for g in mapping.groups if new in g.new), None) if new is not None else None
+    if group is not None and (group.pairs is not None or group.lookup is not None):
+        # Different rows have different keys in either version.
+        return True
     if new is None or old is None or new.up is None or new.up.columns != (old.name,):
         return False
     if not _CAST.fullmatch("".join(part if isinstance(part, str) else "?" for part in new.up.parts)):
