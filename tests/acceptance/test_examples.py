@@ -75,6 +75,16 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT statuses_count, following_count FROM accounts WHERE username = 'only new'",
         [(7, 0)],
     ),
+    "order_uuid": (
+        """WITH o AS (INSERT INTO orders (customer) VALUES ('only new') RETURNING id),
+             i AS (INSERT INTO order_items (order_id, line, product) SELECT id, 4, 'x' FROM o)
+           INSERT INTO invoices (order_uuid, cents) SELECT id, 77 FROM o""",
+        (
+            "SELECT customer FROM orders WHERE customer = 'only new' AND id IN (SELECT order_id FROM order_items WHERE line = 4)"
+            " AND id IN (SELECT order_id FROM invoices WHERE cents = 77)"
+        ),
+        [("only new",)],
+    ),
     "partition_events": (
         "INSERT INTO events (user_id, kind, happened_at) VALUES (1, 'only new', '2024-06-01'), (2, 'only new', '2020-01-01')",
         "SELECT user_id, payload FROM events WHERE kind = 'only new' ORDER BY user_id",

@@ -436,7 +436,7 @@ def disagreeing(mapping: TableMapping, mappings: Sequence[TableMapping], *, comp
     empty = [
         sql.SQL("b.{} IS NULL").format(sql.Identifier(n.name))
         for g in mapping.groups
-        if g.pairs is None or not mapping.depth  # a row that waits for another one may have a key itself
+        if g.pairs is None or not mapping.looks_up  # a row that waits for another one may have a key itself
         for n in g.new
     ]
     unfilled: sql.Composable = sql.SQL(" AND ").join([sql.SQL("b.{} IS NULL").format(marker), *empty])

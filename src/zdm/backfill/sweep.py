@@ -11,7 +11,7 @@ import psycopg
 
 from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.table import Statements, same_parts, shapes
-from zdm.backfill.worker import FileChanged, Job, Worker
+from zdm.backfill.worker import LAST_BLOCK, FileChanged, Job, Worker
 from zdm.catalog import backfills, sync_failures
 from zdm.db.session import transaction
 from zdm.errors import Busy, Problem, ZdmError
@@ -25,9 +25,6 @@ NAMED = 10
 
 REGION = 64
 """Blocks that are gone through around a row that is left."""
-
-LAST_BLOCK = 2**32 - 2
-"""No table has one with a higher number."""
 
 MOST_SWEEPS = 50
 

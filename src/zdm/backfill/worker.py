@@ -28,6 +28,9 @@ MOST_CONFLICTS = 10
 MOST_TRIES = 5000
 """More transactions than the rows of one block can need."""
 
+LAST_BLOCK = 2**32 - 2
+"""No table has one with a higher number."""
+
 UNLOCKED_ROWS = 64
 """Rows that are taken at a time where others hold rows of the same block."""
 
@@ -111,7 +114,9 @@ class Worker:
             most_rows=job.options.most_rows,
         )
         self._limit: int | None = None  # blocks, while somebody's row lock is near
-        self._careful_until = 0  # an expression raised in a chunk that ends before this block
+        # An expression raised in a chunk that ends before this block; or rows refer to others of the chunk, which only the
+        # triggers, row by row, find as the chunk leaves them.
+        self._careful_until = LAST_BLOCK if job.mapping.refers_to_itself else 0
         self._meeting_until = 0  # a row was made by somebody else in a chunk that ends before this block
         self._conflicts = 0
         self._last = 0.0

@@ -115,7 +115,8 @@ def compile_plan(
     mapper.problems += problems
     mapper.fail()
     old_schema, new_schema = version_schemas(migration, target)
-    mapped = tuple(mappings.values())
+    # What is referred to comes first, wherever tables are gone through one after the other.
+    mapped = tuple(sorted(mappings.values(), key=lambda mapping: mapping.depth))
     # An earlier version that shows none of these tables stays: its applications have nothing to do with this rollout.
     previous_schemas = _schemas_showing(conn, previous_schemas, [mapping.oid for mapping in mapped])
     mapper.problems += _same_names(migration, draft, mapped)

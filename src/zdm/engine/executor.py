@@ -41,7 +41,9 @@ from zdm.sql import row_log, row_sync, sync
 Connect = Callable[[], Session]
 Mark = Callable[[Connection], None]
 RowWork = Callable[[QualifiedName], int | None]
-"""Backfills or verifies one table and returns how many rows it went over."""
+"""Verifies one table and returns how many rows it went over."""
+Filling = Callable[[QualifiedName, bool], int | None]
+"""Backfills one table, once more if it is filled, and returns how many rows it settled."""
 
 
 @dataclass(slots=True)
@@ -65,7 +67,7 @@ class Executor:
     reporter: Reporter
     mapping: Callable[[QualifiedName], TableMapping]
     rows: Callable[[QualifiedName], RowMapping | None]
-    backfill: RowWork
+    backfill: Filling
     verify: RowWork
     carry_over: Callable[[], None] = lambda: None
     attempts: int = field(default=1, init=False)
@@ -147,7 +149,7 @@ class Executor:
             case Sync():
                 self._sync(action, mark)
             case Backfill():
-                rows = self.backfill(action.table)
+                rows = self.backfill(action.table, action.again)
                 self._in_own_transaction(mark)
                 return rows
             case Verify():

@@ -67,8 +67,10 @@ def _chunk(mapping: TableMapping) -> str:
     template = composing.SQL(
         "UPDATE {t} SET {a} WHERE ctid >= '(<first block>,0)' AND ctid < '(<next block>,0)' AND {p}"
     )
+    # Rows that may refer to others of the same chunk are settled by the triggers, row by row.
+    sets = rows.settle_assignments if mapping.refers_to_itself else rows.fill_assignments
     return template.format(
-        t=qualified_name(mapping.table), a=rows.fill_assignments(mapping), p=rows.unsettled(mapping)
+        t=qualified_name(mapping.table), a=sets(mapping), p=rows.unsettled(mapping)
     ).as_string(None)
 
 

@@ -46,14 +46,14 @@ class RowWorker:
     lease: Lease
     connect: Callable[[], Session]
 
-    def backfill(self, table: QualifiedName) -> int:
-        """Fill one table to the end; returns the rows that this run settled.
+    def backfill(self, table: QualifiedName, again: bool) -> int:
+        """Fill one table to the end, once more if it is filled and that is asked; returns the rows that this run settled.
 
         Raises
         ------
         Interrupted: somebody stopped it.
         """
-        result = self.fill(table)
+        result = self.fill(table, again=again)
         if not result.complete:
             raise Interrupted("The backfill was stopped before its end.", remedy="Run again; it continues.")
         return result.rows

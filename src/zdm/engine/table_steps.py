@@ -109,7 +109,8 @@ def _fill(mapping: TableMapping) -> Step:
         title=f"fill the new columns of {mapping.table} from the old ones",
         phase=Phase.MIGRATION,
         stage=Stage.BACKFILL,
-        action=Backfill(table=mapping.table),
+        # Somebody may have had it filled, by `zdm backfill`, before all rows that are referred to had their keys.
+        action=Backfill(table=mapping.table, again=mapping.depth > 0),
         naive="update-whole-table",
         turn=filling(mapping.depth),
     )

@@ -115,7 +115,7 @@ class Lookup(Value):
     ----------
     table: that table, by its name before the rollout.
     pairs: zdm's view of its rows, with both keys of each; see `zdm.sql.pairs`.
-    depth: how many tables have to be filled before this one can be, that one included.
+    depth: how many tables have to be filled before this one can be, that one included if it is another one.
     """
 
     table: QualifiedName
@@ -224,6 +224,16 @@ class TableMapping(Value):
     def depth(self) -> int:
         """How many tables have to be filled before this one can be, since its rows refer to theirs."""
         return max((group.lookup.depth for group in self.groups if group.lookup is not None), default=0)
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether some columns follow from each other by a row that both refer to."""
+        return any(group.lookup is not None for group in self.groups)
+
+    @property
+    def refers_to_itself(self) -> bool:
+        """Whether such a row may be one of the same table: then all need their keys before the first of them is filled."""
+        return any(group.lookup is not None and group.lookup.table == self.table for group in self.groups)
 
     @property
     def settled_bits(self) -> int:

@@ -187,11 +187,13 @@ class Backfill(Value):
     """Fill every unsettled row of one table, or of one row mapping.
 
     over: of a row mapping: the table that is gone through.
+    again: go through a table once more that was gone through before.
     """
 
     kind: Literal["backfill"] = "backfill"
     table: QualifiedName
     over: QualifiedName | None = None
+    again: bool = False
 
 
 class Verify(Value):

@@ -161,7 +161,7 @@ class Draft:
         """How many tables have to be filled before this one, since its rows refer to theirs by keys that they get."""
         shape = self.shapes.get(name)
         parents = {group.refers_to for group in shape.groups} if shape is not None else set()
-        return max((self.depth(parent) + 1 for parent in parents if parent is not None), default=0)
+        return max((self.depth(parent) + 1 for parent in parents if parent not in (None, name)), default=0)
 
     def existing(self, name: QualifiedName) -> Table | None:
         """An existing table that an operation names, or that refers to one."""

@@ -63,9 +63,10 @@ def definition(column: str, type_: str, collation: str | None = None) -> sql.Com
 def filling(depth: int) -> int:
     """The turn, within the stage of the backfills, in which tables of that depth are filled; see `TableMapping.depth`.
 
-    The turn before is for what must be so for that, the turn after for what can be done then.
+    The turn before is for what must be so for that, the turn after for the index of the keys that rows have then, and the one after
+    that for rows which wait for others of their own table.
     """
-    return 3 * depth + 1
+    return 4 * depth + 1
 
 
 def lock(name: QualifiedName, mode: Lock = Lock.ACCESS_EXCLUSIVE) -> TableLock:

@@ -14,7 +14,7 @@ from zdm.errors import Problem
 from zdm.model.mapping import Conflict
 from zdm.model.names import QualifiedName, Value, fit, qualified
 from zdm.model.sample import Scenario
-from zdm.model.step import Lock, Phase, Stage, Step, Transaction
+from zdm.model.step import Backfill, Lock, Phase, Stage, Step, Transaction
 from zdm.model.table import Constraint
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
@@ -48,7 +48,9 @@ class ReplaceKey(Operation):
     """Give every row a key of another kind, that nothing computes from the old one; what refers to it follows."""
 
     kind: ClassVar[str] = "replace_key"
-    summary: ClassVar[str] = "replace a key, as an integer by a uuid, together with every column that refers to it"
+    summary: ClassVar[str] = (
+        "replace a key, as an integer by a uuid, together with every column that refers to it"
+    )
 
     table: TableName = Field(description="the table")
     column: Name | None = Field(default=None, description="its key; the primary key's column if not given")
@@ -65,7 +67,7 @@ class ReplaceKey(Operation):
         Scenario(
             setup="CREATE TABLE orders (id serial PRIMARY KEY, customer text NOT NULL);"
             " CREATE TABLE items (id serial PRIMARY KEY, order_id int NOT NULL REFERENCES orders ON DELETE CASCADE,"
-            " line int NOT NULL, what text, UNIQUE (order_id, line)); CREATE INDEX ON items (order_id);"
+            " line int NOT NULL, what text, UNIQUE (order_id, line));"
             " CREATE TABLE refunds (id serial PRIMARY KEY, order_id int REFERENCES orders ON DELETE SET NULL, cents int);"
             " INSERT INTO orders (customer) SELECT 'c' || g FROM generate_series(1, 300) g;"
             " INSERT INTO items (order_id, line, what) SELECT g % 300 + 1, g, 'w' FROM generate_series(1, 300) g;"
@@ -91,8 +93,10 @@ class ReplaceKey(Operation):
             new_writes=(
                 "INSERT INTO orders (customer) VALUES ('new {n}')",
                 "INSERT INTO orders (id, customer) VALUES (gen_random_uuid(), 'given {n}')",
-                "WITH o AS (INSERT INTO orders (customer) VALUES ('both {n}') RETURNING id)"
-                " INSERT INTO items (order_id, line, what) SELECT id, 2000000 + {n}, 'new' FROM o",
+                (
+                    "WITH o AS (INSERT INTO orders (customer) VALUES ('both {n}') RETURNING id)"
+                    " INSERT INTO items (order_id, line, what) SELECT id, 2000000 + {n}, 'new' FROM o"
+                ),
                 "INSERT INTO refunds (order_uuid, cents) SELECT id, {n} FROM orders WHERE customer LIKE 'new %' LIMIT 1",
                 "UPDATE refunds SET order_uuid = NULL WHERE id = {n} % 300 + 1 AND order_uuid IS NOT NULL",
             ),
@@ -127,9 +131,7 @@ class ReplaceKey(Operation):
         if problems:
             return problems
         to = draft.type(self.to)
-        new = succeed(
-            shape, column, original, label=label, problems=problems, final=self.name, type_=to
-        )
+        new = succeed(shape, column, original, label=label, problems=problems, final=self.name, type_=to)
         new.fill = new.default = self.generate
         new.inherits = False
         group = shape.groups[-1]
@@ -202,7 +204,9 @@ class ReplaceKey(Operation):
                 problems.append(Problem(str(error), remedy="Write it as table or schema.table."))
                 continue
             if named not in known:
-                there = ", ".join(f"{column} of {table}" for table, column in sorted(known, key=str)) or "none"
+                there = (
+                    ", ".join(f"{column} of {table}" for table, column in sorted(known, key=str)) or "none"
+                )
                 problems.append(
                     Problem(
                         f"no foreign key of {spec.column} of {named[0]} refers to the key",
@@ -228,7 +232,9 @@ class ReplaceKey(Operation):
         if shown is None or original is None:
             if shown is None:
                 problems.append(
-                    Problem(f"column {physical} of {child.name} goes in an earlier operation of this migration")
+                    Problem(
+                        f"column {physical} of {child.name} goes in an earlier operation of this migration"
+                    )
                 )
             return
         named = {(draft.name(spec.table), spec.column): spec.name for spec in self.references}
@@ -290,6 +296,7 @@ class ReplaceKey(Operation):
             ]
         if phase is not Phase.MIGRATION:
             return []
+        itself = name in found.children
         waits = [
             Step(
                 id=f"migration.{child}.pairs.{name}",
@@ -298,12 +305,22 @@ class ReplaceKey(Operation):
                 stage=Stage.BACKFILL,
                 operation=context.label,
                 action=Transaction(statements=(), locks=(ddl.lock(child, Lock.SHARE),)),
-                turn=ddl.filling(context.draft.depth(child)) - 1,
+                turn=ddl.filling(context.draft.depth(child)) + (2 if child == name else -1),
             )
             for child in found.children
         ]
+        again = Step(
+            id=f"migration.{name}.pairs.backfill",
+            title=f"fill what rows of {name} refer to in {name} itself, where they had to wait",
+            phase=phase,
+            stage=Stage.BACKFILL,
+            operation=context.label,
+            action=Backfill(table=name, again=True),
+            turn=ddl.filling(context.draft.depth(name)) + 2,
+        )
         return [
             *waits,
+            *((again,) if itself else ()),
             Step(
                 id=f"migration.{name}.pairs.index",
                 title=f"drop the index of the new keys of {name} that the key's own has replaced",
@@ -373,9 +390,8 @@ def _obstacle(
     (name,) = foreign.columns
     column = child.table.column(name)
     assert column is not None
-    if _leads_to(draft, shape.name, child.name):
-        who = "itself" if child.name == shape.name else f"what {shape.name} refers to in turn"
-        return f"which refers to {who}: neither could be filled first", drop
+    if child.name != shape.name and _leads_to(draft, shape.name, child.name):
+        return f"which refers to what {child.name} refers to in turn: neither could be filled first", drop
     if not foreign.validated:
         return "and is NOT VALID: rows may refer to nothing", f"VALIDATE CONSTRAINT {foreign.name} first."
     if column.default is not None or column.identity:
@@ -386,7 +402,10 @@ def _obstacle(
     others = [c for c in child.table.constraints if c.kind == "foreign key" and c is not foreign]
     also = [c.name for c in others if name in c.columns and c.name not in child.gone_constraints]
     if also:
-        return f"and {name} is part of {', '.join(also)} as well", f"Add drop_constraint for {', '.join(also)}."
+        return (
+            f"and {name} is part of {', '.join(also)} as well",
+            f"Add drop_constraint for {', '.join(also)}.",
+        )
     chained = [k for k in child.table.referenced_by if name in k.columns]
     if chained:
         named = ", ".join(f"{k.name} of {k.references}" for k in chained)
@@ -398,9 +417,9 @@ def _obstacle(
 
 
 def _leads_to(draft: Draft, start: QualifiedName, end: QualifiedName) -> bool:
-    """Whether rows of `start` are filled by rows of `end`, directly or by way of others; a table is by itself."""
+    """Whether rows of `start` are filled by rows of `end`, directly or by way of others."""
     if start == end:
         return True
     shape = draft.shapes.get(start)
-    parents = [group.refers_to for group in shape.groups] if shape is not None else []
-    return any(_leads_to(draft, parent, end) for parent in parents if parent is not None)
+    parents = {group.refers_to for group in shape.groups} if shape is not None else set()
+    return any(_leads_to(draft, parent, end) for parent in parents if parent not in (None, start))

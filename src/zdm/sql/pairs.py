@@ -50,12 +50,16 @@ def drop_view(view: QualifiedName) -> str:
 
 def to_new(view: QualifiedName, column: str, table: QualifiedName, type_: str) -> Expression:
     """The new key of the row that the old reference in `column` refers to; NULL if there is none."""
-    return _looked_up(view, column, "zdm_old", "zdm_new", f"the new key of the row of {table} that {column} names", type_)
+    return _looked_up(
+        view, column, "zdm_old", "zdm_new", f"the new key of the row of {table} that {column} names", type_
+    )
 
 
 def to_old(view: QualifiedName, column: str, table: QualifiedName, type_: str) -> Expression:
     """The old key of the row that the new reference in `column` refers to; NULL if there is none."""
-    return _looked_up(view, column, "zdm_new", "zdm_old", f"the old key of the row of {table} that {column} names", type_)
+    return _looked_up(
+        view, column, "zdm_new", "zdm_old", f"the old key of the row of {table} that {column} names", type_
+    )
 
 
 def _looked_up(view: QualifiedName, column: str, by: str, gives: str, source: str, type_: str) -> Expression:

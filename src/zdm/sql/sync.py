@@ -318,7 +318,7 @@ class _Generator:
     @property
     def _retries(self) -> bool:
         """Whether a row whose reference was not found is tried again at the end of the transaction: by its key, if it has one."""
-        return bool(self.mapping.depth and self.mapping.key)
+        return bool(self.mapping.looks_up and self.mapping.key)
 
     def _late_trigger(self, event: str) -> _Trigger:
         condition: sql.Composable = has(sql.SQL("NEW.{}").format(self.marker), FAILED)
@@ -390,7 +390,9 @@ class _Generator:
         found = list(self._compared())
         names: Iterable[str] = ()
         # What refers to another table's rows reads them with its own rights, not the application's.
-        own = sql.SQL("\n  SECURITY DEFINER SET search_path = pg_catalog, pg_temp" if self.mapping.depth else "")
+        own = sql.SQL(
+            "\n  SECURITY DEFINER SET search_path = pg_catalog, pg_temp" if self.mapping.looks_up else ""
+        )
         if any(e.volatility is not Volatility.IMMUTABLE for e in found):
             names = PINNED_SETTINGS
         elif any("\\" in part for e in found for part in e.parts if isinstance(part, str)):
@@ -399,7 +401,9 @@ class _Generator:
             [
                 own,
                 *(
-                    sql.SQL("\n  SET {} = {}").format(sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name]))
+                    sql.SQL("\n  SET {} = {}").format(
+                        sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name])
+                    )
                     for name in names
                 ),
             ]

@@ -123,12 +123,12 @@ class FunctionBodies:
         }
 
     def _looking(self) -> list[sql.Composable]:
-        if not self.mapping.depth:
+        if not self.mapping.looks_up:
             return []
         return [sql.SQL("  zdm_wait boolean := false;\n  zdm_filled boolean;")]
 
     def _unless_waiting(self) -> list[sql.Composable]:
-        return [part("part_lookup_leave", marker=self.marker)] if self.mapping.depth else []
+        return [part("part_lookup_leave", marker=self.marker)] if self.mapping.looks_up else []
 
     def _guards(self, *, update: bool) -> list[sql.Composable]:
         """For each key that stands twice: whoever gives a row a key waits for whoever is giving it to another one."""
@@ -419,8 +419,23 @@ class FunctionBodies:
                 new=sql.Identifier(group.new[0].name),
                 wrote=old_changed(group) if update else sql.SQL("true"),
                 view=qualified_name(group.lookup.pairs),
+                **self._itself(group, "old"),
             )
         ]
+
+    def _itself(self, group: ColumnGroup, by: str) -> dict[str, sql.Composable]:
+        """Whether the row refers to itself, and its own key of the other version."""
+        assert group.lookup is not None
+        key = next((g for g in self.mapping.groups if g.pairs == group.lookup.pairs), None)
+        if key is None:
+            return {"itself": sql.SQL("false"), "own": sql.NULL}
+        old, new = (sql.SQL("NEW.{}").format(sql.Identifier(c[0].name)) for c in (key.old, key.new))
+        refers = group.old[0].name if by == "old" else group.new[0].name
+        mine, other = (old, new) if by == "old" else (new, old)
+        itself = sql.SQL("COALESCE(NEW.{} OPERATOR(pg_catalog.=) {}, false)").format(
+            sql.Identifier(refers), mine
+        )
+        return {"itself": itself, "own": other}
 
     def _look_down(self, group: ColumnGroup) -> list[sql.Composable]:
         assert group.lookup is not None
@@ -432,6 +447,7 @@ class FunctionBodies:
                 old=sql.Identifier(old.name),
                 new=sql.Identifier(new.name),
                 view=qualified_name(group.lookup.pairs),
+                **self._itself(group, "new"),
                 refuse=self._raise(
                     code="23503",
                     message=f"{human(new.final)} of {self.mapping.table} refers to a row of {group.lookup.table} that is not there",

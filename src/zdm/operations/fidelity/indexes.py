@@ -106,7 +106,9 @@ def index_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phas
     return steps
 
 
-def between_backfills(steps: Sequence[Step], shape: TableShape, request: CarryRequest, depth: int) -> list[Step]:
+def between_backfills(
+    steps: Sequence[Step], shape: TableShape, request: CarryRequest, depth: int
+) -> list[Step]:
     """Let the index of a key that each version has a value of its own for be built as soon as its table is filled.
 
     Built CONCURRENTLY, it waits for every snapshot that shows a row without its new key, so that the rows which refer to this

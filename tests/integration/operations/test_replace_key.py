@@ -1,0 +1,686 @@
+"""A key of another kind: who may write what when, at every isolation level, and what is found at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.conformance.harness import OPEN_GATES, Rollout
+from tests.support.interleave import Isolation, Scene, Session, eventually
+from tests.support.servers import Database
+from zdm.engine.reporter import Silent
+from zdm.errors import BadInput
+from zdm.model.phases import State
+from zdm.model.sample import Scenario
+from zdm.model.step import Step
+from zdm.operations.migration import Migration
+
+SETUP = """
+CREATE TABLE orders (id serial PRIMARY KEY, customer text);
+CREATE TABLE items (id serial PRIMARY KEY, order_id int NOT NULL REFERENCES orders ON DELETE CASCADE ON UPDATE CASCADE, what text);
+CREATE TABLE refunds (id serial PRIMARY KEY,
+  order_id int CONSTRAINT refunds_order REFERENCES orders ON DELETE SET NULL ON UPDATE CASCADE DEFERRABLE INITIALLY DEFERRED, cents int);
+INSERT INTO orders (customer) SELECT 'c' || g FROM generate_series(1, 50) g;
+INSERT INTO items (order_id, what) SELECT g % 50 + 1, 'w' FROM generate_series(1, 200) g;
+INSERT INTO refunds (order_id, cents) SELECT nullif(g % 40, 0), g FROM generate_series(1, 100) g;
+"""
+
+ISOLATIONS: tuple[Isolation, ...] = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+BOTH = (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER)
+NEW = "SET search_path = public_try_it, public"
+
+at_every_level = pytest.mark.parametrize("level", ISOLATIONS)
+in_every_state = pytest.mark.parametrize("state", BOTH, ids=[state.value for state in BOTH])
+
+
+def replace(table: str = "orders", **more: Any) -> dict[str, Any]:
+    return {"replace_key": {"table": table, "to": "uuid", "generate": "gen_random_uuid()", **more}}
+
+
+def rollout(database: Database, setup: str = SETUP, *operations: dict[str, Any], **more: Any) -> Rollout:
+    given = {"id": "try_it", "operations": list(operations) or [replace()], "gates": OPEN_GATES, **more}
+    return Rollout(database, Scenario(setup=setup, operations=()), given=Migration.model_validate(given))
+
+
+@contextmanager
+def versions(database: Database) -> Iterator[tuple[Scene, Session, Session]]:
+    """A session of the old application and one of the new."""
+    with Scene(database.dsn) as scene:
+        old, new = scene.session("old"), scene.session("new")
+        new.run(NEW)
+        yield scene, old, new
+
+
+class _Advance:
+    """The next phase, in the background; `before` is called before each step."""
+
+    def __init__(self, rollout: Rollout, before: Callable[[Step], None] = lambda _: None) -> None:
+        class Watching(Silent):
+            def step_started(self, step: Step, number: int, total: int) -> None:
+                del number, total
+                before(step)
+
+        self.error: BaseException | None = None
+        self._engine = rollout.engine(Watching())
+        self._migration = rollout.migration
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            verdicts = self._engine.advance(self._migration).verdicts
+            assert not [v for v in verdicts if not v.lets_through], verdicts
+        except BaseException as error:  # noqa: BLE001  handed over by `end`
+            self.error = error
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+
+def failures(database: Database) -> int:
+    return int(database.value("SELECT count(*) FROM zdm.sync_failures"))
+
+
+# --- while the new keys are given ---------------------------------------------------------------------------------------
+
+
+def test_a_row_that_refers_to_one_without_a_new_key_waits_for_the_backfill(database: Database) -> None:
+    """It is no failure, and the application notices nothing."""
+    r = rollout(database)
+    r.advance_to(State.PREPARED)
+    database.execute("INSERT INTO items (order_id, what) VALUES (7, 'waits')")
+    database.execute("UPDATE refunds SET order_id = 8 WHERE id = 1")
+    assert database.value("SELECT count(*) FROM items WHERE what = 'waits' AND _zdm_state IS NULL") == 1
+    assert failures(database) == 0
+    r.advance_to(State.MIGRATED)
+    r.agree()
+    assert (
+        database.value("SELECT count(*) FROM items WHERE what = 'waits' AND _zdm_order_id IS NOT NULL") == 1
+    )
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_snapshot_from_before_the_keys_were_given_is_waited_for(
+    database: Database, level: Isolation
+) -> None:
+    """What it writes shows rows without a new key, so nothing that refers to them may be filled before it has ended."""
+    r = rollout(database)
+    r.advance_to(State.PREPARED)
+    begun: list[str] = []
+    with versions(database) as (scene, old, _):
+        old.begin(level)
+        old.run("SELECT count(*) FROM orders")
+        advance = _Advance(r, lambda step: begun.append(step.id))
+        eventually(
+            lambda: scene.waits_for_us("zdm"), what="the index of the new keys waiting for the snapshot"
+        )
+        old.run("INSERT INTO items (order_id, what) VALUES (7, 'old snapshot')")
+        assert "migration.public.items.backfill" not in begun
+        old.run("COMMIT")
+        advance.end()
+    r.agree()
+    assert (
+        database.value("SELECT count(*) FROM items WHERE what = 'old snapshot' AND _zdm_state IS NULL") == 0
+    )
+
+
+def test_a_writer_who_saw_no_new_key_is_waited_for(database: Database) -> None:
+    """It has no snapshot any more, but a row that nobody else sees, and that the backfill would go by."""
+    r = rollout(database)
+    r.advance_to(State.PREPARED)
+    begun: list[str] = []
+    with versions(database) as (_, old, _):
+        old.begin()
+        old.run("INSERT INTO items (order_id, what) VALUES (7, 'open')")
+        advance = _Advance(r, lambda step: begun.append(step.id))
+        eventually(lambda: "migration.public.items.pairs.public.orders" in begun, what="the wait for writers")
+        assert "migration.public.items.backfill" not in begun
+        assert advance.running
+        old.run("COMMIT")
+        advance.end()
+    r.agree()
+
+
+def test_a_row_gets_its_new_key_while_others_refer_to_it(database: Database) -> None:
+    """The new key is none to the server before every row has one: whoever updates a row waits for nobody who refers to it."""
+    r = rollout(database)
+    r.advance_to(State.PREPARED)
+    with versions(database) as (_, old, new):
+        old.begin()
+        old.run("INSERT INTO items (order_id, what) VALUES (7, 'refers')")
+        new.run("UPDATE orders SET customer = 'renamed' WHERE customer = 'c7'", seconds=5)
+        old.run("COMMIT")
+    assert database.value("SELECT _zdm_id IS NOT NULL FROM orders WHERE id = 7") is True
+
+
+def test_filling_a_row_waits_for_nobody_who_holds_what_it_refers_to(database: Database) -> None:
+    """Only a reference that is written locks the row, as its foreign key would; otherwise whoever removes that row, and then
+    comes for this one, would deadlock with whoever updates this one."""
+    r = rollout(database)
+    r.advance_to(State.PREPARED)
+    with versions(database) as (_, old, new):
+        old.begin()
+        old.run("SELECT FROM orders WHERE id = 7 FOR UPDATE")
+        new.run("UPDATE refunds SET cents = 1 WHERE id = 7", seconds=5)
+        old.run("DELETE FROM orders WHERE id = 7", seconds=5)
+        old.run("COMMIT")
+    r.advance_to(State.MIGRATED)
+    r.agree()
+
+
+# --- both versions at once ----------------------------------------------------------------------------------------------
+
+
+@at_every_level
+@in_every_state
+def test_a_row_and_what_refers_to_it_in_one_transaction(
+    database: Database, level: Isolation, state: State
+) -> None:
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, new):
+        old.begin(level)
+        ((id_,),) = old.run("INSERT INTO orders (customer) VALUES ('old') RETURNING id")
+        old.run("INSERT INTO items (order_id, what) VALUES (%s, 'a')", id_)
+        old.run("COMMIT")
+        new.begin(level)
+        ((key,),) = new.run("INSERT INTO orders (customer) VALUES ('new') RETURNING id")
+        new.run("INSERT INTO items (order_id, what) VALUES (%s, 'b')", key)
+        new.run("INSERT INTO refunds (order_id, cents) VALUES (%s, -1)", key)
+        new.run("COMMIT")
+        found = old.run(
+            "SELECT o.customer, i.what FROM orders o JOIN items i ON i.order_id = o.id WHERE i.what IN ('a', 'b') ORDER BY 1"
+        )
+        assert found == [("new", "b"), ("old", "a")]
+        shown = new.run(
+            "SELECT o.customer, i.what FROM orders o JOIN items i ON i.order_id = o.id WHERE i.what IN ('a', 'b') ORDER BY 1"
+        )
+        assert shown == found
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+@in_every_state
+def test_one_statement_writes_a_row_and_what_refers_to_it(database: Database, state: State) -> None:
+    """In either order, where the foreign key is asked at the end of the statement."""
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, new):
+        old.run(
+            "WITH o AS (INSERT INTO orders (customer) VALUES ('x') RETURNING id) INSERT INTO items (order_id, what) SELECT id, 'p' FROM o"
+        )
+        new.run(
+            "WITH o AS (INSERT INTO orders (customer) VALUES ('x') RETURNING id) INSERT INTO items (order_id, what) SELECT id, 'p' FROM o"
+        )
+        # What nothing reads is run last: the item is there before its order.
+        old.run(
+            "WITH o AS (INSERT INTO orders (id) VALUES (9001)) INSERT INTO items (order_id, what) VALUES (9001, 'q')"
+        )
+        assert old.run("SELECT _zdm_order_id IS NOT NULL FROM items WHERE what = 'q'") == [(True,)]
+    assert failures(database) == 0
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+@at_every_level
+@in_every_state
+def test_a_deferred_reference_may_come_first(database: Database, level: Isolation, state: State) -> None:
+    """The old version's, which is looked up again at the end; of the new one's the old key could not be known."""
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, new):
+        old.begin(level)
+        old.run("INSERT INTO refunds (order_id, cents) VALUES (9001, -7)")
+        old.run("UPDATE refunds SET order_id = 9002 WHERE id = 3")
+        old.run("INSERT INTO orders (id, customer) VALUES (9001, 'late'), (9002, 'late')")
+        old.run("COMMIT")
+        assert old.run(
+            "SELECT count(*) FROM refunds WHERE order_id IN (9001, 9002) AND _zdm_order_id IS NOT NULL"
+        ) == [(2,)]
+        assert failures(database) == 0
+        new.begin(level)
+        waiting = new.start(
+            "INSERT INTO refunds (order_id, cents) VALUES ('00000000-0000-0000-0000-000000000001', -8)"
+        )
+        assert waiting.error() == "23503"
+        new.run("ROLLBACK")
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+@in_every_state
+def test_a_reference_to_nothing_is_refused_as_always(database: Database, state: State) -> None:
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, _):
+        assert old.start("INSERT INTO items (order_id, what) VALUES (9001, 'x')").error() == "23503"
+        assert old.start("INSERT INTO refunds (order_id, cents) VALUES (9001, -1)").error() == "23503"
+    assert failures(database) == 0
+
+
+@at_every_level
+@in_every_state
+@pytest.mark.parametrize("version", ["old", "new"])
+def test_the_row_is_removed_meanwhile(
+    database: Database, level: Isolation, state: State, version: str
+) -> None:
+    """Whoever refers to it waits, and is told what it would be told without zdm."""
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, new):
+        ((id_, key),) = old.run("INSERT INTO orders (customer) VALUES ('goes') RETURNING id, _zdm_id")
+        writer, value = (old, id_) if version == "old" else (new, key)
+        with psycopg.connect(database.dsn) as other:
+            other.execute("DELETE FROM orders WHERE id = %s", [id_])
+            writer.begin(level)
+            waiting = writer.start("INSERT INTO items (order_id, what) VALUES (%s, 'x')", value)
+            waiting.wait_blocked()
+            other.commit()
+        assert waiting.error() == ("23503" if level == "READ COMMITTED" else "40001")
+        writer.run("ROLLBACK")
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+@at_every_level
+@in_every_state
+def test_the_old_key_changes_meanwhile(database: Database, level: Isolation, state: State) -> None:
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, new):
+        ((id_, key),) = old.run("INSERT INTO orders (customer) VALUES ('moves') RETURNING id, _zdm_id")
+        old.run("INSERT INTO items (order_id, what) VALUES (%s, 'moves')", id_)
+        old.begin()
+        old.run("UPDATE orders SET id = 9001 WHERE id = %s", id_)
+        new.begin(level)
+        waiting = new.start("INSERT INTO items (order_id, what) VALUES (%s, 'moves')", key)
+        waiting.wait_blocked()
+        old.run("COMMIT")
+        assert waiting.error() == (None if level == "READ COMMITTED" else "40001")
+        new.run("COMMIT" if level == "READ COMMITTED" else "ROLLBACK")
+        found = old.run("SELECT DISTINCT order_id, _zdm_order_id = %s FROM items WHERE what = 'moves'", key)
+        assert found == [(9001, True)]
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+@in_every_state
+def test_a_row_goes_with_what_refers_to_it(database: Database, state: State) -> None:
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, new):
+        old.run("DELETE FROM orders WHERE id = 5")
+        new.run("DELETE FROM orders WHERE customer = 'c6'")
+        assert old.run("SELECT count(*) FROM items WHERE order_id IN (5, 6)") == [(0,)]
+        gone = "SELECT count(*) FROM refunds WHERE order_id IS NULL AND _zdm_order_id IS NULL AND id IN (5, 6, 45, 46)"
+        assert old.run(gone) == [(4,)]
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+@in_every_state
+def test_either_version_lets_a_row_refer_to_another_one_or_to_nothing(
+    database: Database, state: State
+) -> None:
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, new):
+        ((first, one),) = old.run("INSERT INTO orders (customer) VALUES ('one') RETURNING id, _zdm_id")
+        ((second, two),) = old.run("INSERT INTO orders (customer) VALUES ('two') RETURNING id, _zdm_id")
+        old.run("INSERT INTO refunds (order_id, cents) VALUES (%s, -5)", first)
+        both = "SELECT order_id, _zdm_order_id FROM refunds WHERE cents = -5"
+        assert old.run(both) == [(first, one)]
+        new.run("UPDATE refunds SET order_id = %s WHERE cents = -5", two)
+        assert old.run(both) == [(second, two)]
+        old.run("UPDATE refunds SET order_id = NULL WHERE cents = -5")
+        assert old.run(both) == [(None, None)]
+        new.run("UPDATE refunds SET order_id = %s WHERE cents = -5", one)
+        assert old.run(both) == [(first, one)]
+        new.run("UPDATE refunds SET order_id = NULL WHERE cents = -5")
+        assert old.run(both) == [(None, None)]
+        conflict = old.start(
+            "UPDATE refunds SET order_id = %s, _zdm_order_id = %s WHERE cents = -5", first, two
+        )
+        assert conflict.error() == "23000"
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+def test_a_new_key_changes_only_once_foreign_keys_watch_over_it(database: Database) -> None:
+    r = rollout(database)
+    r.advance_to(State.MIGRATED)
+    change = "UPDATE orders SET id = '00000000-0000-0000-0000-000000000007' WHERE customer = 'c7'"
+    with versions(database) as (_, old, new):
+        assert new.start(change).error() == "55000"
+        assert new.start("UPDATE orders SET id = NULL WHERE customer = 'c7'").error() == "23502"
+        r.advance_to(State.SWITCHED_OVER)
+        assert new.start("UPDATE orders SET id = NULL WHERE customer = 'c7'").error() == "23502"
+        new.run(change)
+        same = "SELECT DISTINCT order_id, _zdm_order_id::text FROM items WHERE order_id = 7"
+        assert old.run(same) == [(7, "00000000-0000-0000-0000-000000000007")]
+    r.agree()
+    r.engine().rollback(r.migration.id)
+    r.nothing_left()
+    assert r.dump() == r.before
+
+
+def test_an_unfilled_row_that_is_told_to_refer_to_nothing_keeps_what_it_refers_to(database: Database) -> None:
+    r = rollout(database)
+    r.advance_to(State.PREPARED)
+    with versions(database) as (_, old, new):
+        assert new.start("UPDATE refunds SET order_id = NULL WHERE id = 7").error() == "55000"
+        new.run("UPDATE refunds SET cents = 3 WHERE id = 7")
+        assert old.run("SELECT order_id FROM refunds WHERE id = 7") == [(7,)]
+
+
+@in_every_state
+def test_an_application_needs_no_rights_on_what_it_refers_to(database: Database, state: State) -> None:
+    role = f"app_{database.name}"[:60]
+    r = rollout(
+        database,
+        f"{SETUP} CREATE ROLE {role} LOGIN; GRANT SELECT, INSERT, UPDATE ON items, refunds TO {role};"
+        f" GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role};",
+    )
+    r.advance_to(state)
+    ((id_, key),) = database.execute("INSERT INTO orders (customer) VALUES ('c') RETURNING id, _zdm_id")
+    oid = database.value("SELECT 'orders'::regclass::oid")
+    with versions(database) as (_, old, new):
+        old.run(f"SET ROLE {role}")
+        new.run(f"SET ROLE {role}")
+        old.run("INSERT INTO items (order_id, what) VALUES (%s, 'x')", id_)
+        new.run("INSERT INTO items (order_id, what) VALUES (%s, 'y')", key)
+        new.run("UPDATE refunds SET order_id = %s WHERE id = 1", key) if state is not State.PREPARED else None
+        assert old.start(f"SELECT FROM zdm.pairs_{oid}").error() == "42501"
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+# --- what is found -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [State.MIGRATED, State.SWITCHED_OVER], ids=["migrated", "switched over"])
+def test_the_verification_finds_a_reference_that_says_two_things(database: Database, state: State) -> None:
+    r = rollout(database)
+    r.advance_to(state)
+    with psycopg.connect(database.dsn) as conn:
+        conn.execute("ALTER TABLE items DISABLE TRIGGER USER")
+        conn.execute("UPDATE items SET order_id = 9 WHERE id = 3")
+        conn.execute("ALTER TABLE items ENABLE TRIGGER USER")
+        for (name,) in conn.execute(
+            "SELECT tgname FROM pg_trigger WHERE tgrelid = 'items'::regclass AND tgname ~ '^~zdm'"
+        ).fetchall():
+            conn.execute(f'ALTER TABLE items ENABLE ALWAYS TRIGGER "{name}"'.encode())
+    result = r.engine().verify(r.migration.id)
+    assert not result.clean
+    result = r.engine().verify(r.migration.id, repair=True)
+    r.agree()
+
+
+def test_what_stands_at_the_end(database: Database) -> None:
+    """Keys, foreign keys with their actions and timing, indexes and names are what they were, over other columns."""
+    wanted = """SELECT conrelid::regclass::text, conname, contype::text, confdeltype::text, confupdtype::text, condeferrable,
+                condeferred, convalidated FROM pg_constraint WHERE conrelid IN ('orders'::regclass, 'items'::regclass,
+                'refunds'::regclass) AND contype <> 'n' ORDER BY 1, 2"""
+    setup = (
+        SETUP
+        + "CREATE INDEX items_of ON items (order_id, what); COMMENT ON COLUMN items.order_id IS 'whose';"
+    )
+    r = rollout(database, setup)
+    before = database.execute(wanted)
+    r.advance_to(State.COMPLETED)
+    assert database.execute(wanted) == before
+    columns = """SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute
+                 WHERE attrelid IN ('orders'::regclass, 'items'::regclass, 'refunds'::regclass) AND attnum > 0 AND NOT attisdropped
+                 AND atttypid = 'uuid'::regtype ORDER BY 1"""
+    assert database.execute(columns) == [
+        ("items", "order_id", "uuid", True),
+        ("orders", "id", "uuid", True),
+        ("refunds", "order_id", "uuid", False),
+    ]
+    assert database.value("SELECT pg_get_indexdef('items_of'::regclass)").endswith("(order_id, what)")
+    assert database.value("SELECT count(*) FROM orders o JOIN items i ON i.order_id = o.id") == 200
+    assert database.value("SELECT to_regclass('orders_id_seq')") is None
+    database.execute("INSERT INTO orders (customer) VALUES ('after')")
+    r.nothing_left()
+
+
+def test_pooled_sessions_survive_the_swap(database: Database) -> None:
+    """They have used every function before, and write on with the plans that they keep."""
+    r = rollout(database)
+    r.advance_to(State.SWITCHED_OVER)
+    with versions(database) as (_, old, new):
+        both = (
+            "WITH o AS (INSERT INTO orders (customer) VALUES ('s') RETURNING id)"
+            " INSERT INTO items (order_id, what) SELECT id, 's' FROM o"
+        )
+        for _ in range(7):
+            new.run(both)
+            new.run("UPDATE refunds SET cents = cents + 1 WHERE id < 9")
+            old.run("UPDATE items SET what = what WHERE id < 5")
+        during: list[str] = []
+
+        def writes(step: Step) -> None:
+            if step.stage.name in {"CONTRACT", "RELEASE", "FINISH"}:
+                new.run(both)
+                during.append(step.id)
+
+        _Advance(r, writes).end()
+        assert len(during) > 5
+        new.run(both)
+        new.run("UPDATE refunds SET cents = cents + 1 WHERE id < 9")
+    r.nothing_left()
+
+
+def test_the_fence_lets_the_new_version_write(database: Database) -> None:
+    """The old names are aside; what refers to rows is looked up all the same, while one table after the other is fenced."""
+    r = rollout(database)
+    r.advance_to(State.SWITCHED_OVER)
+    both = (
+        "WITH o AS (INSERT INTO orders (customer) VALUES ('s') RETURNING id)"
+        " INSERT INTO items (order_id, what) SELECT id, 's' FROM o"
+    )
+    with versions(database) as (_, old, new):
+        new.run(both)
+        r.engine().fence(r.migration.id)
+        new.run(both)
+        assert old.start("SELECT order_id FROM items").error() == "42703"
+        r.engine().fence(r.migration.id, lift=True)
+        new.run(both)
+        assert old.run(
+            "SELECT count(*) FROM orders o JOIN items i ON i.order_id = o.id WHERE what = 's'"
+        ) == [(3,)]
+    r.agree()
+
+
+def test_keys_of_two_tables_one_of_which_refers_to_the_other(database: Database) -> None:
+    """Each is filled once what it refers to is; the swap goes the other way."""
+    setup = SETUP + (
+        " CREATE TABLE notes (id serial PRIMARY KEY, item_id int REFERENCES items ON DELETE CASCADE, body text);"
+        " INSERT INTO notes (item_id, body) SELECT g, 'n' FROM generate_series(1, 200) g;"
+    )
+    r = rollout(database, setup, replace("items"), replace("orders"))
+    r.advance_to(State.PREPARED)
+    with versions(database) as (_, old, new):
+        old.run("INSERT INTO items (order_id, what) VALUES (3, 'w')")
+        old.run("INSERT INTO notes (item_id, body) SELECT max(id), 'of a row that waits' FROM items")
+        old.run("INSERT INTO notes (item_id, body) VALUES (5, 'waits')")
+        r.advance_to(State.MIGRATED)
+        r.agree()
+        new.run(
+            "WITH o AS (INSERT INTO orders (customer) VALUES ('n') RETURNING id),"
+            " i AS (INSERT INTO items (order_id, what) SELECT id, 'n' FROM o RETURNING id)"
+            " INSERT INTO notes (item_id, body) SELECT id, 'n' FROM i"
+        )
+        r.agree()
+        r.advance_to(State.COMPLETED)
+        assert new.run(
+            "SELECT count(*) FROM notes n JOIN items i ON i.id = n.item_id JOIN orders o ON o.id = i.order_id"
+        ) == [(203,)]
+    r.nothing_left()
+
+
+TREE = """
+CREATE TABLE orders (id serial PRIMARY KEY, parent int REFERENCES orders ON DELETE CASCADE, name text);
+CREATE TABLE notes (id serial PRIMARY KEY, order_id int REFERENCES orders ON DELETE CASCADE, body text);
+INSERT INTO orders (parent, name) SELECT CASE WHEN g % 9 = 0 THEN g ELSE 301 - g END, 'n' FROM generate_series(1, 300) g;
+INSERT INTO notes (order_id, body) SELECT g, 'n' FROM generate_series(1, 300) g;
+"""
+
+
+@at_every_level
+def test_a_table_that_refers_to_itself(database: Database, level: Isolation) -> None:
+    """Rows refer to later ones, to earlier ones, and to themselves; every row gets a key before the last reference is filled."""
+    r = rollout(database, TREE)
+    r.advance_to(State.PREPARED)
+    with versions(database) as (_, old, new):
+        for state in (None, State.MIGRATED, State.SWITCHED_OVER):
+            if state is not None:
+                r.advance_to(state)
+                r.agree()
+            old.begin(level)
+            old.run("INSERT INTO orders (parent, name) VALUES (7, 'old')")
+            old.run("INSERT INTO orders (parent, name) VALUES (currval('orders_id_seq'), 'old')")
+            old.run("INSERT INTO orders (parent, name) VALUES (lastval() + 1, 'itself')")
+            old.run("INSERT INTO orders (parent, name) VALUES (lastval() + 2, 'first'), (NULL, 'then')")
+            old.run("COMMIT")
+            new.begin(level)
+            ((key,),) = new.run("INSERT INTO orders (name) VALUES ('root') RETURNING id")
+            new.run("INSERT INTO orders (parent, name) VALUES (%s, 'new')", key)
+            new.run("INSERT INTO notes (order_id, body) VALUES (%s, 'new')", key)
+            new.run(
+                "WITH k AS (SELECT gen_random_uuid() AS k) INSERT INTO orders (id, parent, name) SELECT k, k, 'itself' FROM k"
+            )
+            new.run("UPDATE orders SET parent = id WHERE name = 'new' AND parent = %s", key)
+            new.run("COMMIT")
+            old.run("UPDATE orders SET parent = id WHERE id = 17")
+            old.run("DELETE FROM orders WHERE name = 'root'")
+            assert failures(database) == 0
+            r.sides_agree(complete=state is not None)
+        r.advance_to(State.COMPLETED)
+    assert (
+        database.value(
+            "SELECT count(*) FROM orders c JOIN orders p ON p.id = c.parent WHERE c.name = 'itself' AND c.id = c.parent"
+        )
+        == 6
+    )
+    r.nothing_left()
+
+
+def test_a_snapshot_from_before_the_keys_were_given_in_a_table_that_refers_to_itself(
+    database: Database,
+) -> None:
+    """What it leaves unfilled is filled by the look that comes when it has ended."""
+    r = rollout(database, TREE)
+    r.advance_to(State.PREPARED)
+    with versions(database) as (scene, old, _):
+        old.begin("REPEATABLE READ")
+        old.run("SELECT count(*) FROM orders")
+        advance = _Advance(r)
+        eventually(
+            lambda: scene.waits_for_us("zdm"), what="the index of the new keys waiting for the snapshot"
+        )
+        old.run("INSERT INTO orders (parent, name) VALUES (7, 'old snapshot')")
+        old.run("COMMIT")
+        advance.end()
+    r.agree()
+    r.engine().rollback(r.migration.id)
+    r.nothing_left()
+    assert r.dump() == r.before
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a key of several columns": (
+        "CREATE TABLE orders (id int, part int, PRIMARY KEY (id, part))",
+        replace(),
+        "primary key orders_pkey of several columns",
+    ),
+    "no key": ("CREATE TABLE orders (id int)", replace(column="id"), "is no key by itself"),
+    "no default": (
+        "CREATE TABLE orders (id int PRIMARY KEY)",
+        replace(),
+        "nothing gives the new version's rows an old key",
+    ),
+    "a type of an extension": (
+        "CREATE TABLE orders (id numeric PRIMARY KEY DEFAULT random())",
+        replace(),
+        "is of type numeric",
+    ),
+    "the same value for every row": (
+        "CREATE TABLE orders (id serial PRIMARY KEY)",
+        {"replace_key": {"table": "orders", "to": "text", "generate": "'x'"}},
+        "gives every row the same value",
+    ),
+    "a reference of several columns": (
+        (
+            "CREATE TABLE orders (id serial PRIMARY KEY, part int, UNIQUE (id, part));"
+            " CREATE TABLE items (o int, p int, FOREIGN KEY (o, p) REFERENCES orders (id, part))"
+        ),
+        replace(),
+        "together with other columns",
+    ),
+    "a partitioned table that refers": (
+        "CREATE TABLE orders (id serial PRIMARY KEY); CREATE TABLE items (o int REFERENCES orders) PARTITION BY LIST (o)",
+        replace(),
+        "items is a partitioned table",
+    ),
+    "a reference that is not proved": (
+        (
+            "CREATE TABLE orders (id serial PRIMARY KEY); CREATE TABLE items (o int);"
+            " ALTER TABLE items ADD CONSTRAINT k FOREIGN KEY (o) REFERENCES orders NOT VALID"
+        ),
+        replace(),
+        "is NOT VALID",
+    ),
+    "a reference with a default": (
+        "CREATE TABLE orders (id serial PRIMARY KEY); CREATE TABLE items (o int DEFAULT 1 REFERENCES orders)",
+        replace(),
+        "has a default",
+    ),
+    "a reference that is a key in turn": (
+        (
+            "CREATE TABLE orders (id serial PRIMARY KEY); CREATE TABLE details (o int PRIMARY KEY REFERENCES orders);"
+            " CREATE TABLE more (o int REFERENCES details)"
+        ),
+        replace(),
+        "is a key in turn",
+    ),
+    "a reference to two tables": (
+        (
+            "CREATE TABLE orders (id serial PRIMARY KEY); CREATE TABLE old (id int PRIMARY KEY);"
+            " CREATE TABLE items (o int REFERENCES orders CONSTRAINT other REFERENCES old)"
+        ),
+        replace(),
+        "is part of other as well",
+    ),
+    "tables that refer to each other": (
+        (
+            "CREATE TABLE orders (id serial PRIMARY KEY, item int); CREATE TABLE items (id serial PRIMARY KEY, o int REFERENCES orders);"
+            " ALTER TABLE orders ADD CONSTRAINT k FOREIGN KEY (item) REFERENCES items"
+        ),
+        replace(),
+        "neither could be filled first",
+    ),
+    "a name for what does not refer": (
+        "CREATE TABLE orders (id serial PRIMARY KEY)",
+        replace(references=[{"table": "items", "column": "o", "name": "p"}]),
+        "no foreign key of o of public.items refers to the key",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_follow_is_refused_by_name(database: Database, what: str) -> None:
+    setup, operation, text = REFUSED[what]
+    more = [replace("items")] if "each other" in what else []
+    r = rollout(database, setup, *more, operation)
+    with pytest.raises(BadInput) as caught:
+        r.engine().preview(r.migration)
+    told = "\n".join(problem.what for problem in caught.value.problems)
+    assert text in told, told
+    assert r.dump() == r.before
