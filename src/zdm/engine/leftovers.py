@@ -31,6 +31,10 @@ SELECT k.relname::text, 'index ' || i.indexrelid::pg_catalog.regclass::text
 FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS k ON k.oid = i.indexrelid
 WHERE i.indrelid = ANY (%(tables)s::oid[]) AND (k.relname LIKE '\_zdm%%' OR NOT i.indisvalid)
 UNION ALL
+SELECT NULL, 'view ' || v.oid::pg_catalog.regclass::text
+FROM pg_catalog.unnest(%(tables)s::oid[]) AS t JOIN pg_catalog.pg_class AS v ON v.relname = 'pairs_' || t::text AND v.relkind = 'v'
+JOIN pg_catalog.pg_namespace AS n ON n.oid = v.relnamespace AND n.nspname = 'zdm'
+UNION ALL
 SELECT NULL, 'schema ' || n.nspname FROM pg_catalog.pg_namespace AS n WHERE n.nspname = ANY (%(schemas)s)
 """
 

@@ -12,15 +12,15 @@ from psycopg import sql
 from zdm.db.additions import adds_instantly, taken_names
 from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
 from zdm.db.introspect import resolve_type, rewrite_free, type_comparison
-from zdm.db.session import Session, fetch_value
+from zdm.db.session import Session
 from zdm.engine.derived_defaults import DerivedDefaults
+from zdm.engine.key_mapper import referring, refused_keys
 from zdm.errors import BadInput, Problem
 from zdm.model.expression import Expression, Volatility
 from zdm.model.mapping import (
     MAX_GROUPS,
     ColumnGroup,
     Expose,
-    Lookup,
     NewColumn,
     OldColumn,
     TableMapping,
@@ -164,7 +164,7 @@ class Mapper:
         derived.derive(ups)
         self._spell_defaults(shape)
         self._refuse_generated(shape, [*ups.items(), *downs.items()])
-        self._refuse_repeated(shape, fills)
+        self.problems += refused_keys(self.conn, shape, fills)
         if self.problems:
             return ()
         made = []
@@ -181,55 +181,10 @@ class Mapper:
                 )
             )
             if group.refers_to is not None:
-                made[-1] = self._referring(made[-1], group.refers_to, own=group.refers_to == shape.name)
+                made[-1] = referring(self.draft, made[-1], group.refers_to, own=group.refers_to == shape.name)
         for circle in circles(made):
             self._refuse_circle(shape, circle)
         return tuple(made)
-
-    def _refuse_repeated(self, shape: TableShape, fills: dict[str, Expression]) -> None:
-        """A key that is the same for every row is none."""
-        for group in shape.groups:
-            for new in group.new if group.paired else ():
-                fill = fills.get(new.physical)
-                if fill is not None and fill.volatility is not Volatility.VOLATILE:
-                    self.problems.append(
-                        Problem(
-                            f"{fill.source!r} gives every row the same value, which is no key",
-                            group.operation,
-                            "Give `generate` a function that returns another value each time, such as gen_random_uuid().",
-                        )
-                    )
-
-    def _refuse_forced_security(self, table: QualifiedName) -> None:
-        """A foreign key's check sees every row; what zdm looks up is seen as the table's owner sees it."""
-        forced = fetch_value(
-            self.conn,
-            "SELECT c.relrowsecurity AND c.relforcerowsecurity AND NOT (SELECT r.rolsuper OR r.rolbypassrls"
-            " FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER) FROM pg_catalog.pg_class c WHERE c.oid = %s",
-            [self.draft.tables[table].oid],
-        )
-        problem = Problem(
-            f"{table} has row security that holds for its owner as well, so not every row could be looked up",
-            remedy=f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY until cleanup.",
-            rule="row-security-views",
-        )
-        if forced and problem not in self.problems:
-            self.problems.append(problem)
-
-    def _referring(self, group: ColumnGroup, table: QualifiedName, *, own: bool) -> ColumnGroup:
-        """The group with its columns looked up by each other in the table that they refer to, which may be their own."""
-        (old,), (new,) = group.old, group.new
-        self._refuse_forced_security(table)
-        view = pairs.view_name(self.draft.tables[table].oid)
-        up = pairs.to_new(view, old.name, table, new.type)
-        down = pairs.to_old(view, new.name, table, old.type)
-        return group.model_copy(
-            update={
-                "old": (old.model_copy(update={"down": down}),),
-                "new": (new.model_copy(update={"up": up}),),
-                "lookup": Lookup(table=table, pairs=view, depth=self.draft.depth(table) + (0 if own else 1)),
-            }
-        )
 
     def _refuse_too_many_columns(self, shape: TableShape) -> None:
         """The server counts every column that a table ever had; on a partition they may be more than on the table."""

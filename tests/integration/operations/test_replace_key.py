@@ -9,11 +9,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.conformance.harness import OPEN_GATES, Rollout
 from tests.support.interleave import Isolation, Scene, Session, eventually
 from tests.support.servers import Database
 from zdm.engine.reporter import Silent
+from zdm.engine.rollout import Engine
 from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
@@ -537,15 +539,20 @@ def test_a_table_that_refers_to_itself(database: Database, level: Isolation) -> 
     r = rollout(database, TREE)
     r.advance_to(State.PREPARED)
     with versions(database) as (_, old, new):
-        for state in (None, State.MIGRATED, State.SWITCHED_OVER):
+        for number, state in enumerate((None, State.MIGRATED, State.SWITCHED_OVER), 1):
             if state is not None:
                 r.advance_to(state)
                 r.agree()
+            at = number * 1000
             old.begin(level)
             old.run("INSERT INTO orders (parent, name) VALUES (7, 'old')")
-            old.run("INSERT INTO orders (parent, name) VALUES (currval('orders_id_seq'), 'old')")
-            old.run("INSERT INTO orders (parent, name) VALUES (lastval() + 1, 'itself')")
-            old.run("INSERT INTO orders (parent, name) VALUES (lastval() + 2, 'first'), (NULL, 'then')")
+            old.run("INSERT INTO orders (id, parent, name) VALUES (%s, %s, 'itself')", at, at)
+            old.run(
+                "INSERT INTO orders (id, parent, name) VALUES (%s, %s, 'first'), (%s, NULL, 'then')",
+                at + 1,
+                at + 2,
+                at + 2,
+            )
             old.run("COMMIT")
             new.begin(level)
             ((key,),) = new.run("INSERT INTO orders (name) VALUES ('root') RETURNING id")
@@ -658,6 +665,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         replace(),
         "is part of other as well",
     ),
+    "a sequence that another table uses": (
+        (
+            "CREATE TABLE orders (id serial PRIMARY KEY);"
+            " CREATE TABLE others (id int PRIMARY KEY DEFAULT nextval('orders_id_seq'))"
+        ),
+        replace(),
+        "is used by default value for column id of table public.others",
+    ),
     "tables that refer to each other": (
         (
             "CREATE TABLE orders (id serial PRIMARY KEY, item int); CREATE TABLE items (id serial PRIMARY KEY, o int REFERENCES orders);"
@@ -672,6 +687,48 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "no foreign key of o of public.items refers to the key",
     ),
 }
+
+
+def test_row_security_that_holds_for_the_owner_is_refused(database: Database) -> None:
+    """What it hides from the owner a foreign key's check sees. Nothing is hidden from a superuser."""
+    role = f"owner_{database.name}"[:60]
+    setup = (
+        "CREATE TABLE orders (id serial PRIMARY KEY); CREATE TABLE items (id serial PRIMARY KEY, o int REFERENCES orders);"
+        f" ALTER TABLE orders ENABLE ROW LEVEL SECURITY; ALTER TABLE orders FORCE ROW LEVEL SECURITY; CREATE ROLE {role} LOGIN;"
+        f" ALTER TABLE orders OWNER TO {role}; ALTER TABLE items OWNER TO {role}"
+    )
+    r = rollout(database, setup)
+    assert r.engine().preview(r.migration)
+    database.execute(f"GRANT USAGE ON SCHEMA zdm TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA zdm TO {role}")
+    as_owner = Engine(make_conninfo(database.dsn, user=role), "public")
+    with pytest.raises(BadInput) as caught:
+        as_owner.preview(r.migration)
+    assert "holds for its owner as well" in "\n".join(
+        [caught.value.message, *(problem.what for problem in caught.value.problems)]
+    )
+
+
+def test_exposed_columns(database: Database) -> None:
+    """Without version schemas both keys are columns of the table, under names of their own."""
+    named = [
+        {"table": "items", "column": "order_id", "name": "order_uid"},
+        {"table": "refunds", "column": "order_id", "name": "o"},
+    ]
+    r = rollout(database, SETUP, replace(name="uid", references=named), expose="columns")
+    r.advance_to(State.PREPARED)
+    both = (
+        "WITH o AS (INSERT INTO orders (customer) VALUES ('x') RETURNING uid)"
+        " INSERT INTO items (order_uid, what) SELECT uid, 'x' FROM o"
+    )
+    for state in (State.MIGRATED, State.SWITCHED_OVER):
+        database.execute(both)
+        database.execute("INSERT INTO items (order_id, what) VALUES (7, 'old')")
+        r.advance_to(state)
+        r.agree()
+    r.advance_to(State.COMPLETED)
+    database.execute(both)
+    assert database.value("SELECT count(*) FROM orders JOIN items ON order_uid = uid WHERE what = 'x'") == 3
+    r.nothing_left()
 
 
 @pytest.mark.parametrize("what", REFUSED)
