@@ -269,7 +269,7 @@ def _risk(plan: Plan, whole: Estimates) -> Risk:
         lossy = [group.name for group in mapping.groups if group.lossy]
         if lossy:
             medium.append(f"the way back of {', '.join(lossy)} of {mapping.table} is declared lossy")
-        one_way = [group.name for group in mapping.groups if group.old and not group.two_way]
+        one_way = [g.name for g in mapping.groups if g.old and not g.two_way and g.pairs is None]
         if one_way:
             medium.append(f"{', '.join(one_way)} of {mapping.table} has no way back for new rows")
         if mapping.dropped_in_new:

@@ -19,7 +19,7 @@ from zdm.engine.rollout import Engine
 from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
-from zdm.model.step import Step
+from zdm.model.step import Lock, Phase, Step
 from zdm.operations.migration import Migration
 
 SETUP = """
@@ -420,6 +420,22 @@ def test_the_verification_finds_a_reference_that_says_two_things(database: Datab
     assert not result.clean
     result = r.engine().verify(r.migration.id, repair=True)
     r.agree()
+
+
+def test_the_plan_says_how_rows_get_their_keys_and_when_what_refers_to_them_is_filled(
+    database: Database,
+) -> None:
+    r = rollout(database)
+    plan = r.engine().plan(r.migration)
+    order = [step.id.removeprefix("migration.public.") for step in plan.of(Phase.MIGRATION)]
+    assert order.index("orders.backfill") < order.index("orders.carry.orders_pkey")
+    assert order.index("orders.carry.orders_pkey") < order.index("items.pairs.public.orders")
+    assert order.index("items.pairs.public.orders") < order.index("items.backfill")
+    (wait,) = [step for step in plan.of(Phase.MIGRATION) if step.id.endswith("items.pairs.public.orders")]
+    assert [(str(lock.table), lock.mode) for lock in wait.locks] == [("public.items", Lock.SHARE)]
+    swaps = [step.id for step in plan.of(Phase.CLEANUP) if step.id.endswith(".swap")]
+    assert swaps[-1] == "cleanup.public.orders.swap"
+    assert not [finding for finding in plan.findings if finding.rule]
 
 
 def test_what_stands_at_the_end(database: Database) -> None:

@@ -117,7 +117,11 @@ def _mapped(mapping: TableMapping) -> Iterator[tuple[str, str, str, str]]:
         for new in group.new:
             yield str(mapping.table), "up", f"{new.final} {new.type}", _filled_with(new)
         for old in group.old:
-            source = old.down.source if old.down is not None else "no way back for new rows"
+            source = "no way back for new rows"
+            if old.down is not None:
+                source = old.down.source
+            elif group.pairs is not None:
+                source = "once, its default or identity"
             yield str(mapping.table), "down", f"{old.name} {old.type}", source
 
 
