@@ -108,6 +108,32 @@ class ReplaceKey(Operation):
             after="SELECT count(*) = 2 FROM pg_constraint WHERE contype = 'f' AND confrelid = 'orders'::regclass AND convalidated"
             " AND conname IN ('items_order_id_fkey', 'refunds_order_id_fkey')",
         ),
+        Scenario(
+            setup="CREATE TABLE pages (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,"
+            " parent bigint REFERENCES pages ON DELETE CASCADE, title text);"
+            " INSERT INTO pages (parent, title) SELECT CASE WHEN g % 7 = 0 THEN g WHEN g % 5 > 0 THEN 301 - g END, 'p'"
+            " FROM generate_series(1, 300) g;",
+            operations=({"replace_key": {"table": "pages", "to": "uuid", "generate": "gen_random_uuid()"}},),
+            old_writes=(
+                "INSERT INTO pages (parent, title) VALUES ({n} % 50 + 1, 'old {n}')",
+                "UPDATE pages SET parent = id WHERE id = {n} % 50 + 1",
+                "UPDATE pages SET title = 'p{n}' WHERE id = 250 - {n} % 50",
+            ),
+            new_writes=(
+                (
+                    "WITH p AS (INSERT INTO pages (title) VALUES ('new {n}') RETURNING id)"
+                    " INSERT INTO pages (parent, title) SELECT id, 'below' FROM p"
+                ),
+                "WITH k AS (SELECT gen_random_uuid() AS k) INSERT INTO pages (id, parent, title) SELECT k, k, 'itself {n}' FROM k",
+            ),
+            old_reads=("SELECT p.id, c.title FROM pages p JOIN pages c ON c.parent = p.id LIMIT 5",),
+            new_reads=("SELECT p.id, c.title FROM pages p JOIN pages c ON c.parent = p.id LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM pages c WHERE parent IS NOT NULL"
+            " AND NOT EXISTS (SELECT FROM pages p WHERE p.id = c.parent)) AND count(parent) > 200 FROM pages",
+            after="SELECT pg_get_constraintdef(oid) = 'FOREIGN KEY (parent) REFERENCES pages(id) ON DELETE CASCADE' AND convalidated"
+            " AND (SELECT atttypid = 'uuid'::regtype FROM pg_attribute WHERE attrelid = 'pages'::regclass AND attname = 'parent')"
+            " FROM pg_constraint WHERE conname = 'pages_parent_fkey'",
+        ),
     )
 
     def tables(self) -> Sequence[str]:
