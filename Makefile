@@ -1,7 +1,8 @@
 # Every target sets up what it needs in .venv, from nothing but Python 3.11+, make and git.
 #
 #   make demo ARGS="--rows 200000 --json"     options for `zdm demo`
-#   make test ARGS="-k backfill" PG=15        options for pytest; another major version of PostgreSQL
+#   make test ARGS="-k backfill" PG=15        options for pytest; another major version of PostgreSQL, or
+#   make test PG=/opt/pgsql-16/bin            the directory of its programs
 #
 # Set-up speaks on standard error only, so that `make demo ARGS=--json` prints one JSON object and nothing else.
 # (make itself announces the directory on standard output when called with -C; `make --no-print-directory -C …` does not.)

@@ -15,6 +15,7 @@ from tests.support.servers import (
     Connection,
     Database,
     Server,
+    asked_for,
     default_server,
     installed,
     started,
@@ -57,9 +58,17 @@ def server(request: pytest.FixtureRequest) -> Server:
     return chosen
 
 
+def _skip_before(request: pytest.FixtureRequest, major: int) -> None:
+    """Skip a test that is about what a later version brought: ``@pytest.mark.since(major)``."""
+    marker = request.node.get_closest_marker("since")
+    if marker is not None and major < marker.args[0]:
+        pytest.skip(f"what it is about came with PostgreSQL {marker.args[0]}")
+
+
 @pytest.fixture
-def database(server: Server) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest, server: Server) -> Iterator[Database]:
     """A fresh, empty database of the test's own."""
+    _skip_before(request, server.major)
     fresh = Database(server)
     try:
         yield fresh
@@ -87,7 +96,7 @@ def scene(database: Database) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def make_server() -> Iterator[ServerFactory]:
+def make_server(request: pytest.FixtureRequest) -> Iterator[ServerFactory]:
     """``make_server(settings=…, major=…, durable=False)``: a server of the test's own, to crash and to stop.
 
     Skips the test where PostgreSQL cannot be started here (but only be reached elsewhere).
@@ -98,9 +107,10 @@ def make_server() -> Iterator[ServerFactory]:
             *, settings: Mapping[str, Setting] | None = None, major: int | None = None, durable: bool = False
         ) -> DevServer:
             try:
-                binaries = find_binaries(major)
+                binaries = asked_for() if major is None else find_binaries(major)
             except ZdmError as error:
                 pytest.skip(str(error))
+            _skip_before(request, binaries.major)
             return stack.enter_context(
                 DevServer(binaries, settings={**TEST_SETTINGS, **(settings or {})}, durable=durable)
             )

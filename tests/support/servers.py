@@ -88,8 +88,9 @@ def url(parts: Mapping[str, str]) -> str:
 def default_server() -> Iterator[Server]:
     """The server for all tests that do not ask for another.
 
-    ``ZDM_TEST_DSN`` names one (a superuser's connection); else ``ZDM_TEST_PG`` may name the major version to
-    start, by default the embedded one; without any PostgreSQL, a container where a Docker engine answers.
+    ``ZDM_TEST_DSN`` names one (a superuser's connection); else ``ZDM_TEST_PG`` may name what to start
+    (:func:`asked_for`), by default the embedded one; without any PostgreSQL, a container where a Docker engine
+    answers.
 
     Raises
     ------
@@ -99,17 +100,30 @@ def default_server() -> Iterator[Server]:
     if given:
         yield Server(given)
         return
-    major = os.environ.get("ZDM_TEST_PG")
     try:
-        binaries = find_binaries(int(major) if major else None)
+        binaries = asked_for()
     except ZdmError:
-        if not docker_answers():
+        wanted = os.environ.get("ZDM_TEST_PG", "18")
+        if not wanted.isdecimal() or not docker_answers():
             raise
-        with container(major or "18") as dsn:
+        with container(wanted) as dsn:
             yield Server(dsn)
         return
     with started(binaries) as server:
         yield server
+
+
+def asked_for() -> Binaries:
+    """The programs that ``ZDM_TEST_PG`` names, by a major version or by the directory they lie in.
+
+    Raises
+    ------
+    ZdmError: they are not here.
+    """
+    wanted = os.environ.get("ZDM_TEST_PG")
+    if not wanted:
+        return find_binaries()
+    return find_binaries(int(wanted)) if wanted.isdecimal() else find_binaries(directory=wanted)
 
 
 @contextlib.contextmanager

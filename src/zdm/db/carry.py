@@ -25,7 +25,10 @@ _OBJECT = "_zdm_carried"
 _INDEX = """
 SELECT pg_get_indexdef(x.oid) AS definition, i.indisunique,
        format('CREATE %%sINDEX %%I ON %%s%%I.%%I ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END,
-              x.relname, CASE x.relkind WHEN 'I' THEN 'ONLY ' ELSE '' END, CASE t.relpersistence WHEN 't' THEN 'pg_temp' ELSE tn.nspname END, t.relname) AS prefix
+              x.relname, CASE x.relkind WHEN 'I' THEN 'ONLY ' ELSE '' END,
+              -- before 15 the server deparses a temporary table's schema by its real name
+              CASE WHEN t.relpersistence = 't' AND current_setting('server_version_num')::int >= 150000
+                THEN 'pg_temp' ELSE tn.nspname END, t.relname) AS prefix
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
 JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace tn ON tn.oid = t.relnamespace
 WHERE {condition}

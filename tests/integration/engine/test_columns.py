@@ -83,6 +83,7 @@ def test_a_type_with_a_precision_leaves_no_default_behind(database: Database) ->
 LONG = "a_column_whose_name_is_nearly_as_long_as_a_name_can_be_at_all"
 
 
+@pytest.mark.since(18)
 def test_not_null_constraints_have_the_names_that_the_server_chooses(database: Database) -> None:
     """From PostgreSQL 18 on they have names; those of columns that were called differently for a while must not show it."""
     columns = f'id int PRIMARY KEY, gone int NOT NULL, old int, "{LONG}" int NOT NULL'

@@ -125,6 +125,7 @@ def test_a_nondeterministic_collation(database: Database) -> None:
     assert database.execute("SELECT id, b FROM t ORDER BY id") == [(1, "ABC"), (2, "DEF")]
 
 
+@pytest.mark.since(15)
 def test_row_security_that_binds_the_owner_as_well(database: Database) -> None:
     """FORCE ROW LEVEL SECURITY hides rows from the owner; a role that zdm runs as must see all, or is told so."""
     owner = database.create_role("owner")
@@ -278,6 +279,7 @@ def caught_up(publisher: Database, subscriber: Database) -> None:
     del subscriber
 
 
+@pytest.mark.since(15)
 def test_the_subscribers_side(pair: tuple[Database, Database]) -> None:
     """What is applied fires the sync, which is ENABLE ALWAYS: before, while and after rows are filled."""
     publisher, subscriber = pair
@@ -301,6 +303,7 @@ def test_the_subscribers_side(pair: tuple[Database, Database]) -> None:
     assert subscriber.value("SELECT a FROM t WHERE id = 3") == 2
 
 
+@pytest.mark.since(15)
 def test_the_publishers_side(pair: tuple[Database, Database]) -> None:
     """A publication with a column list goes on through a rollout: subscribers see neither new column nor marker."""
     publisher, subscriber = pair

@@ -118,6 +118,7 @@ def test_a_before_trigger_that_asks_about_the_column_is_refused(database: Databa
     assert problem.remedy
 
 
+@pytest.mark.since(15)
 @on_all_versions
 def test_a_policy_protects_both_versions_all_the_time(server: Server, database: Database) -> None:
     reader = database.create_role("reader")
@@ -156,6 +157,7 @@ def test_a_policy_protects_both_versions_all_the_time(server: Server, database: 
     protected("items", "public_widen.items")
 
 
+@pytest.mark.since(15)
 def test_a_subscriber_gets_one_stream_without_a_break(make_server: ServerFactory) -> None:
     """The list changes in the swap, from the old column to its successor under the same name."""
     dev = make_server(settings={"wal_level": "logical"})

@@ -44,6 +44,7 @@ def test_columns_in_order(database: Database) -> None:
     assert columns(s2, "after.t2") == ["id", "first", "last", "o"]
 
 
+@pytest.mark.since(15)
 def test_security_invoker(database: Database) -> None:
     s = Stage.set(database, ROUNDED)
     assert s.run("SELECT reloptions FROM pg_class WHERE oid = 'after.t'::regclass") == [
@@ -85,6 +86,7 @@ def test_grants_and_owner_are_the_tables(database: Database) -> None:
     s.has(1, a=7, _c=7)
 
 
+@pytest.mark.since(15)
 def test_row_policies_hold_through_the_views(database: Database) -> None:
     role = database.create_role("app")
     s = Stage.set(database, Design(ROUNDED.columns, ROUNDED.groups, before=(f'GRANT ALL ON t TO "{role}"',)))

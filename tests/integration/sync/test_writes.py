@@ -52,6 +52,7 @@ def test_upsert_that_writes_the_marker_back(database: Database) -> None:
     s.agrees()
 
 
+@pytest.mark.since(15)
 def test_merge(database: Database) -> None:
     s = Stage.set(database, ROUNDED)
     s.run("INSERT INTO t VALUES (1, 5, 'x')")
