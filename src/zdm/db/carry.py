@@ -13,7 +13,8 @@ from collections.abc import Iterable, Sequence
 import psycopg
 from psycopg import sql
 
-from zdm.db.dependants.clones import CannotFollowError, rename, retype
+from zdm.db.dependants.clones import CannotFollowError, rename, rename_columns, retype
+from zdm.db.dependants.under_lock import COPY, Allowance, TooLongUnderLockError
 from zdm.db.session import Connection, transaction
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName
@@ -23,7 +24,7 @@ _CLONE = "_zdm_carry"
 _OBJECT = "_zdm_carried"
 
 _INDEX = """
-SELECT pg_get_indexdef(x.oid) AS definition, i.indisunique,
+SELECT pg_get_indexdef(x.oid) AS definition, pg_get_expr(i.indpred, i.indrelid),
        format('CREATE %%sINDEX %%I ON %%s%%I.%%I ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END,
               x.relname, CASE x.relkind WHEN 'I' THEN 'ONLY ' ELSE '' END,
               -- before 15 the server deparses a temporary table's schema by its real name
@@ -52,11 +53,18 @@ JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnam
 WHERE n.nspname = %s AND t.relname = %s AND k.conname = %s AND k.contype = 'f'
 """
 
+_CONTYPES = {"unique": "u", "check": "c", "primary key": "p", "exclusion": "x"}
 _ACTIONS = {"a": "", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
 
-def carry(conn: Connection, requests: Sequence[CarryRequest]) -> tuple[dict[str, str], list[Problem]]:
+def carry(
+    conn: Connection, requests: Sequence[CarryRequest], allowance: Allowance | None = None
+) -> tuple[dict[str, str], list[Problem]]:
     """Rewrite definitions for the successors of their columns, and say which cannot follow. Nothing is left in the database.
+
+    Parameters
+    ----------
+    allowance: what the swap may build under lock.
 
     Returns
     -------
@@ -72,6 +80,11 @@ def carry(conn: Connection, requests: Sequence[CarryRequest]) -> tuple[dict[str,
             try:
                 with conn.transaction(force_rollback=True):
                     found[request.key] = _carry(conn, request)
+                if request.in_swap:
+                    with conn.transaction(force_rollback=True):
+                        found[request.final_key] = _for_the_swap(conn, request, allowance or Allowance())
+            except TooLongUnderLockError as error:
+                problems.append(_too_long(request, str(error)))
             except CannotFollowError as error:
                 problems.append(_refusal(request, str(error)))
             except psycopg.Error as error:
@@ -92,6 +105,33 @@ def _refusal(request: CarryRequest, why: str) -> Problem:
     )
 
 
+def _too_long(request: CarryRequest, why: str) -> Problem:
+    return Problem(
+        f"the {named(request)} {request.name} of {request.table} can only be built again under lock: {why}",
+        where=request.where,
+        remedy=f"Make a new table with shadow_table; or add drop_constraint {request.name} to this migration if it may go; or "
+        "raise `lock_budget` if a longer stall does no harm.",
+        rule="built-in-the-swap",
+    )
+
+
+def named(request: CarryRequest) -> str:
+    """What people call the kind of constraint that only the swap can build."""
+    return "exclusion constraint" if request.kind == "exclusion" else f"deferrable {request.kind} constraint"
+
+
+def _for_the_swap(conn: Connection, request: CarryRequest, allowance: Allowance) -> str:
+    """The definition over the final names, once it is known that it is built within the lock budget."""
+    body = _constraint_body(conn, request)
+    add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}")
+    allowance.take(conn, request.table, [add.format(COPY, sql.Identifier(_OBJECT), sql.SQL(body))])
+    clone = _clone(conn, request.table, request.columns)
+    conn.execute(add.format(clone, sql.Identifier(_OBJECT), sql.SQL(body)))
+    rename(conn, clone, request.columns)
+    rename_columns(conn, clone, request.finals)
+    return _constraint_of_clone(conn)
+
+
 def _carry(conn: Connection, request: CarryRequest) -> str:
     if request.kind == "foreign key":
         return _foreign_key(conn, request)
@@ -105,12 +145,21 @@ def _carry(conn: Connection, request: CarryRequest) -> str:
         statement = sql.SQL("CREATE INDEX {} ON {} ").format(sql.Identifier(_OBJECT), clone)
         conn.execute(sql.Composed([statement, sql.SQL(body)]))
         rename(conn, clone, request.columns)
-        return _index_body(conn, "x.relname = %s AND x.relnamespace = pg_my_temp_schema()", (_OBJECT,))
+        return _index_body(
+            conn,
+            "x.relname = %s AND x.relnamespace = pg_my_temp_schema()",
+            (_OBJECT,),
+            _tablespace(conn, request),
+        )
     body = _constraint_body(conn, request)
     conn.execute(
         sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(clone, sql.Identifier(_OBJECT), sql.SQL(body))
     )
     rename(conn, clone, request.columns)
+    return _constraint_of_clone(conn)
+
+
+def _constraint_of_clone(conn: Connection) -> str:
     row = conn.execute(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint"
         " WHERE conname = %s AND conrelid = (SELECT oid FROM pg_class WHERE relname = %s"
@@ -149,17 +198,35 @@ def _clone(
     return clone
 
 
-def _index_body(conn: Connection, condition: str, parameters: Sequence[str]) -> str:
-    """What follows ``CREATE INDEX name ON table`` in the server's own definition."""
+def _index_body(conn: Connection, condition: str, parameters: Sequence[str], tablespace: str = "") -> str:
+    """What follows ``CREATE INDEX name ON table`` in the server's own definition, with the clause `tablespace` in its place."""
     query = sql.SQL(_INDEX).format(condition=sql.SQL(condition))
     row = conn.execute(query, parameters).fetchone()
     if row is None:
         raise CannotFollowError("it is not there any more")
-    definition, _, prefix = row
-    if not definition.startswith(prefix):
+    definition, predicate, prefix = row
+    where = f" WHERE {predicate}" if predicate is not None else ""
+    if not definition.startswith(prefix) or not definition.endswith(where):
         raise CannotFollowError(f"its definition is not understood: {definition}")
-    body: str = definition[len(prefix) :]
-    return body
+    body: str = definition[len(prefix) : len(definition) - len(where)]
+    return f"{body}{tablespace}{where}"
+
+
+def _tablespace(conn: Connection, request: CarryRequest) -> str:
+    """The clause that builds an index where the old one lies, which the server's definitions leave out."""
+    row = conn.execute(
+        "SELECT s.spcname, has_tablespace_privilege(s.oid, 'CREATE') FROM pg_class x JOIN pg_tablespace s ON s.oid = x.reltablespace"
+        " WHERE x.relname = %s AND x.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)",
+        (request.name, request.table.schema_),
+    ).fetchone()
+    if row is None:
+        return ""
+    name, allowed = row
+    if not allowed:
+        raise CannotFollowError(
+            f"it lies in the tablespace {name}, where the connected role may create nothing"
+        )
+    return f" TABLESPACE {sql.Identifier(name).as_string(None)}"
 
 
 def _constraint_body(conn: Connection, request: CarryRequest) -> str:
@@ -171,7 +238,7 @@ def _constraint_body(conn: Connection, request: CarryRequest) -> str:
             request.table.schema_,
             request.table.name,
             request.name,
-            "u" if request.kind == "unique" else "c",
+            _CONTYPES[request.kind],
         ),
     ).fetchone()
     if row is None:

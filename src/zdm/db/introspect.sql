@@ -99,6 +99,8 @@ SELECT
       'constraint', (SELECT min(c.conname::text) FROM pg_constraint c
         WHERE c.conindid = x.oid AND c.conrelid = t.oid AND c.contype IN ('p', 'u', 'x')),
       'method', m.amname, 'comment', obj_description(x.oid, 'pg_class'), 'clustered', i.indisclustered,
+      'options', coalesce(to_jsonb(x.reloptions), '[]'),
+      'tablespace', coalesce((SELECT s.spcname FROM pg_tablespace s WHERE s.oid = x.reltablespace), ''),
       'statistics', (SELECT coalesce(jsonb_agg(jsonb_build_array(a.attnum, a.attstattarget) ORDER BY a.attnum), '[]')
         FROM pg_attribute a WHERE a.attrelid = x.oid AND a.attstattarget >= 0)) ORDER BY x.relname), '[]')
    FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
@@ -209,6 +211,13 @@ SELECT
        UNION ALL
        SELECT 'publication', quote_ident(b.pubname), 0, NULL FROM pg_publication b
        WHERE t.relkind IN ('r', 'p') AND t.relpersistence = 'p' AND b.puballtables
+       UNION ALL
+       -- FOR TABLES IN SCHEMA came with 15, and its catalog with it
+       SELECT 'publication', quote_ident(b.pubname), 0, NULL FROM pg_depend s
+       JOIN pg_depend d ON d.classid = s.classid AND d.objid = s.objid AND d.refclassid = 'pg_publication'::regclass
+       JOIN pg_publication b ON b.oid = d.refobjid
+       WHERE s.classid = to_regclass('pg_publication_namespace') AND s.refclassid = 'pg_namespace'::regclass
+         AND s.refobjid = t.relnamespace AND t.relkind IN ('r', 'p') AND t.relpersistence = 'p'
        UNION ALL
        SELECT 'subscription', quote_ident(s.subname), 0, s.oid FROM pg_subscription_rel r
        JOIN pg_subscription s ON s.oid = r.srsubid WHERE r.srrelid = t.oid

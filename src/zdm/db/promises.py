@@ -22,7 +22,11 @@ _INDEX = """
 SELECT ARRAY(SELECT pg_get_indexdef(i.indexrelid, n, false)
                || CASE WHEN i.indcollation[n - 1] <> 0 THEN ' COLLATE ' || i.indcollation[n - 1]::regcollation::text ELSE '' END
              FROM generate_series(1, i.indnkeyatts) AS n ORDER BY n),
-       pg_get_expr(i.indpred, i.indrelid), coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false)
+       pg_get_expr(i.indpred, i.indrelid), coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false),
+       (SELECT array_agg(format('%%I.%%s', n.nspname, o.oprname) ORDER BY u.number)
+        FROM pg_constraint k CROSS JOIN LATERAL unnest(k.conexclop) WITH ORDINALITY AS u (operator, number)
+        JOIN pg_operator o ON o.oid = u.operator JOIN pg_namespace n ON n.oid = o.oprnamespace
+        WHERE k.conindid = i.indexrelid AND k.contype = 'x')
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE c.relnamespace = pg_my_temp_schema() AND c.relname = %s
 """
@@ -129,13 +133,22 @@ def read_promise(conn: Connection, promise: Promise, added: Sequence[Added]) -> 
     with transaction(conn, rollback=True):
         clone = _clone(conn, _TABLE, promise.table, added)
         body, made = sql.SQL(promise.definition), sql.Identifier(_OBJECT)
-        if promise.demand is Demand.UNIQUE:
+        if promise.demand is Demand.UNIQUE and not promise.definition.startswith(("UNIQUE ", "PRIMARY KEY ")):
             conn.execute(sql.SQL("CREATE UNIQUE INDEX {} ON {} {}").format(made, clone, body))
-            row = conn.execute(_INDEX, (_OBJECT,)).fetchone()
-            assert row is not None
-            answer = {"keys": tuple(row[0]), "condition": row[1] or "", "nulls_equal": row[2]}
         else:
             conn.execute(sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(clone, made, body))
+        answer: dict[str, object]
+        if promise.demand in {Demand.UNIQUE, Demand.EXCLUSION}:
+            row = conn.execute(_INDEX, (_OBJECT,)).fetchone()
+            assert row is not None
+            keys, condition, nulls_equal, operators = row
+            answer = {
+                "keys": tuple(keys),
+                "condition": condition or "",
+                "nulls_equal": nulls_equal,
+                "operators": tuple(operators or ()),
+            }
+        else:
             query = "SELECT pg_get_expr(conbin, conrelid) FROM pg_constraint WHERE conname = %s AND connamespace = pg_my_temp_schema()"
             answer = {"condition": fetch_value(conn, query, (_OBJECT,))}
         reads = tuple(sorted(name for (name,) in conn.execute(_READS, (_TABLE, _OBJECT, _OBJECT))))

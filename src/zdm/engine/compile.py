@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from zdm.db.carry import carry
 from zdm.db.dependants import follow
+from zdm.db.dependants.under_lock import Allowance
 from zdm.db.dependants.views import recreate
 from zdm.db.introspect import read_tables
 from zdm.db.mentions import functions_that_mention
@@ -43,6 +45,7 @@ def compile_plan(
     previous_schemas: Sequence[str] = (),
     measure: bool = True,
     workers: int = 1,
+    lock_budget: timedelta = timedelta(milliseconds=100),
 ) -> Plan:
     """Compile `migration` for the schema `target`. Reads only: whatever it creates to ask the server is rolled back.
 
@@ -51,6 +54,7 @@ def compile_plan(
     previous_schemas: version schemas that completed rollouts of this target have left; they are this rollout's old version.
     measure: try mappings and constraints on real rows, and estimate what it all will cost.
     workers: of the backfill, for the estimate.
+    lock_budget: how long the swap may build what can only be built there.
 
     Raises
     ------
@@ -93,12 +97,14 @@ def compile_plan(
     mapper.fail()
     # The session's own prelude makes the migration's types, so none is passed on.
     shadows = draft.shadows.values()
-    carried, problems = carry(conn, [*draft.carries, *(r for shadow in shadows for r in shadow.carries)])
+    allowance = Allowance(lock_budget if measure else None)
+    asked_for = [*draft.carries, *(r for shadow in shadows for r in shadow.carries)]
+    carried, problems = carry(conn, asked_for, allowance)
     if not problems:
         problems = [
             problem for shadow in shadows for problem in try_shadow(conn, shadow, carried, measure=measure)
         ]
-    followed, more = follow(conn, draft.follows)
+    followed, more = follow(conn, draft.follows, allowance)
     recreation, last = recreate(conn, draft.recreate)
     mapper.problems += problems + more + last
     mapper.findings += fidelity.told(draft, recreation)

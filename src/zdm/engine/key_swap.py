@@ -10,6 +10,7 @@ from psycopg import sql
 
 from zdm.engine.table_steps import table, text
 from zdm.model.names import fit
+from zdm.operations import fidelity
 from zdm.operations.fidelity import primary_key, temporary
 from zdm.operations.shape import DraftNew, TableShape
 from zdm.sql.templates import dollar_quoted
@@ -46,7 +47,8 @@ def after_columns_stand(shape: TableShape) -> list[str]:
     found: list[str] = []
     key = primary_key(shape)
     replaced = shape.replaced()
-    if key is not None and key.name not in shape.gone_constraints and any(c in replaced for c in key.columns):
+    kept = key is not None and key.name not in shape.gone_constraints and not fidelity.only_in_swap(key)
+    if key is not None and kept and any(c in replaced for c in key.columns):
         found.append(
             text(
                 "ALTER TABLE {t} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {index}",

@@ -136,7 +136,12 @@ class Engine:
         previous = self._previous_schemas(session, migration.id) if catalog else []
         try:
             return compile_plan(
-                session, migration, self.target, previous_schemas=previous, workers=self.settings.workers
+                session,
+                migration,
+                self.target,
+                previous_schemas=previous,
+                workers=self.settings.workers,
+                lock_budget=self.settings.lock_budget,
             )
         finally:
             session.prelude = ()

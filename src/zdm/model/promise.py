@@ -14,6 +14,7 @@ class Demand(StrEnum):
     CHECK = "check"
     FOREIGN_KEY = "foreign key"
     NOT_NULL = "not null"
+    EXCLUSION = "exclusion"
 
 
 class Promise(Value):
@@ -25,11 +26,13 @@ class Promise(Value):
     ----------
     name: as the new version calls it.
     operation: the operation that asks for it, as ``2:add_unique``.
-    definition: what the server is asked to read: what follows ``ON table`` (unique), or ``CHECK (…)``; empty if nothing is to
-        be asked. The server's answer is `keys`, `condition`, `nulls_equal` and `reads`.
-    keys: the columns or expressions that must be unique, or that reference.
-    condition: of a check; of a unique index, which rows it is about.
+    definition: what the server is asked to read: what follows ``ON table`` (unique), or a whole constraint (``CHECK (…)``,
+        ``UNIQUE (…) DEFERRABLE``, ``EXCLUDE …``); empty if nothing is to be asked. The server's answer is `keys`, `condition`,
+        `nulls_equal`, `operators` and `reads`.
+    keys: the columns or expressions that must be unique, that exclude each other, or that reference.
+    condition: of a check; of a unique index or an exclusion, which rows it is about.
     nulls_equal: two rows with NULL count as equal (unique).
+    operators: of an exclusion, the operator of each key, qualified: no two rows may meet all of them.
     references / referenced: the table and columns that a foreign key points at.
     match_full: all of a foreign key's columns are NULL, or none is.
     reads: every physical column that it reads.
@@ -43,6 +46,7 @@ class Promise(Value):
     keys: tuple[str, ...] = ()
     condition: str = ""
     nulls_equal: bool = False
+    operators: tuple[str, ...] = ()
     references: QualifiedName | None = None
     referenced: tuple[str, ...] = ()
     match_full: bool = False

@@ -56,18 +56,27 @@ class CarryRequest(Value):
     columns: every column of the table that has a successor.
     references: the table that a foreign key points at; `referenced` are its columns that have a successor.
     instead: the table that the foreign key shall point at in its place.
+    in_swap: it is a constraint that only the swap can build, under its lock. It is refused where that takes too long, else
+        answered under `final_key` as well, over the names that the columns have at the end of the swap.
+    finals: those names, by the physical ones, where they differ; columns that go are called something else.
     where: the operation that replaces the column, as ``1:change_type``.
     """
 
     key: str
     table: QualifiedName
-    kind: Literal["index", "unique", "check", "foreign key"]
+    kind: Literal["index", "unique", "check", "foreign key", "primary key", "exclusion"]
     name: str
     columns: tuple[CarriedColumn, ...]
     references: QualifiedName | None = None
     referenced: tuple[CarriedColumn, ...] = ()
     instead: QualifiedName | None = None
+    in_swap: bool = False
+    finals: tuple[tuple[str, str], ...] = ()
     where: str = ""
+
+    @property
+    def final_key(self) -> str:
+        return f"{self.key}/final"
 
 
 class ReplacedTable(Value):

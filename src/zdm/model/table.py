@@ -60,6 +60,7 @@ class Index(Value):
     """One index; `definition` is `pg_get_indexdef`. `columns` are all columns it mentions, in key, INCLUDE, expression or predicate.
 
     `statistics`: the targets of its own columns (expressions have some), by their number. `clustered`: CLUSTER goes by it.
+    `options`: its storage parameters, as ``name=value``. `tablespace`: where it lies, empty for the database's own.
     """
 
     name: str
@@ -73,6 +74,8 @@ class Index(Value):
     comment: str | None = None
     clustered: bool = False
     statistics: tuple[tuple[int, int], ...] = ()
+    options: tuple[str, ...] = ()
+    tablespace: str = ""
 
 
 class Trigger(Value):

@@ -87,6 +87,8 @@ def violations(
     """
     if promise.demand is Demand.UNIQUE:
         return _duplicates(promise, source)
+    if promise.demand is Demand.EXCLUSION:
+        return _conflicts(promise, source)
     if promise.demand is Demand.FOREIGN_KEY:
         assert parent is not None
         broken = _orphan(promise, parent, equals)
@@ -97,6 +99,33 @@ def violations(
     return Count(
         sql.SQL("SELECT pg_catalog.count(*) FROM {} WHERE {}").format(source.rows(promise.reads), broken),
         sql.SQL("SELECT {} FROM {} WHERE {}").format(_KEY, source.rows(promise.reads, named=True), broken),
+    )
+
+
+def _conflicts(promise: Promise, source: Source) -> Count:
+    """Each two rows that meet all operators; what compares to NULL conflicts with nothing."""
+    names = [sql.Identifier(f"_zdm_{number}") for number in range(len(promise.keys))]
+    keys = comma(
+        sql.SQL("({}) AS {}").format(trusted(key), name)
+        for key, name in zip(promise.keys, names, strict=True)
+    )
+    about = sql.SQL(" WHERE ({})").format(trusted(promise.condition)) if promise.condition else sql.SQL("")
+    rows = sql.SQL(
+        "(SELECT {keys}, {key}, pg_catalog.row_number() OVER () AS _zdm_number FROM {rows}{about})"
+    ).format(keys=keys, key=_KEY, rows=source.rows(promise.reads, named=True), about=about)
+    meets = all_of(
+        sql.SQL("a.{} OPERATOR({}) b.{}").format(name, trusted(operator), name)
+        for name, operator in zip(names, promise.operators, strict=True)
+    )
+
+    def pairs(shown: sql.Composable) -> sql.Composed:
+        return sql.SQL(
+            "WITH _zdm_rows AS MATERIALIZED {} SELECT {} FROM _zdm_rows AS a JOIN _zdm_rows AS b ON "
+            "a._zdm_number OPERATOR(pg_catalog.<) b._zdm_number AND {}"
+        ).format(rows, shown, meets)
+
+    return Count(
+        pairs(sql.SQL("pg_catalog.count(*)")), pairs(sql.SQL("a.{} || ' and ' || b.{}").format(_KEY, _KEY))
     )
 
 

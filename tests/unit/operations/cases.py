@@ -40,7 +40,7 @@ ACCOUNTS = table(
             name="one_balance",
             kind="unique",
             columns=("balance", "owner_id"),
-            definition="UNIQUE (balance, owner_id) DEFERRABLE INITIALLY DEFERRED",
+            definition="UNIQUE (balance, owner_id)",
             index="one_balance",
         ),
         Constraint(

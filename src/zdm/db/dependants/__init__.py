@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import psycopg
 
 from zdm.db.dependants.clones import CannotFollowError
 from zdm.db.dependants.function import follow_function
-from zdm.db.dependants.generated import follow_generated
+from zdm.db.dependants.generated import follow_generated, too_long
 from zdm.db.dependants.policy import follow_policy
 from zdm.db.dependants.publication import follow_publication
 from zdm.db.dependants.statistics import follow_statistics
 from zdm.db.dependants.trigger import follow_trigger
+from zdm.db.dependants.under_lock import Allowance, TooLongUnderLockError
 from zdm.db.session import Connection, transaction
 from zdm.errors import Problem
 from zdm.model.requests import Follow, FollowRequest
 
-_KINDS: Final[Mapping[str, Callable[[Connection, FollowRequest], Follow]]] = {
+_Follows = Callable[[Connection, FollowRequest], Follow]
+
+_KINDS: Final[Mapping[str, _Follows]] = {
     "statistics": follow_statistics,
     "policy": follow_policy,
     "trigger": follow_trigger,
     "publication": follow_publication,
-    "generated column": follow_generated,
     "function": follow_function,
 }
 _REMEDIES: Final[Mapping[str, str]] = {
@@ -36,8 +39,17 @@ _REMEDIES: Final[Mapping[str, str]] = {
 }
 
 
-def follow(conn: Connection, requests: Sequence[FollowRequest]) -> tuple[dict[str, Follow], list[Problem]]:
-    """Let the server say how each dependant follows, and name those that cannot. Nothing is left in the database."""
+def follow(
+    conn: Connection, requests: Sequence[FollowRequest], allowance: Allowance | None = None
+) -> tuple[dict[str, Follow], list[Problem]]:
+    """Let the server say how each dependant follows, and name those that cannot. Nothing is left in the database.
+
+    Parameters
+    ----------
+    allowance: what the swap may do under lock.
+    """
+    kinds: dict[str, _Follows] = {**_KINDS}
+    kinds["generated column"] = partial(follow_generated, allowance=allowance or Allowance())
     found: dict[str, Follow] = {}
     problems: list[Problem] = []
     if not requests:
@@ -46,7 +58,9 @@ def follow(conn: Connection, requests: Sequence[FollowRequest]) -> tuple[dict[st
         for request in requests:
             try:
                 with conn.transaction(force_rollback=True):
-                    found[request.key] = _KINDS[request.kind](conn, request)
+                    found[request.key] = kinds[request.kind](conn, request)
+            except TooLongUnderLockError as error:
+                problems.append(too_long(request, str(error)))
             except CannotFollowError as error:
                 problems.append(_refusal(request, str(error)))
             except psycopg.Error as error:

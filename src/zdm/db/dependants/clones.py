@@ -113,10 +113,15 @@ def retype(conn: Connection, copy: sql.Identifier, column: CarriedColumn) -> Non
 
 def rename(conn: Connection, copy: sql.Identifier, columns: Sequence[CarriedColumn]) -> None:
     """Give every replaced column of a copy its successor's physical name; one may take the old name of another."""
-    for number, column in enumerate(columns):
-        _rename(conn, copy, column.old, f"_zdm_between_{number}")
-    for number, column in enumerate(columns):
-        _rename(conn, copy, f"_zdm_between_{number}", column.new)
+    rename_columns(conn, copy, [(column.old, column.new) for column in columns])
+
+
+def rename_columns(conn: Connection, copy: sql.Identifier, names: Sequence[tuple[str, str]]) -> None:
+    """Give columns of a copy other names, all at once."""
+    for number, (old, _) in enumerate(names):
+        _rename(conn, copy, old, f"_zdm_between_{number}")
+    for number, (_, new) in enumerate(names):
+        _rename(conn, copy, f"_zdm_between_{number}", new)
 
 
 def _rename(conn: Connection, copy: sql.Identifier, old: str, new: str) -> None:

@@ -1,23 +1,27 @@
 """A generated column gets its expression over the successors in the swap.
 
 Until then it is generated from the old column, which is kept in step. A virtual one is made anew, which changes the catalogs
-only. A stored one has its values in the table's file, so the server writes that anew under the strongest lock: only small
-tables come here.
+only. A stored one has its values in the table's file, so the server writes that anew under the strongest lock: that is tried on
+a copy of the rows, and refused where it takes too long.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 from psycopg import sql
 
 from zdm.db.dependants.clones import CannotFollowError, rename, retype
+from zdm.db.dependants.under_lock import COPY, Allowance
 from zdm.db.session import Connection, fetch_value
+from zdm.errors import Problem
 from zdm.model.requests import Follow, FollowRequest
 
 _SET_EXPRESSION = 170000
 """The first version that gives a stored generated column another expression in place."""
 
 
-def follow_generated(conn: Connection, request: FollowRequest) -> Follow:
+def follow_generated(conn: Connection, request: FollowRequest, allowance: Allowance) -> Follow:
     """DROP COLUMN and ADD COLUMN with the expression over the successors; SET EXPRESSION where the server has it for stored ones."""
     row = conn.execute(
         "SELECT a.attname, format_type(a.atttypid, a.atttypmod), pg_get_expr(d.adbin, d.adrelid), a.attnotnull, a.attgenerated = 's',"
@@ -46,7 +50,13 @@ def follow_generated(conn: Connection, request: FollowRequest) -> Follow:
         sql.SQL(" COLLATE {}").format(sql.SQL(collation)) if collation else sql.SQL(""),
     )
     kind = sql.SQL("STORED NOT NULL" if not_null else "STORED" if stored else "VIRTUAL")
-    conn.execute(_remade(copy, sql.Identifier(name), definition, expression, kind))
+    conn.execute(_remade(copy, sql.Identifier(name), definition=definition, expression=expression, kind=kind))
+    in_place = stored and conn.info.server_version >= _SET_EXPRESSION
+    if stored:
+        again = _reset if in_place else partial(_remade, definition=definition, kind=kind)
+        allowance.take(
+            conn, request.table, [again(COPY, sql.Identifier(name), expression=expression)], indexes=True
+        )
     rename(conn, copy, replaced)
     rewritten = fetch_value(
         conn,
@@ -55,17 +65,33 @@ def follow_generated(conn: Connection, request: FollowRequest) -> Follow:
         " WHERE c.relname = '_zdm_carry' AND c.relnamespace = pg_my_temp_schema() AND a.attname = %s",
         (name,),
     )
-    if stored and conn.info.server_version >= _SET_EXPRESSION:
-        statement = sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET EXPRESSION AS ({})").format(
-            table, sql.Identifier(name), sql.SQL(rewritten)
-        )
+    if in_place:
+        statement = _reset(table, sql.Identifier(name), expression=rewritten)
         return Follow(on=request.table, swap=(statement.as_string(conn),))
-    statement = _remade(table, sql.Identifier(name), definition, rewritten, kind)
+    statement = _remade(table, sql.Identifier(name), definition=definition, expression=rewritten, kind=kind)
     return Follow(on=request.table, swap=(statement.as_string(conn),), remade=True)
 
 
+def too_long(request: FollowRequest, why: str) -> Problem:
+    """What is said where the swap would write too much."""
+    return Problem(
+        f"the stored generated column {request.name} of {request.table} uses a replaced column, and gets another expression only "
+        f"by writing the table anew under lock: {why}",
+        where=request.where,
+        remedy="Drop it in an earlier migration and add it again after this one; or make it a plain column that a trigger fills; "
+        "or make a new table with shadow_table; or raise `lock_budget` if a longer stall does no harm.",
+        rule="stored-generated-column",
+    )
+
+
+def _reset(table: sql.Identifier, name: sql.Identifier, *, expression: str) -> sql.Composed:
+    return sql.SQL("ALTER TABLE {} ALTER COLUMN {} SET EXPRESSION AS ({})").format(
+        table, name, sql.SQL(expression)
+    )
+
+
 def _remade(
-    table: sql.Identifier, name: sql.Identifier, definition: sql.Composed, expression: str, kind: sql.SQL
+    table: sql.Identifier, name: sql.Identifier, *, definition: sql.Composed, expression: str, kind: sql.SQL
 ) -> sql.Composed:
     return sql.SQL("ALTER TABLE {} DROP COLUMN {}, ADD COLUMN {} GENERATED ALWAYS AS ({}) {}").format(
         table, name, definition, sql.SQL(expression), kind

@@ -33,6 +33,7 @@ from zdm.operations.fidelity.promises import carried_in, promises
 from zdm.operations.fidelity.references import reference_steps, review_references
 from zdm.operations.fidelity.review import Review, carry_key, primary_key, temporary
 from zdm.operations.fidelity.triggers import review_triggers
+from zdm.operations.fidelity.under_lock import only_in_swap
 from zdm.operations.fidelity.views import told, view_steps
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "guarded",
     "in_swap",
     "mentioned",
+    "only_in_swap",
     "plan",
     "primary_key",
     "promises",
@@ -89,7 +91,8 @@ def plan(phase: Phase, context: Context) -> list[Step]:
             found += attribute_steps(shape)
         found += follow_steps(phase, shape, context)
         carries = context.draft.carries
-        requests = [r for r in carries if r.table == shape.name and r.kind not in {"foreign key", "unique"}]
+        mine = [r for r in carries if r.table == shape.name]
+        requests = [r for r in mine if r.kind not in {"foreign key", "unique"} and not r.in_swap]
         for request in requests:
             if phase is carried_in(shape, request, context):
                 carry = index_steps if request.kind == "index" else constraint_steps
@@ -103,7 +106,7 @@ def plan(phase: Phase, context: Context) -> list[Step]:
             naming = naming_step(shape, requests)
             if naming is not None:
                 found.append(naming)
-            if requests or shape.uses:
+            if requests or shape.uses or any(r.in_swap for r in mine):
                 found += index_column_steps(shape)
             found += partition_naming_steps(shape)
     return found + reference_steps(phase, context)

@@ -15,6 +15,7 @@ from zdm.operations.fidelity.review import (
     goes_too,
     temporary,
 )
+from zdm.operations.fidelity.under_lock import only_in_swap, request_in_swap
 from zdm.operations.shape import TableShape
 
 
@@ -29,20 +30,14 @@ def review_constraints(review: Review) -> None:
             _review_primary_key(review, constraint, hit)
         elif drops_only(review, constraint.columns):
             goes_too(review, f"the {constraint.kind} {constraint.name}", hit[0])
-        elif constraint.kind == "exclusion":
-            review.refuse(
-                hit[0],
-                what,
-                f"Add drop_constraint {constraint.name} to this migration if it may go; it can only be made again under lock, or on "
-                "a new table (shadow_table).",
-                "exclusion-constraint",
-            )
         elif not set(hit) <= set(review.successors):
             review.refuse(
                 hit[0],
                 what,
                 f"Add drop_constraint {constraint.name} to this migration, and add the new one you want.",
             )
+        elif only_in_swap(constraint):
+            request_in_swap(review, constraint, hit[0])
         elif review.shape.table.partitioned and constraint.kind == "foreign key" and not constraint.validated:
             review.refuse(
                 hit[0],
@@ -86,15 +81,8 @@ def _review_primary_key(review: Review, key: Constraint, hit: list[str]) -> None
             "Leave out drop_not_null.",
             "primary-key-column",
         )
-    elif " DEFERRABLE" in key.definition:
-        review.refuse(
-            hit[0],
-            f"{what}, and is deferrable",
-            "An index that is built without blocking cannot be deferrable until cleanup. Add drop_constraint "
-            f"{key.name} to this migration, make the key immediate in an earlier one, or make a new "
-            "table of it (shadow_table).",
-            "primary-key-column",
-        )
+    elif only_in_swap(key):
+        request_in_swap(review, key, hit[0])
     elif index is None or index.method != "btree":
         review.refuse(
             hit[0],

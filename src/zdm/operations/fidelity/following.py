@@ -13,6 +13,7 @@ from zdm.operations.base import Context
 from zdm.operations.fidelity.columns import attribute_statements
 from zdm.operations.fidelity.dependents import replica_identity_index
 from zdm.operations.fidelity.review import temporary
+from zdm.operations.fidelity.under_lock import built_in_swap
 from zdm.operations.shape import TableShape
 
 
@@ -125,4 +126,5 @@ def in_swap(shape: TableShape, context: Context) -> InSwap:
                 i=ddl.ident(temporary(index)),
             )
         )
+    found.after += built_in_swap(shape, context)
     return found

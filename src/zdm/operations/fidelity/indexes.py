@@ -81,11 +81,6 @@ def index_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phas
         )
     ]
     if backed is not None:
-        timing = ""
-        if backed.definition.endswith((" DEFERRABLE", " INITIALLY DEFERRED")):
-            timing = " DEFERRABLE INITIALLY " + (
-                "DEFERRED" if backed.definition.endswith(" DEFERRED") else "IMMEDIATE"
-            )
         steps.append(
             Step(
                 id=f"{base}.constraint",
@@ -95,9 +90,8 @@ def index_steps(shape: TableShape, request: CarryRequest, body: str, phase: Phas
                 operation=request.where,
                 action=ddl.alter(
                     shape.name,
-                    "ADD CONSTRAINT {name} UNIQUE USING INDEX {name}{timing}",
+                    "ADD CONSTRAINT {name} UNIQUE USING INDEX {name}",
                     name=ddl.ident(name.name),
-                    timing=ddl.raw(timing),
                 ),
                 undo=(ddl.drop_constraint(name.name, shape.name),),
                 naive="add-unique-builds-index",

@@ -25,10 +25,15 @@ def promises(context: Context) -> list[Promise]:
     found: list[Promise] = []
     for shape in context.draft.shapes.values():
         for request in context.draft.carries:
-            if shape.dropped or request.table != shape.name or request.kind in {"foreign key", "unique"}:
+            if shape.dropped or request.table != shape.name:
+                continue
+            if request.kind in {"foreign key", "unique"} and not request.in_swap:
                 continue
             constraint = find_constraint(shape, request.name)
-            if request.kind == "index":
+            if request.in_swap:
+                demand = Demand.EXCLUSION if request.kind == "exclusion" else Demand.UNIQUE
+                definition = context.carried[request.key]
+            elif request.kind == "index":
                 if not is_unique(shape, request):
                     continue
                 demand, definition = Demand.UNIQUE, context.carried[request.key]
