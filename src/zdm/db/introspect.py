@@ -15,7 +15,7 @@ from zdm.db.session import Connection, execute_one, fetch_value, search_path_of,
 from zdm.errors import BadInput
 from zdm.model.mapping import Comparison
 from zdm.model.names import QualifiedName
-from zdm.model.table import Column, Constraint, Dependent, Index, Partition, Table, TableKind, Trigger
+from zdm.model.table import Column, Constraint, Dependent, Index, Partition, Rule, Table, TableKind, Trigger
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ _COLUMNS = 10
 
 def _table(row: Sequence[Any], facts: dict[tuple[int, int, int], tuple[str, Comparison]]) -> Table:
     (schema, name, oid, kind, owner, may_alter, reltuples, size, row_security, comment, *lists) = row
-    columns, constraints, referenced_by, indexes, triggers, dependents = lists
+    columns, constraints, referenced_by, indexes, triggers, rules, dependents = lists
     made = []
     for column in columns:
         type_kind, comparison = facts[
@@ -121,6 +121,7 @@ def _table(row: Sequence[Any], facts: dict[tuple[int, int, int], tuple[str, Comp
         constraints=tuple(Constraint(**c) for c in constraints),
         indexes=tuple(Index(**i) for i in indexes),
         triggers=tuple(Trigger(**t) for t in triggers),
+        rules=tuple(Rule(**r) for r in rules),
         dependents=tuple(Dependent(**d) for d in dependents),
         referenced_by=tuple(Constraint(**c) for c in referenced_by),
         rows=reltuples,

@@ -43,7 +43,12 @@ SELECT
       'storage', CASE WHEN a.attstorage <> y.typstorage THEN CASE a.attstorage WHEN 'p' THEN 'plain' WHEN 'e' THEN 'external'
         WHEN 'x' THEN 'extended' WHEN 'm' THEN 'main' ELSE '' END ELSE '' END,
       'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE '' END,
-      'statistics', nullif(a.attstattarget, -1), 'options', coalesce(to_jsonb(a.attoptions), '[]')) ORDER BY a.attnum), '[]')
+      'statistics', nullif(a.attstattarget, -1), 'options', coalesce(to_jsonb(a.attoptions), '[]'),
+      'numbered_for', CASE WHEN a.attidentity = '' THEN '[]' ELSE (
+        SELECT coalesce(jsonb_agg(CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END), '[]')
+        FROM pg_depend s JOIN pg_class q ON q.oid = s.objid CROSS JOIN LATERAL aclexplode(q.relacl) AS g
+        WHERE s.classid = 'pg_class'::regclass AND s.deptype = 'i' AND s.refclassid = 'pg_class'::regclass
+          AND s.refobjid = t.oid AND s.refobjsubid = a.attnum AND g.privilege_type = 'USAGE') END) ORDER BY a.attnum), '[]')
    FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
    WHERE a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
@@ -117,6 +122,14 @@ SELECT
             AND p.refclassid = 'pg_class'::regclass AND p.refobjid = t.oid AND p.refobjsubid = a.attnum)))
       ) ORDER BY g.tgname), '[]')
    FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgname !~ '^[~!]zdm_') AS triggers,
+
+  -- rules that rewrite statements on it, or on one of its partitions -----------------------------------------------------
+  (SELECT coalesce(jsonb_agg(jsonb_build_object(
+      'name', format('%%I on %%I.%%I', r.rulename, n.nspname, c.relname),
+      'event', CASE r.ev_type WHEN '2' THEN 'update' WHEN '3' THEN 'insert' ELSE 'delete' END) ORDER BY r.rulename), '[]')
+   FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
+   WHERE r.ev_enabled <> 'D' AND r.ev_type <> '1' AND t.relkind IN ('r', 'p')
+     AND (r.ev_class = t.oid OR t.relkind = 'p' AND r.ev_class IN (SELECT p.relid FROM pg_partition_tree(t.oid) p))) AS rules,
 
   -- whatever else hangs on it ------------------------------------------------------------------------------------------
   (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', z.kind, 'name', z.name, 'oid', z.oid::int8, 'digest', coalesce(CASE

@@ -41,6 +41,8 @@ class Column(Value):
     statistics: int | None = None
     options: tuple[str, ...] = ()
     """What ALTER COLUMN … SET (…) stored, as ``name=value``: n_distinct and n_distinct_inherited."""
+    numbered_for: tuple[str, ...] = ()
+    """Of an identity column, the roles that may use its sequence by a grant, as SQL names them."""
 
 
 class Constraint(Value):
@@ -89,6 +91,13 @@ class Trigger(Value):
     oid: int = 0
 
 
+class Rule(Value):
+    """A rule that rewrites statements on the table, or on a partition of it. event: insert, update or delete."""
+
+    name: str
+    event: str
+
+
 class Dependent(Value):
     """Something else that hangs on a column: a view, materialized view, policy, rule, publication, statistics, function …
 
@@ -133,6 +142,7 @@ class Table(Value):
     constraints: tuple[Constraint, ...] = ()
     indexes: tuple[Index, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    rules: tuple[Rule, ...] = ()
     dependents: tuple[Dependent, ...] = ()
     referenced_by: tuple[Constraint, ...] = ()
     rows: float = 0  # reltuples, -1 if never analysed

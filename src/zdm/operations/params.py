@@ -156,7 +156,9 @@ class NewColumnSpec(Value):
 
 _INSTEAD = {
     TableKind.PARTITION: "Name the partitioned table that it belongs to.",
-    TableKind.INHERITED: "Take it out of the inheritance (ALTER TABLE … NO INHERIT …) until cleanup, or make it a partitioned table.",
+    TableKind.INHERITED: "A column that needs no values of the rows can be added by `sql` (ALTER TABLE … ADD COLUMN reaches the children). "
+    "Else make it a partitioned table first, or change each table of the tree by itself while it is out of the inheritance "
+    "(ALTER TABLE … NO INHERIT …).",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from psycopg import sql
 
 from zdm.model.names import qualified
@@ -76,7 +78,10 @@ def swap_statements(shadow: Shadow) -> list[str]:
 
 
 def _undress(shadow: Shadow) -> str:
-    return dollar_quoted("shadow_undress", old=literal(shadow.old.name)).as_string(None)
+    kept = {column.name: list(column.numbered_for) for column in shadow.numbered}
+    return dollar_quoted(
+        "shadow_undress", old=literal(shadow.old.name), kept=sql.Literal(json.dumps(kept))
+    ).as_string(None)
 
 
 def _prepare(context: Context, shadow: Shadow) -> list[Step]:

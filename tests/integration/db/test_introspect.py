@@ -137,15 +137,26 @@ def test_triggers_and_dependents(table: Table) -> None:
     assert table.comment == "hi"
 
 
+@pytest.mark.since(15)
 def test_publication_with_columns(database: Database, conn: Session) -> None:
-    if conn.info.server_version < 150000:
-        pytest.skip("column lists came with 15")
     database.execute(
         "CREATE TABLE t (id int PRIMARY KEY, a int, b int); CREATE PUBLICATION pc FOR TABLE t (id, a)"
     )
     table = read_table(conn, public("t"))
     assert table is not None
     assert [(d.kind, d.columns) for d in table.dependents] == [("publication", ("id", "a"))]
+
+
+@pytest.mark.since(15)
+def test_publication_of_a_schema(database: Database, conn: Session) -> None:
+    database.execute(
+        "CREATE SCHEMA s; CREATE TABLE s.t (id int); CREATE UNLOGGED TABLE s.u (id int); CREATE TABLE t (id int);"
+        "CREATE PUBLICATION ps FOR TABLES IN SCHEMA s"
+    )
+    for name, published in ((qualified("s", "t"), ["ps"]), (qualified("s", "u"), []), (public("t"), [])):
+        table = read_table(conn, name)
+        assert table is not None
+        assert [d.name for d in table.dependents if d.kind == "publication"] == published
 
 
 def test_who_may_alter(database: Database) -> None:

@@ -46,6 +46,21 @@ def migration(*operations: object) -> Migration:
             marks=pytest.mark.since(15),  # 14 is refused for the row security alone
         ),
         pytest.param(
+            TABLE + "CREATE RULE kept AS ON UPDATE TO t WHERE OLD.b = 5 DO INSTEAD NOTHING;"
+            "CREATE RULE asleep AS ON UPDATE TO t DO INSTEAD NOTHING; ALTER TABLE t DISABLE RULE asleep;"
+            "CREATE RULE other AS ON DELETE TO t DO INSTEAD NOTHING",
+            WIDEN,
+            "table-rule",
+            id="a rule on UPDATE",
+        ),
+        pytest.param(
+            TABLE
+            + "CREATE TABLE u (id int PRIMARY KEY, b int); CREATE RULE kept AS ON DELETE TO t DO INSTEAD NOTHING",
+            {"move_columns": {"table": "t", "columns": ["b"], "to": "u", "key": {"id": "id"}}},
+            "table-rule",
+            id="a rule on a table whose rows are mirrored",
+        ),
+        pytest.param(
             TABLE + "CREATE DOMAIN positive AS bigint CHECK (VALUE > 0)",
             {"change_type": {"table": "t", "column": "a", "to": "positive", "up": "a", "down": "a::int"}},
             "add-column-rewrites",

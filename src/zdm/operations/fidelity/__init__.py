@@ -32,6 +32,7 @@ from zdm.operations.fidelity.partitions import (
 from zdm.operations.fidelity.promises import carried_in, promises
 from zdm.operations.fidelity.references import reference_steps, review_references
 from zdm.operations.fidelity.review import Review, carry_key, primary_key, temporary
+from zdm.operations.fidelity.rules import review_rules
 from zdm.operations.fidelity.triggers import review_triggers
 from zdm.operations.fidelity.under_lock import only_in_swap
 from zdm.operations.fidelity.views import told, view_steps
@@ -78,7 +79,7 @@ def settle(draft: Draft) -> list[Problem]:
             review_partitions(review)
         review_added(review)
         problems += review.problems + review_altered(shape)
-    return problems
+    return problems + review_rules(draft)
 
 
 def plan(phase: Phase, context: Context) -> list[Step]:

@@ -38,7 +38,8 @@ _REMEDIES = {
     "view": _VIEW,
     "materialized view": _VIEW,
     "view rule": _VIEW,
-    "rule": "Drop the rule, and use a trigger instead.",
+    "rule": "Drop the rule, and use a trigger instead: a rule sees the statement and not the row, so it does not see what the other "
+    "version writes.",
     "policy": "Let the policy not mention the column before the rollout (ALTER POLICY), since nothing takes its place.",
     "statistics": "DROP STATISTICS before the rollout, and create the ones you want on the new columns after cleanup.",
     "function": "Let the function not mention the column in an SQL-standard body (BEGIN ATOMIC); a body in quotes is parsed when "
