@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import Any
 
 import psycopg
@@ -25,7 +26,7 @@ from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, t
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
 
-ROWS = 200_000
+ROWS = 100_000
 """Rows of a range."""
 
 _BLOCKS = 30
@@ -80,7 +81,7 @@ def verify_rows(
 
     Parameters
     ----------
-    workers: sessions that work on contiguous parts at a time.
+    workers: sessions that work on ranges at a time.
     rows: of the old side in one range.
     carry_over: brings to agree what waits at the moment.
 
@@ -188,15 +189,22 @@ def _parts(
     connect: Callable[[], psycopg.Connection[Any]], statements: _Statements, exported: str, plan: _Plan
 ) -> list[_Part]:
     ranges = list(zip(plan.bounds, [*plan.bounds[1:], None], strict=True))
-    cuts = [len(ranges) * i // plan.workers for i in range(plan.workers + 1)]
+    # Shared out one by one: those that a sample gave are of different sizes.
+    left, lock = iter(ranges), Lock()
 
-    def work(number: int) -> list[_Part]:
+    def work(_: int) -> list[_Part]:
         with (
             connect() as conn,
             transaction(conn, isolation="repeatable read", read_only=True, settings=plan.settings),
         ):
             conn.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(exported)))
-            return [statements.compare(conn, *part) for part in ranges[cuts[number] : cuts[number + 1]]]
+            found: list[_Part] = []
+            while True:
+                with lock:
+                    part = next(left, None)
+                if part is None:
+                    return found
+                found.append(statements.compare(conn, *part))
 
     with ThreadPoolExecutor(plan.workers, thread_name_prefix="verify") as pool:
         return [part for found in pool.map(work, range(plan.workers)) for part in found]
