@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from zdm.db.partitions import leaves
 from zdm.db.session import WORK_MEM, fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind
@@ -296,18 +297,22 @@ class _Statements:
         return all(self._together(conn, side) for side in (self._mapping.old, self._mapping.new))
 
     def _together(self, conn: psycopg.Connection[Any], side: RowSide) -> bool:
+        # A table that the migration makes had no number when it was planned.
+        table = qualified_name(side.table).as_string(None)
+        oid = fetch_value(conn, "SELECT pg_catalog.to_regclass(%s)::oid::int8", [table])
         row = conn.execute(
-            "SELECT c.reltuples, c.relpages FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass(%s)",
-            [qualified_name(side.table).as_string(None)],
+            "SELECT pg_catalog.sum(c.reltuples)::float8, pg_catalog.sum(c.relpages)::float8, pg_catalog.min(c.reltuples)"
+            " FROM pg_catalog.pg_class AS c WHERE c.oid = ANY (%s)",
+            [[leaf.oid for leaf in leaves(conn, oid)]],
         ).fetchone()
-        if row is None or row[0] <= _PROBE * 2 or row[1] <= 0:
+        if row is None or row[0] is None or row[2] < 0 or row[0] <= _PROBE * 2 or not row[1]:
             return True  # it is small, or nobody knows
-        known, pages = row
+        known, pages, _ = row
         key = comma(column(name) for name in side.key)
         blocks, found = conn.execute(
             sql.SQL(
-                "SELECT pg_catalog.count(DISTINCT (k.ctid::text::pg_catalog.point)[0]), pg_catalog.count(*) FROM ("
-                "SELECT ctid FROM {table} WHERE ({key}) >= (SELECT {key} FROM (SELECT {key} FROM {table} TABLESAMPLE SYSTEM ({share})"
+                "SELECT pg_catalog.count(DISTINCT ROW(k.tableoid, (k.ctid::text::pg_catalog.point)[0])), pg_catalog.count(*) FROM ("
+                "SELECT tableoid, ctid FROM {table} WHERE ({key}) >= (SELECT {key} FROM (SELECT {key} FROM {table} TABLESAMPLE SYSTEM ({share})"
                 " REPEATABLE (0) LIMIT {probe}) AS s ORDER BY {key} OFFSET {middle} LIMIT 1) ORDER BY {key} LIMIT {probe}) AS k"
             ).format(
                 table=qualified_name(side.table),
