@@ -220,6 +220,7 @@ def test_what_hangs_on_a_column_is_on_its_successor_afterwards(server: Server, d
     assert dump(database) == expected
 
 
+@pytest.mark.since(15)  # its row security and its publication's list of columns
 def test_what_hangs_on_a_column_of_a_partitioned_table(server: Server, database: Database) -> None:
     with another(server) as wanted:
         wanted.execute(PARTED.format(amount="bigint"))
