@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from psycopg import sql
@@ -458,6 +458,7 @@ class ShadowTable(Operation):
             if name not in known
         ]
         left = {*self.without, *shape.gone_indexes, *shape.gone_constraints}
+        draft.findings += _checked_row_by_row(shadow, left)
         for index in table.indexes:
             if index.name in left or index.constraint in left or index.primary:
                 continue
@@ -811,3 +812,21 @@ def _option(name: str) -> sql.Composable:
     """A storage parameter, which may have a namespace: toast.autovacuum_enabled."""
     space, dot, rest = name.partition(".")
     return sql.Identifier(space) + sql.SQL(".") + sql.Identifier(rest) if dot else sql.Identifier(name)
+
+
+def _checked_row_by_row(shadow: Shadow, left: Collection[str]) -> list[Finding]:
+    """Keys that wait for the end of the statement, which a mirror that writes row by row does not reach."""
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            text=f"{c.name} of {shadow.old.name} is checked at the end of a statement, but rows are mirrored one by one: until cleanup a "
+            "statement of the new version that exchanges its values fails, and one of the old version leaves rows for `zdm verify "
+            "--repair`. A constraint that is INITIALLY DEFERRED has no such trouble",
+            where=shadow.label,
+        )
+        for c in shadow.old.constraints
+        if c.kind in {"primary key", "unique"}
+        and c.name not in left
+        and " DEFERRABLE" in c.definition
+        and not c.definition.endswith(" INITIALLY DEFERRED")
+    ]

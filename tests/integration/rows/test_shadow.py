@@ -213,3 +213,30 @@ def test_what_is_refused(database: Database, extra: str, changes: dict[str, obje
         refused.value.problems
     )
     assert rollout.dump() == before
+
+
+def test_keys_that_are_exchanged_in_one_statement(database: Database) -> None:
+    """Rows are mirrored one by one: what a key lets through until the statement's end is told of, and repaired."""
+    rollout = Rollout(
+        database,
+        Scenario(
+            setup="CREATE TABLE ranks (id int PRIMARY KEY, place int NOT NULL UNIQUE DEFERRABLE,"
+            " late int UNIQUE DEFERRABLE INITIALLY DEFERRED); INSERT INTO ranks SELECT g, g, g FROM generate_series(1, 20) g",
+            operations=(
+                {"shadow_table": {"table": "ranks", "columns": [{"column": "place", "type": "bigint"}]}},
+            ),
+        ),
+    )
+    (told,) = rollout.engine().plan(rollout.migration).findings
+    assert "ranks_place_key of public.ranks is checked at the end of a statement" in told.text
+    rollout.advance_to(State.MIGRATED)
+    exchange = "UPDATE ranks SET {0} = CASE {0} WHEN 1 THEN 2 ELSE 1 END WHERE {0} IN (1, 2)"
+    database.execute(exchange.format("late"))
+    rollout.execute_new(exchange.format("late"))
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        rollout.execute_new(exchange.format("place"))
+    database.execute(exchange.format("place"))
+    assert not rollout.engine().verify("try_it").clean
+    assert rollout.engine().verify("try_it", repair=True).clean
+    rollout.advance_to(State.COMPLETED)
+    assert database.execute("SELECT id, place FROM ranks WHERE id < 3 ORDER BY id") == [(1, 2), (2, 1)]
