@@ -1,12 +1,15 @@
 -- template: parent_released
--- version: 1
--- parameters: parent, link, of_link, users
+-- version: 2
+-- parameters: parent, link, of_link, users, filled
 -- A parent that the old version let go of goes if nothing else refers to it. Whoever is about to refer to it holds its lock, so that
--- it is passed over, or waits for this one's, and makes a new one. Only what the statement sees now can say that: at READ COMMITTED.
+-- it is passed over, or waits for this one's, and makes a new one. One that is used at first sight is not locked, since others may be
+-- about to take it. Only what the statement sees now can say that: at READ COMMITTED. Until every row is filled, one of those that are
+-- not may have it.
 
-        IF NOT zdm_later THEN
+        IF NOT zdm_later AND EXISTS (SELECT {filled}) THEN
           BEGIN
-            PERFORM FROM {parent} AS zdm_p WHERE {of_link} FOR UPDATE SKIP LOCKED;
+            PERFORM FROM {parent} AS zdm_p WHERE {of_link} AND NOT EXISTS (SELECT FROM {link} AS zdm_l WHERE {users})
+            FOR UPDATE SKIP LOCKED;
             IF FOUND THEN
               DELETE FROM {parent} AS zdm_p WHERE {of_link} AND NOT EXISTS (SELECT FROM {link} AS zdm_l WHERE {users});
             END IF;

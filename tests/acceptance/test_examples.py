@@ -39,6 +39,14 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT author_id, action FROM events WHERE id = (SELECT event_id FROM push_event_payloads WHERE ref = 'only new')",
         [(77, 5)],
     ),
+    "gitlab_build_stages": (
+        (
+            "WITH s AS (INSERT INTO ci_stages (pipeline_id, name) VALUES (1, 'only new') RETURNING id, pipeline_id)"
+            " INSERT INTO ci_builds (pipeline_id, name, stage_id) SELECT pipeline_id, 'only new', id FROM s"
+        ),
+        "SELECT stage FROM ci_builds WHERE name = 'only new'",
+        [("only new",)],
+    ),
     "conversation_tags": (
         (
             "WITH c AS (INSERT INTO conversations (user_id, title) SELECT id, 'only new' FROM users WHERE email = 'user1'"

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 
+from zdm.backfill.reference_statements import statements_for
 from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.table import Statements, same_parts, shapes
 from zdm.backfill.worker import LAST_BLOCK, FileChanged, Job, Worker
@@ -141,7 +142,7 @@ def _every(conn: psycopg.Connection[Any], job: Job) -> Iterator[Statements | Row
         yield job.rows
         return
     for one in shapes(conn, job.mapping):
-        yield Statements(job.mapping, one.name)
+        yield statements_for(job.mapping, one.name)
 
 
 def bad_data(conn: psycopg.Connection[Any], job: Job) -> BadData:

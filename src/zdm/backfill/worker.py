@@ -15,8 +15,9 @@ import psycopg
 from zdm.backfill.chunks import Sizer
 from zdm.backfill.options import Hooks, Options
 from zdm.backfill.outcome import Trouble, classify
+from zdm.backfill.reference_statements import ReferenceStatements, statements_for
 from zdm.backfill.row_statements import RowStatements
-from zdm.backfill.table import Shape, Statements, relfilenode, shapes
+from zdm.backfill.table import Shape, relfilenode, shapes
 from zdm.db.session import WORK_MEM, OutcomeUnknown, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
@@ -88,8 +89,13 @@ class Job:
     @property
     def settings(self) -> dict[str, str]:
         """Of every writing transaction. What a crash loses of it, the cursor loses with it."""
-        found = {"synchronous_commit": "off", "work_mem": WORK_MEM, SETTLING: "on", **self.extra}
+        found = self.heard
         return {**found, "session_replication_role": "replica"} if self.silent else found
+
+    @property
+    def heard(self) -> dict[str, str]:
+        """The same where the application's triggers and foreign keys must not be silent."""
+        return {"synchronous_commit": "off", "work_mem": WORK_MEM, SETTLING: "on", **self.extra}
 
 
 class Worker:
@@ -105,7 +111,7 @@ class Worker:
         self.conn = conn
         self._job = job
         self._shape = shape
-        self.statements = job.rows or Statements(job.mapping, shape.name)
+        self.statements = job.rows or statements_for(job.mapping, shape.name)
         self._random = random.Random()  # noqa: S311  # jitter
         self._sizer = Sizer(
             density=shape.density,
@@ -157,28 +163,59 @@ class Worker:
 
     def _chunk(self, start: int, end: int, record: Record, *, careful: bool) -> tuple[int, float, float]:
         """How many rows were filled, and when that began and ended: locks are held from then to the commit."""
-        with self._transaction():
+        with self._transaction(careful=careful):
             statements = self.statements
             if isinstance(statements, RowStatements) and start < self._meeting_until and not careful:
                 statement = statements.fill_meeting(start, end)
             else:
                 statement = statements.fill(start, end, careful=careful)
-            locked = time.perf_counter()
+            locked, left = time.perf_counter(), careful
+            if isinstance(statements, ReferenceStatements) and not careful:
+                with self._heard():
+                    for one in statements.makes(start, end):
+                        self.conn.execute(one)
             rows = self.conn.execute(statement).rowcount
+            if isinstance(statements, ReferenceStatements) and not careful:
+                again = self._rest(statements, start, end)
+                rows, left = rows + (again or 0), again != 0
             filled = time.perf_counter()
             # An expression that raised has left its row failed; the sweep tries it again, and tells of it.
-            self._record(record, end, rows, left=careful)
+            self._record(record, end, rows, left=left)
         return rows, locked, filled
 
+    def _rest(self, statements: ReferenceStatements, start: int, end: int) -> int | None:
+        """Rows that are settled one by one; None where somebody holds what one of them waits for."""
+        try:
+            with self._heard(), self.conn.transaction():
+                return self.conn.execute(statements.rest(start, end)).rowcount
+        except psycopg.errors.LockNotAvailable:
+            return None
+
     @contextmanager
-    def _transaction(self, *, timeout: timedelta | None = None) -> Iterator[None]:
-        """READ COMMITTED whatever the default is, within the budget, the lease guarded before anything else."""
+    def _heard(self) -> Iterator[None]:
+        """Statements for which the application's triggers and foreign keys are not silent: they write another table than the rows'."""
+        if not self._job.silent:
+            yield
+            return
+        self.conn.execute("SET LOCAL session_replication_role = origin")
+        yield
+        self.conn.execute("SET LOCAL session_replication_role = replica")
+
+    @contextmanager
+    def _transaction(self, *, timeout: timedelta | None = None, careful: bool = False) -> Iterator[None]:
+        """READ COMMITTED whatever the default is, within the budget, the lease guarded before anything else.
+
+        Parameters
+        ----------
+        careful: rows are settled by the triggers, which may write another table.
+        """
         options = self._job.options
+        heard = careful and isinstance(self.statements, ReferenceStatements)
         with transaction(
             self.conn,
             lock_timeout=options.lock_timeout,
             statement_timeout=timeout or options.statement_timeout,
-            settings=self._job.settings,
+            settings=self._job.settings if not heard else self._job.heard,
         ):
             self._job.hooks.guard(self.conn.cursor())
             yield
@@ -242,7 +279,9 @@ class Worker:
             begun = time.perf_counter()
             try:
                 # A single row is given all the time it needs.
-                with self._transaction(timeout=timedelta(hours=1) if limit == 1 else None):
+                hour = timedelta(hours=1) if limit == 1 else None
+                careful = careful or isinstance(self.statements, ReferenceStatements)
+                with self._transaction(timeout=hour, careful=careful):
                     statement = self.statements.fill_unlocked(block, block + 1, careful=careful, limit=limit)
                     rows = self.conn.execute(statement).rowcount
                     if rows < limit:
@@ -257,6 +296,12 @@ class Worker:
                 elif trouble in (Trouble.LOCKED, Trouble.CONFLICT) and conflicts < MOST_CONFLICTS:
                     conflicts += 1
                     self._pause(conflicts)
+                elif trouble is Trouble.LOCKED and isinstance(self.statements, ReferenceStatements):
+                    # Not the rows are held, which are passed over, but what they refer to.
+                    with self._transaction():
+                        self._record(record, block + 1, total, left=True)
+                    self._committed(begun, 1, total)
+                    return block + 1
                 else:
                     raise
                 continue
@@ -285,7 +330,7 @@ class Worker:
         while position < end:
             stop = min(end, position + size)
             try:
-                with self._transaction(timeout=timedelta(hours=1) if size == 1 else None):
+                with self._transaction(timeout=timedelta(hours=1) if size == 1 else None, careful=True):
                     row = self.conn.execute(self.statements.retry_failed(position, stop)).fetchone()
                     assert row is not None
                     tried, bad = row

@@ -281,7 +281,7 @@ def _store_contents(conn: psycopg.Connection[Any], rollout: int, plan: Plan) -> 
         tables[mapping.table] = mapping.oid
         tables.setdefault(qualified(mapping.table.schema_, mapping.final_name), None)
     for rows in plan.row_mappings:
-        for side in (rows.old, rows.new):
+        for side in (rows.old, rows.new, *((rows.parent,) if rows.parent is not None else ())):
             tables.setdefault(side.table, side.oid or None)
     with conn.cursor() as cursor:
         cursor.executemany(

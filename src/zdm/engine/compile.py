@@ -17,6 +17,7 @@ from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
 from zdm.engine.parent_mapper import measure_parents
 from zdm.engine.promises import find_promises
+from zdm.engine.reference_mapper import refer
 from zdm.engine.row_mapper import row_mappings
 from zdm.engine.row_measure import measure_rows
 from zdm.engine.row_steps import row_steps
@@ -83,6 +84,7 @@ def compile_plan(
     mapper.fail()
     rows = row_mappings(mapper, mappings.values())
     mapper.fail()
+    mappings, rows = refer(mapper, mappings, rows)
     if measure:
         mapper.measure(mappings)
         for found, asked in zip(rows, draft.rows, strict=True):

@@ -540,7 +540,8 @@ class Mapper:
         """Refuse every group whose mapping loses values of real rows without saying so."""
         for mapping in mappings.values():
             for group in mapping.groups:
-                if not group.two_way or not group.new or group.lookup is not None:
+                # What goes by another table is tried with it, if at all.
+                if not group.two_way or not group.new or group.elsewhere:
                     continue
                 measured = measure_roundtrip(self.conn, mapping, group)
                 found = measured.roundtrip.model_copy(update={"declared_lossy": group.lossy})

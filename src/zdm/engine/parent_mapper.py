@@ -10,7 +10,7 @@ from zdm.db.session import transaction
 from zdm.engine.mapper import Mapper
 from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression
-from zdm.model.names import QualifiedName
+from zdm.model.names import QualifiedName, qualified
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide
 from zdm.operations.rows import DraftRows, DraftSide
@@ -26,14 +26,14 @@ def parent_mapping(
     """The checked mapping; problems are collected in the mapper."""
     parent = draft.parent
     assert parent is not None
-    del taken  # links have a table of their own
+    in_place = draft.new.table == draft.old.table
     before = len(mapper.problems)
     old, label = draft.old, draft.operation
     own = [CheckColumn(name, name, type_, collation) for name, type_, collation in old.readable]
     theirs = [CheckColumn(n, f"{PARENT}{n}", t, c) for n, t, c in parent.side.readable]
     # A name means the parent's column, where it has one of that name.
     inner = {column.shown_name for column in theirs}
-    both = [*theirs, *(column for column in own if column.shown_name not in inner)]
+    both = [*theirs, *(column for column in own if column.shown_name not in inner and not in_place)]
     types = {name: (type_, collation) for name, type_, collation in parent.side.readable}
     natural = mapper.check(
         old.table.name,
@@ -60,11 +60,26 @@ def parent_mapping(
             mapper.problems.append(
                 Problem(f"{draft.where!r} is of type {where.type}; a condition is needed", label)
             )
+    if in_place:
+        mapper.problems += [
+            Problem(
+                f"what {name} of {old.table} is empty with reads {', '.join(empty.columns)}; with `reference` it is the same for every row",
+                label,
+                "Give a constant, or NULL.",
+            )
+            for name, empty in empties.items()
+            if empty.columns
+        ]
     if len(mapper.problems) > before:
         return None
+    id_ = draft.new.table
+    if in_place:
+        id_ = qualified(id_.schema_, f"{id_.name} by {', '.join(parent.reference)}")
+        if id_ in taken:
+            id_ = qualified(id_.schema_, f"{id_.name} ({number})")
     comparisons = tuple(type_comparison(mapper.conn, *types[name]) for name in parent.side.key)
     return RowMapping(
-        id=draft.new.table,
+        id=id_,
         number=number,
         operation=label,
         old=_side(
@@ -95,6 +110,7 @@ def parent_mapping(
             identity=tuple(parent.identity),
             identity_types=tuple(types[name][0] for name in parent.identity),
             reference=tuple(parent.reference),
+            foreign_key=parent.foreign_key,
             unused=parent.unused,
         ),
         where=where,

@@ -135,7 +135,7 @@ def _unfilled(columns: Sequence[str], mapping: TableMapping | None) -> bool:
     there = {c.physical for c in mapping.old_columns}
     # What is looked up elsewhere is looked up in what is not there before preparation.
     derived = {
-        n.name for group in mapping.groups for n in group.new if n.up is not None and group.lookup is None
+        n.name for group in mapping.groups for n in group.new if n.up is not None and not group.elsewhere
     }
     return not set(columns) <= there | derived
 
@@ -149,7 +149,7 @@ def _planned(table: QualifiedName, mapping: TableMapping | None, draft: Draft) -
         new.name: sql.SQL("CAST({} AS {})").format(render(new.up), sql.SQL(new.type))
         for group in mapping.groups
         for new in group.new
-        if new.up is not None and group.lookup is None
+        if new.up is not None and not group.elsewhere
     }
     return Source(table, derived, mapping.key)
 

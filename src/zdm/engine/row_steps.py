@@ -11,6 +11,9 @@ from zdm.sql.row_objects import Side
 
 def row_steps(mapping: RowMapping) -> list[Step]:
     """Every step of one mapping but the end of the old side's triggers, which the swap of its table drops."""
+    if mapping.in_place:
+        # The rows are their table's to fill and to compare.
+        return [*(_sync(mapping, side) for side in _installed(mapping)), *_end(mapping)]
     return [
         *(_sync(mapping, side) for side in _installed(mapping)),
         Step(
@@ -47,9 +50,12 @@ def _installed(mapping: RowMapping) -> tuple[Side, ...]:
 
 def _sync(mapping: RowMapping, side: Side) -> Step:
     table, other = mapping.side(side).table, mapping.other(side).table
+    title = f"mirror what is written to {table} in {other}"
+    if mapping.in_place and side == "old" and mapping.parent is not None:
+        title = f"make what finds the rows of {mapping.parent.table} that rows of {table} refer to"
     return Step(
         id=f"preparation.{mapping.id}.mirror.{side}",
-        title=f"mirror what is written to {table} in {other}",
+        title=title,
         phase=Phase.PREPARATION,
         stage=Stage.SYNC,
         operation=mapping.operation,

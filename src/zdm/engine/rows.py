@@ -207,7 +207,11 @@ def _repair(work: Work, executor: Executor, table: QualifiedName) -> int:
     mapping = work.rows(table)
     if mapping is None:
         return repair(
-            executor.connect, work.mapping(table), work.rollout.authority, guard=executor.lease.guard
+            executor.connect,
+            work.mapping(table),
+            work.rollout.authority,
+            guard=executor.lease.guard,
+            rollout=work.rollout.id,
         )
     return repair_rows(
         executor.connect, mapping, work.rollout.id, work.rollout.authority, guard=executor.lease.guard

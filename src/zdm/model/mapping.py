@@ -123,6 +123,32 @@ class Lookup(Value):
     depth: int = 1
 
 
+class SharedParent(Value):
+    """The row of a shared table that a group's new columns refer to: what the old side says is its natural key.
+
+    `up` and `down` of the group's columns only read that table. Whoever writes a row calls the functions of a row mapping instead,
+    which make the parent where there is none, and lock it.
+
+    Parameters
+    ----------
+    number: the row mapping's.
+    key: the natural key.
+    key_types / key_values: its types, and what it is over the old version's row.
+    where: over the same: which rows have a parent; those for which no value is NULL, if not given.
+    identity: what the new columns equal, in their order.
+    exact: what a parent says leads back to that parent, whatever it says.
+    """
+
+    number: int
+    table: QualifiedName
+    key: tuple[str, ...]
+    key_types: tuple[str, ...]
+    key_values: tuple[Expression, ...]
+    where: Expression | None = None
+    identity: tuple[str, ...]
+    exact: bool = False
+
+
 class ColumnGroup(Value):
     """Columns that are mapped together: `change_type` has one on each side, `split_column` one old and several new.
 
@@ -130,6 +156,7 @@ class ColumnGroup(Value):
     ----------
     pairs: the group is a key that gets a value of its own in each version, and this view of zdm's shows both.
     lookup: the group refers to a row by such a key.
+    parent: the new columns refer to a row of a shared table.
     """
 
     name: str
@@ -140,6 +167,12 @@ class ColumnGroup(Value):
     conflict: Conflict = Conflict.REFUSE
     pairs: QualifiedName | None = None
     lookup: Lookup | None = None
+    parent: SharedParent | None = None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether both ways go by another table, which may not be there, or hold other rows, before preparation."""
+        return self.lookup is not None or self.parent is not None
 
     @property
     def bit(self) -> int:

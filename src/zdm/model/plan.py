@@ -85,7 +85,7 @@ class Plan(Value):
     def verified(self) -> tuple[QualifiedName, ...]:
         """What the verification looks at: tables whose rows are mapped or promised something, and row mappings."""
         tables = tuple(m.table for m in self.mappings if m.needs_sync or self.promised(m.table))
-        return tables + tuple(rows.id for rows in self.row_mappings)
+        return tables + tuple(rows.id for rows in self.row_mappings if not rows.in_place)
 
     def mapping(self, table: QualifiedName) -> TableMapping:
         """The mapping of `table` (by its old name). Raises KeyError if the plan does not map it."""
@@ -101,7 +101,8 @@ class Plan(Value):
     @property
     def passes(self) -> tuple[QualifiedName, ...]:
         """What is filled and compared, as catalog and gates call it: tables whose rows are mapped, and row mappings."""
-        return tuple(m.table for m in self.mappings if m.needs_sync) + tuple(r.id for r in self.row_mappings)
+        rows = tuple(r.id for r in self.row_mappings if not r.in_place)
+        return tuple(m.table for m in self.mappings if m.needs_sync) + rows
 
     def of(self, phase: Phase) -> tuple[Step, ...]:
         """The steps of one phase, in the order they run."""

@@ -163,7 +163,8 @@ class UnusedParents(StrEnum):
 class ParentSide(RowSide):
     """The shared table of a mapping of many to one: rows that are found, or made, by their natural key (`key`).
 
-    The mapping's old side then has the values, its new side the links: rows of the source's key and the parent's.
+    The mapping's old side then has the values, its new side the links: rows of the source's key and the parent's. Where the
+    source's row refers to the parent itself, the new side is the source, and its own triggers keep both sides of a row in step.
     `key_values` are over the source's row; `value` and `cleared` of the old side's columns over the source's row and, as
     `PARENT` marks them, the parent's.
 
@@ -171,6 +172,8 @@ class ParentSide(RowSide):
     ----------
     identity: what links refer to: its primary key, as a rule generated.
     reference: the links' columns that equal it, in the same order.
+    foreign_key: the name of the reference's constraint.
+    marker / bit: of a reference in the source's own row: the column and its bit that say that the new version wrote it last.
     """
 
     identity: tuple[str, ...]
@@ -179,6 +182,9 @@ class ParentSide(RowSide):
     unused: UnusedParents = UnusedParents.KEEP
     comparisons: tuple[Comparison, ...] = ()
     """How the natural key's columns are compared."""
+    foreign_key: str = ""
+    marker: str = ""
+    bit: int = 0
 
 
 class RowsRef(Value):
@@ -298,8 +304,13 @@ class RowMapping(Value):
     @property
     def tables(self) -> tuple[QualifiedName, ...]:
         """Every table that carries its triggers."""
-        found = (self.old.table, self.new.table)
+        found = (self.old.table, *(() if self.in_place else (self.new.table,)))
         return found if self.parent is None else (*found, self.parent.table)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the source's rows refer to the parent themselves: they are settled, filled and compared with their table."""
+        return self.parent is not None and bool(self.parent.marker)
 
     @property
     def joins(self) -> bool:

@@ -1,4 +1,4 @@
-"""normalise: a value of a table's rows becomes a row of a table that they share, and a link to it."""
+"""normalise: a value of a table's rows becomes a row of a table that they share, and a reference or a link to it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from psycopg import sql
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from zdm.errors import Problem
-from zdm.model.names import QualifiedName, Value, fit
+from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind, UnusedParents
 from zdm.model.sample import Scenario
-from zdm.model.step import Phase, Stage, Step, Transaction
+from zdm.model.step import Phase, Step, Transaction
 from zdm.model.table import Column
 from zdm.operations import ddl
-from zdm.operations.add_foreign_key import ForeignKey
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
-from zdm.operations.params import Name, Sql, TableName, by_name, find_column, find_shape
+from zdm.operations.params import Name, Sql, TableName, by_name, find_column, find_shape, names_too
+from zdm.operations.parent_link import LinkTable
+from zdm.operations.parent_reference import ReferenceColumns
 from zdm.operations.rows import DraftMirrored, DraftParent, DraftRows, DraftSide
-from zdm.operations.shape import ShapeColumn, TableShape
-from zdm.operations.target import readable, unique_over
+from zdm.operations.shape import DraftGroup, DraftNew, ShapeColumn, TableShape
+from zdm.operations.shared_parent import (
+    Made,
+    ParentTable,
+    Wanted,
+    finishing,
+    found_parent,
+    made_parent,
+    refuse_to_remove,
+)
+from zdm.operations.target import readable
 
 
 class HeldColumn(Value):
@@ -43,54 +51,17 @@ class HeldColumn(Value):
     )
 
 
-class ParentTable(Value):
-    """The shared table to make."""
-
-    columns: tuple[TableColumn, ...] = Field(
-        min_length=1, description="its columns, those of `values` included"
-    )
-    primary_key: tuple[Name, ...] = Field(min_length=1, description="the primary key's columns")
-    unique: tuple[UniqueKey, ...] = Field(
-        default=(), description="unique constraints besides the one over the columns of `values`"
-    )
-    checks: tuple[Check, ...] = Field(default=(), description="check constraints")
-    foreign_keys: tuple[ForeignKey, ...] = Field(default=(), description="foreign keys")
-    indexes: tuple[tuple[Name, ...], ...] = Field(default=(), description="columns of further indexes")
-    comment: str | None = Field(default=None, description="its comment")
-    grants: dict[Name, tuple[Privilege, ...]] = Field(
-        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
-    )
-
-
-class LinkTable(Value):
-    """The table that says which parent a row has: it is made, with foreign keys to both that cascade."""
-
-    table: TableName = Field(description="its name")
-    source: dict[Name, Name] = Field(
-        min_length=1, description="its columns that name the row, and the row's key columns that they equal"
-    )
-    parent: dict[Name, Name] = Field(
-        min_length=1, description="its columns that name the parent, and the parent's primary key columns"
-    )
-    columns: tuple[TableColumn, ...] = Field(default=(), description="columns of its own")
-    indexes: tuple[tuple[Name, ...], ...] = Field(
-        default=(), description="columns of further indexes; those that name the parent have one"
-    )
-    comment: str | None = Field(default=None, description="its comment")
-    grants: dict[Name, tuple[Privilege, ...]] = Field(
-        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
-    )
-
-
 class Normalise(Operation):
-    """Replace a value that many rows repeat by a row of a shared table, found or made by its natural key, and a link to it."""
+    """Replace a value that many rows repeat by a row of a shared table, found or made by its natural key, and a reference to it."""
 
     kind: ClassVar[str] = "normalise"
     summary: ClassVar[str] = "turn a repeated value into a row of a shared table"
 
     table: TableName = Field(description="the table whose rows hold the value")
     columns: tuple[HeldColumn, ...] = Field(
-        min_length=1, description="where the old version holds it, by name or in detail"
+        min_length=1,
+        description="where the old version holds it, by name or in detail",
+        json_schema_extra=names_too,
     )
     parent: TableName = Field(description="the shared table")
     values: dict[Name, Sql] = Field(
@@ -101,7 +72,10 @@ class Normalise(Operation):
         default=None,
         description="which rows have a parent, over the old version's columns; those for which no value is NULL, if not given",
     )
-    link: LinkTable = Field(description="the table that links rows with parents")
+    reference: ReferenceColumns | None = Field(
+        default=None, description="columns that `table` gets, which refer to the parent; or `link`"
+    )
+    link: LinkTable | None = Field(default=None, description="the table that links rows with parents")
     create: ParentTable | None = Field(
         default=None, description="make `parent`; without it, `parent` exists already"
     )
@@ -170,6 +144,100 @@ class Normalise(Operation):
             after="SELECT EXISTS (SELECT FROM customer_countries) AND NOT EXISTS (SELECT FROM information_schema.columns"
             " WHERE table_schema = current_schema() AND table_name = 'customers' AND column_name = 'country')",
         ),
+        Scenario(
+            setup="CREATE TABLE products (id bigserial PRIMARY KEY, label text NOT NULL, category varchar(40));"
+            " INSERT INTO products (label, category) SELECT 'p' || g, (ARRAY['Books', 'Tools', 'Toys', NULL])[g % 4 + 1]"
+            " FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "normalise": {
+                        "table": "products",
+                        "columns": ["category"],
+                        "parent": "categories",
+                        "values": {"title": "category"},
+                        "create": {
+                            "columns": [
+                                {"name": "id", "type": "bigint", "identity": "by default"},
+                                {"name": "title", "type": "varchar(40)"},
+                                {"name": "seen", "type": "timestamptz", "not_null": True, "default": "now()"},
+                            ],
+                            "primary_key": ["id"],
+                        },
+                        "reference": {"columns": {"category_id": "id"}, "on_delete": "set null"},
+                        "unused": "remove",
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO products (label, category) VALUES ('old {n}', 'Kind ' || {n} % 5)",
+                "UPDATE products SET category = 'Kind ' || {n} % 7 WHERE id = {n} % 300 + 1",
+                "UPDATE products SET category = NULL WHERE id = {n} % 300 + 1",
+                "UPDATE products SET label = 'x{n}' WHERE id = {n} % 300 + 1",
+                "DELETE FROM products WHERE id = (SELECT max(id) FROM products WHERE id > 300 AND label LIKE 'old%')",
+            ),
+            new_writes=(
+                (
+                    "WITH c AS (INSERT INTO categories (title) VALUES ('New ' || {n}) RETURNING id)"
+                    " INSERT INTO products (label, category_id) SELECT 'new {n}', id FROM c"
+                ),
+                "INSERT INTO products (label, category_id) VALUES ('none {n}', NULL)",
+                "UPDATE categories SET title = 'Renamed {n}' WHERE title = (SELECT min(title) FROM categories WHERE title LIKE 'New%')",
+                "DELETE FROM categories WHERE title = 'Renamed ' || ({n} - 5)",
+            ),
+            old_reads=("SELECT id, label, category FROM products LIMIT 5",),
+            new_reads=(
+                "SELECT p.label, c.title FROM products p LEFT JOIN categories c ON c.id = p.category_id LIMIT 5",
+            ),
+            agree="SELECT NOT EXISTS (SELECT FROM public.products p LEFT JOIN categories c ON c.id = p.category_id"
+            " WHERE p.category IS DISTINCT FROM c.title)",
+            after="SELECT EXISTS (SELECT FROM products WHERE category_id IS NOT NULL) AND NOT EXISTS"
+            " (SELECT FROM information_schema.columns WHERE table_schema = current_schema() AND table_name = 'products'"
+            " AND column_name = 'category')",
+        ),
+        # The natural key has a column that stays, the new version has a parent for every row, and its end takes the rows along.
+        Scenario(
+            setup="CREATE TABLE hosts (id bigserial PRIMARY KEY, tenant int NOT NULL, label text NOT NULL, zone text NOT NULL);"
+            " CREATE TABLE zones (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, tenant int NOT NULL, name text NOT NULL,"
+            " colour text NOT NULL DEFAULT 'grey', UNIQUE (tenant, name));"
+            " INSERT INTO zones (tenant, name, colour) VALUES (1, 'north', 'red'), (7, 'far', 'blue');"
+            " INSERT INTO hosts (tenant, label, zone) SELECT g % 3, 'h' || g, (ARRAY['north', 'south'])[g % 2 + 1]"
+            " FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "normalise": {
+                        "table": "hosts",
+                        "columns": ["zone"],
+                        "parent": "zones",
+                        "values": {"tenant": "tenant", "name": "zone"},
+                        "reference": {
+                            "columns": {"zone_id": "id"},
+                            "not_null": True,
+                            "on_delete": "cascade",
+                        },
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO hosts (tenant, label, zone) VALUES ({n} % 3, 'old {n}', 'zone ' || {n} % 5)",
+                "UPDATE hosts SET zone = 'zone ' || {n} % 7 WHERE id = {n} % 300 + 1",
+                "UPDATE hosts SET tenant = ({n} + 1) % 3 WHERE id = {n} % 300 + 1",
+                "UPDATE hosts SET label = 'x{n}' WHERE id = {n} % 300 + 1",
+            ),
+            new_writes=(
+                (
+                    "WITH z AS (INSERT INTO zones (tenant, name) VALUES (1, 'new {n}') RETURNING id)"
+                    " INSERT INTO hosts (tenant, label, zone_id) SELECT 1, 'new {n}', id FROM z"
+                ),
+                "UPDATE zones SET name = 'renamed {n}' WHERE name = (SELECT min(name) FROM zones WHERE name LIKE 'new%')",
+                "DELETE FROM zones WHERE name = 'renamed ' || ({n} - 5)",
+            ),
+            old_reads=("SELECT id, label, zone FROM hosts LIMIT 5",),
+            new_reads=("SELECT h.label, z.name FROM hosts h JOIN zones z ON z.id = h.zone_id LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM public.hosts h LEFT JOIN zones z ON z.id = h.zone_id"
+            " WHERE (h.tenant, h.zone) IS DISTINCT FROM (z.tenant, z.name))"
+            " AND EXISTS (SELECT FROM zones WHERE tenant = 1 AND name = 'north' AND colour = 'red')",
+            after="SELECT bool_and(zone_id IS NOT NULL) FROM hosts",
+        ),
     )
 
     @field_validator("columns", mode="before")
@@ -182,16 +250,29 @@ class Normalise(Operation):
             return (self.table, self.parent)
         return (self.table, *(key.references.table for key in self.create.foreign_keys))
 
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Normalise:
+        if (self.link is None) == (self.reference is None):
+            raise ValueError(
+                "a row has its parent either by a `reference`, columns of the table itself, or by a `link`, a table between the two: "
+                f"{'neither is' if self.link is None else 'both are'} given"
+            )
+        return self
+
     def types(self) -> Sequence[str]:
         made = self.create.columns if self.create is not None else ()
-        return tuple(c.type for c in (*made, *self.link.columns))
+        return tuple(c.type for c in (*made, *(self.link.columns if self.link is not None else ())))
 
     def names(self, draft: Draft) -> Sequence[QualifiedName]:
-        wanted = [self.link.table, *([self.parent] if self.create is not None else [])]
+        wanted = [self.parent] if self.create is not None else []
         try:
-            return tuple(draft.name(name) for name in wanted)
+            found = [draft.name(name) for name in (*wanted, *([self.link.table] if self.link else []))]
+            if self.reference is not None:
+                table = draft.name(self.table)
+                found.append(qualified(table.schema_, self.reference.index_name(table)))
         except ValueError:
             return ()
+        return tuple(found)
 
     # --- what it means ------------------------------------------------------------------------------------------------
 
@@ -201,20 +282,112 @@ class Normalise(Operation):
         if shape is None:
             return problems
         held = self._held(shape, problems)
-        self._check_key(shape, problems)
-        side = (
-            self._made_parent(draft, label, problems) if self.create else self._found_parent(draft, problems)
-        )
+        if self.link is not None:
+            self.link.check(shape, [found.column for found in self.columns], problems)
+        made: list[Made] = []
+        side = self._parent(draft, shape, label, made, problems)
         if side is None or problems:
             return problems
-        link = self._made_link(draft, shape, side, label, problems)
-        if link is None or problems:
-            return problems
+        if self.link is not None:
+            link = self.link.make(draft, shape, side, label, problems)
+            if link is None or problems:
+                return problems
+            new, one = link
+            made.append(one)
+            draft.rows.append(self._rows(shape, held, side, new, label))
+            shape.removed += [column.physical for found, column, _ in held if not found.keep]
+            refer: list[DraftNew] = []
+        else:
+            refer = self._refer(draft, shape, held, side, label, problems)
+            if problems:
+                return problems
+            new = side
+        for found, column, _ in held:
+            if not found.keep:
+                shape.columns.remove(column)
+        draft.memo[label] = (shape, side, new, refer, made)
+        draft.findings += self._notes(side, held)
+        return []
+
+    def _parent(
+        self, draft: Draft, shape: TableShape, label: str, made: list[Made], problems: list[Problem]
+    ) -> DraftSide | None:
+        link, reference = self.link, self.reference
+        pairs = link.parent if link is not None else reference.columns if reference is not None else {}
+        wanted = Wanted(
+            table=self.parent,
+            natural=tuple(self.values),
+            identity=tuple(pairs.values()),
+            said="link.parent" if link is not None else "reference",
+        )
+        if self.create is None:
+            side = found_parent(draft, wanted, shape, problems)
+            if side is not None and self.unused is UnusedParents.REMOVE:
+                refuse_to_remove(draft.tables[side.table], problems)
+            return side
+        found = made_parent(draft, wanted, self.create, label, problems)
+        if found is None:
+            return None
+        side, one = found
+        made.append(one)
+        return side
+
+    def _refer(
+        self,
+        draft: Draft,
+        shape: TableShape,
+        held: Sequence[tuple[HeldColumn, ShapeColumn, Column]],
+        side: DraftSide,
+        label: str,
+        problems: list[Problem],
+    ) -> list[DraftNew]:
+        assert self.reference is not None
+        at = min(shape.columns.index(column) for _, column, _ in held)
+        news = self.reference.add(draft, shape, side, at, [column.name for _, column, _ in held], problems)
+        if problems:
+            return []
+        new = DraftSide(
+            table=shape.name,
+            oid=shape.table.oid,
+            kind=SideKind.COLUMNS,
+            key=list(shape.table.key),
+            columns=[],
+            readable=readable(shape.table),
+        )
+        draft.rows.append(self._rows(shape, held, side, new, label, refer=news))
+        shape.groups.append(
+            DraftGroup(
+                name=", ".join(column.name for _, column, _ in held),
+                operation=label,
+                old={column.physical: None for _, column, _ in held},
+                new=news,
+                lossy=self.lossy,
+                parent=len(draft.rows),
+            )
+        )
+        return news
+
+    def _rows(
+        self,
+        shape: TableShape,
+        held: Sequence[tuple[HeldColumn, ShapeColumn, Column]],
+        side: DraftSide,
+        new: DraftSide,
+        label: str,
+        refer: Sequence[DraftNew] = (),
+    ) -> DraftRows:
+        if self.link is not None:
+            key, pairs = list(self.link.source.values()), self.link.parent
+            foreign_key = self.link.key_name(new.table, pairs)
+        else:
+            assert self.reference is not None
+            key, pairs = list(shape.table.key), self.reference.columns
+            foreign_key = self.reference.key_name(shape)
         old = DraftSide(
             table=shape.name,
             oid=shape.table.oid,
             kind=SideKind.COLUMNS,
-            key=list(self.link.source.values()),
+            key=key,
             columns=[
                 DraftMirrored(
                     name=column.name,
@@ -228,42 +401,35 @@ class Normalise(Operation):
             ],
             readable=readable(shape.table),
         )
-        draft.rows.append(
-            DraftRows(
-                operation=label,
-                old=old,
-                new=link,
-                where=self.where,
-                parent=DraftParent(
-                    side=side,
-                    values=list(self.values.values()),
-                    identity=list(self.link.parent.values()),
-                    reference=list(self.link.parent),
-                    unused=self.unused,
-                    lossy=self.lossy,
-                ),
-            )
+        return DraftRows(
+            operation=label,
+            old=old,
+            new=new,
+            where=self.where,
+            parent=DraftParent(
+                side=side,
+                values=list(self.values.values()),
+                identity=list(pairs.values()),
+                reference=[column.physical for column in refer] or list(pairs),
+                foreign_key=foreign_key,
+                unused=self.unused,
+                lossy=self.lossy,
+            ),
         )
-        for found, column, _ in held:
-            if not found.keep:
-                shape.columns.remove(column)
-                shape.removed.append(column.physical)
-        draft.memo[label] = (shape, side, link)
-        draft.findings += self._notes(side, held)
-        return []
 
     def _notes(
         self, side: DraftSide, held: Sequence[tuple[HeldColumn, ShapeColumn, Column]]
     ) -> Iterable[Finding]:
         texts = [
-            (
-                f"until cleanup a row of {self.table} has one row of {self.link.table} at most: the old version holds one value, so a "
-                "transaction that ends with several is refused"
-            ),
             f"a rollback carries back which row of {side.table} a row has, by {', '.join(self.values)}; other columns of {side.table}, "
             f"and rows of it that no row of {self.table} has, have no old form"
             + (" and go" if side.created else "; what was added to it stays"),
         ]
+        if self.link is not None:
+            texts.append(
+                f"until cleanup a row of {self.table} has one row of {self.link.table} at most: the old version holds one value, so a "
+                "transaction that ends with several is refused"
+            )
         kept = [column.name for found, _, column in held if found.keep]
         if kept:
             texts.append(
@@ -314,255 +480,50 @@ class Normalise(Operation):
                         rule="missing-down",
                     )
                 )
-            if original.not_null and original.default is None and not found.keep:
+            if self.reference is not None and shape.group_of(column.physical) is not None:
+                problems.append(
+                    Problem(
+                        f"column {original.name} of {shape.name} is written by an earlier operation of this migration",
+                        remedy="Change it in one migration, and normalise it in the next.",
+                    )
+                )
+            if self.reference is not None and found.keep:
+                problems.append(
+                    Problem(
+                        f"column {original.name} is kept, and would say the same as the reference",
+                        remedy="Use a `link`; or give the value a column of its own first (extract_json), and normalise that.",
+                    )
+                )
+            always = self.reference is not None and (self.reference.not_null or found.empty is not None)
+            if original.not_null and original.default is None and not found.keep and not always:
                 problems.append(
                     Problem(
                         f"column {original.name} of {shape.name} is NOT NULL without a default: rows that the new version inserts "
                         "have no value for it",
-                        remedy="Give it a default first, for which `where` is false.",
+                        remedy="Give it a default first, for which `where` is false."
+                        if self.reference is None
+                        else "Say with `empty` what it holds for a row without a parent, or let every row have one (`not_null`).",
                         rule="missing-down",
                     )
                 )
             held.append((found, column, original))
         return held
 
-    def _check_key(self, shape: TableShape, problems: list[Problem]) -> None:
-        wanted = tuple(self.link.source.values())
-        if not unique_over(shape.table, wanted):
-            problems.append(
-                Problem(
-                    f"({', '.join(wanted)}) is no unique key of {shape.name} whose columns are NOT NULL",
-                    remedy=f"Use its key ({', '.join(shape.table.key)})."
-                    if shape.table.key
-                    else "Add a primary key first.",
-                    rule="no-key",
-                )
-            )
-        dropped = {found.column for found in self.columns}
-        problems.extend(
-            Problem(f"column {name} is both normalised and part of the key")
-            for name in wanted
-            if name in dropped
-        )
-
-    def _made_parent(self, draft: Draft, label: str, problems: list[Problem]) -> DraftSide | None:
-        create = self.create
-        assert create is not None
-        names = {c.name for c in create.columns}
-        problems.extend(
-            Problem(f"there is no column {name} in {self.parent}", rule="unknown-column")
-            for name in self.values
-            if name not in names
-        )
-        unique = [key for key in create.unique if set(key.columns) == set(self.values)]
-        made = CreateTable(
-            name=self.parent,
-            columns=tuple(
-                c.model_copy(update={"not_null": True}) if c.name in self.values else c
-                for c in create.columns
-            ),
-            primary_key=create.primary_key,
-            unique=create.unique if unique else (UniqueKey(columns=tuple(self.values)), *create.unique),
-            checks=create.checks,
-            foreign_keys=create.foreign_keys,
-            comment=create.comment,
-            grants=create.grants,
-        )
-        if tuple(self.link.parent.values()) != create.primary_key:
-            problems.append(
-                Problem(
-                    f"`link.parent` names {', '.join(self.link.parent.values())} of {self.parent}, whose primary key is "
-                    f"{', '.join(create.primary_key)}",
-                    remedy="Let it name the primary key's columns, in their order.",
-                    rule="no-key",
-                )
-            )
-        problems.extend(
-            Problem(
-                f"column {c.name} of {self.parent} is NOT NULL without a default: rows made of the old version's values have none for it",
-                remedy="Give it a default, or add it to `values`.",
-            )
-            for c in create.columns
-            if (c.not_null or c.name in create.primary_key)
-            and c.name not in self.values
-            and c.default is None
-            and c.identity is None
-            and c.generated is None
-        )
-        problems += made.apply(draft, f"{label}/parent")
-        draft.memo[f"{label}/made"] = [(f"{label}/parent", made, create.indexes)]
-        if problems:
-            return None
-        return DraftSide(
-            table=draft.name(self.parent),
-            oid=0,
-            kind=SideKind.ROWS,
-            key=list(self.values),
-            columns=[],
-            readable=[(c.name, draft.type(c.type), c.collation) for c in made.columns],
-            created=True,
-        )
-
-    def _found_parent(self, draft: Draft, problems: list[Problem]) -> DraftSide | None:
-        other = find_shape(draft, self.parent, problems, ordinary=True)
-        if other is None:
-            return None
-        table = other.table
-        if other.groups or other.removed or other.added or other.final_name != other.name.name:
-            problems.append(
-                Problem(
-                    f"table {other.name} is changed by this migration, and gets rows by it",
-                    remedy="Change it in one migration, and normalise in the next.",
-                )
-            )
-        for name in self.values:
-            find_column(other, name, problems)
-        for what, names in (
-            ("the natural key", tuple(self.values)),
-            ("what links refer to", tuple(self.link.parent.values())),
-        ):
-            if not unique_over(table, names):
-                problems.append(
-                    Problem(
-                        f"({', '.join(names)}), {what}, is no unique key of {table.name} whose columns are NOT NULL",
-                        remedy="Add the unique constraint first; without it two rows could be made for one value.",
-                        rule="no-key",
-                    )
-                )
-        problems.extend(
-            Problem(
-                f"column {c.name} of {table.name} is NOT NULL without a default: rows made of the old version's values have none for it",
-                remedy="Give it a default first.",
-            )
-            for c in table.columns
-            if c.not_null
-            and c.name not in self.values
-            and c.default is None
-            and not c.identity
-            and not c.generated
-        )
-        mine = draft.shape(self.table)
-        if mine is not None and mine.table.owner != table.owner:
-            problems.append(
-                Problem(
-                    f"{table.name} belongs to {table.owner}, {mine.name} to {mine.table.owner}: what mirrors one in the other has the "
-                    "rights of one of them only",
-                    remedy="Give both to one role first.",
-                    rule="not-owner",
-                )
-            )
-        if other.name == draft.name(self.table):
-            problems.append(Problem("a table cannot be the parent of its own rows"))
-        return DraftSide(
-            table=table.name,
-            oid=table.oid,
-            kind=SideKind.ROWS,
-            key=list(self.values),
-            columns=[],
-            readable=readable(table),
-        )
-
-    def _made_link(
-        self, draft: Draft, shape: TableShape, parent: DraftSide, label: str, problems: list[Problem]
-    ) -> DraftSide | None:
-        types = {name: type_ for name, type_, _ in parent.readable}
-        own = {c.name: c.type for c in shape.table.columns}
-        keys = [
-            *(
-                TableColumn(name=n, type=own[c], not_null=True)
-                for n, c in self.link.source.items()
-                if c in own
-            ),
-            *(
-                TableColumn(name=n, type=types[c], not_null=True)
-                for n, c in self.link.parent.items()
-                if c in types
-            ),
-        ]
-        problems.extend(
-            Problem(
-                f"column {c.name} of {self.link.table} is NOT NULL without a default: rows made of the old version's values have none for it",
-                remedy="Give it a default.",
-            )
-            for c in self.link.columns
-            if c.not_null and c.default is None and c.identity is None and c.generated is None
-        )
-        made = CreateTable(
-            name=self.link.table,
-            columns=(*keys, *self.link.columns),
-            primary_key=(*self.link.source, *self.link.parent),
-            comment=self.link.comment,
-            grants=self.link.grants,
-        )
-        problems += made.apply(draft, f"{label}/link")
-        if problems:
-            return None
-        # What a parent's rename and its end look for, from the first moment.
-        indexes = (tuple(self.link.parent), *(i for i in self.link.indexes if i != tuple(self.link.parent)))
-        draft.memo.setdefault(f"{label}/made", []).append((f"{label}/link", made, indexes))
-        return DraftSide(
-            table=draft.name(self.link.table),
-            oid=0,
-            kind=SideKind.ROWS,
-            key=list(self.link.source),
-            columns=[],
-            readable=[(c.name, draft.type(c.type), c.collation) for c in made.columns],
-            created=True,
-        )
-
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
-        shape, parent, link = context.draft.memo[context.label]
+        shape, parent, new, refer, tables = context.draft.memo[context.label]
         steps: list[Step] = []
-        for label, made, indexes in context.draft.memo[f"{context.label}/made"]:
-            name = context.draft.name(made.name)
-            for step in made.plan(phase, replace(context, label=label)):
+        for made in tables:
+            name = context.draft.name(made.table.name)
+            for step in made.table.plan(phase, replace(context, label=made.label)):
                 update: dict[str, object] = {"operation": context.label}
                 action = step.action
                 if isinstance(action, Transaction) and step.id.endswith(".create_table"):
-                    update["action"] = action.model_copy(
-                        update={
-                            "statements": (*action.statements, *_finishing(name, indexes, shape.table.owner))
-                        }
-                    )
+                    more = finishing(name, made.indexes, shape.table.owner)
+                    update["action"] = action.model_copy(update={"statements": (*action.statements, *more)})
                 steps.append(step.model_copy(update=update))
-        if phase is Phase.PREPARATION:
-            # From the first moment: only the server sees a link that was made since the snapshot in which its parent is removed.
-            steps += self._foreign_key(phase, link, self.link.parent, parent.table, context.label)
-        if phase is Phase.MIGRATION:
-            steps += self._foreign_key(phase, link, self.link.source, shape.name, context.label)
-        return steps
-
-    def _foreign_key(
-        self, phase: Phase, link: DraftSide, columns: dict[str, str], references: QualifiedName, label: str
-    ) -> list[Step]:
-        name = fit(f"{link.table.name}_{'_'.join(columns)}_fkey")
-        body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE CASCADE").format(
-            ddl.idents(columns), ddl.table(references), ddl.idents(columns.values())
-        )
-        return ddl.checked_constraint(
-            step_id=f"{phase.value}.{link.table}.add_foreign_key.{name}",
-            phase=phase,
-            stage=Stage.TABLES if phase is Phase.PREPARATION else Stage.INDEXES,
-            operation=label,
-            on=link.table,
-            name=name,
-            body=body,
-            references=references,
-            naive="create-table-with-foreign-key",
-        )
-
-
-def _finishing(name: QualifiedName, indexes: Iterable[Sequence[str]], owner: str) -> list[str]:
-    """What a table that is still empty gets besides."""
-    found = [
-        ddl.text(
-            "CREATE INDEX {i} ON {t} ({c})",
-            i=ddl.ident(fit(f"{name.name}_{'_'.join(columns)}_idx")),
-            t=ddl.table(name),
-            c=ddl.idents(columns),
-        )
-        for columns in indexes
-    ]
-    return [*found, ddl.text("ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(name), owner=ddl.ident(owner))]
+        if self.link is not None:
+            return steps + self.link.steps(phase, new.table, shape.name, parent.table, context.label)
+        assert self.reference is not None
+        return steps + self.reference.steps(phase, shape, refer, parent.table, context.label)

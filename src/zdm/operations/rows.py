@@ -56,6 +56,7 @@ class DraftParent:
     side: its table, with the natural key.
     values: what that is, over the source's row, in the same order.
     identity / reference: what links refer to, and their columns that do.
+    foreign_key: the name of their constraint.
     lossy: a value that does not come back as it was is declared.
     """
 
@@ -63,6 +64,7 @@ class DraftParent:
     values: list[str]
     identity: list[str]
     reference: list[str]
+    foreign_key: str
     unused: UnusedParents = UnusedParents.KEEP
     lossy: bool = False
 

@@ -64,6 +64,8 @@ class DraftGroup:
 
     `paired`: the columns are a key that each version gives a value of its own. `refers_to`: they refer to a row of that table
     by such a key, so that neither has an expression.
+
+    `parent`: its new columns refer to the parent of that mapping of `Draft.rows`, counted from 1; both ways are the mapping's.
     """
 
     name: str
@@ -76,6 +78,7 @@ class DraftGroup:
     reads_before: bool = False
     paired: bool = False
     refers_to: QualifiedName | None = None
+    parent: int = 0
 
 
 @dataclass(slots=True)

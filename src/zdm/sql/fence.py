@@ -210,7 +210,15 @@ def _fenced_group(group: ColumnGroup, names: dict[str, str]) -> ColumnGroup:
     new = tuple(
         column.model_copy(update={"up": _fenced_expression(column.up, names)}) for column in group.new
     )
-    return group.model_copy(update={"old": old, "new": new})
+    parent = group.parent
+    if parent is not None:
+        parent = parent.model_copy(
+            update={
+                "key_values": tuple(_renamed(value, names) for value in parent.key_values),
+                "where": _fenced_expression(parent.where, names),
+            }
+        )
+    return group.model_copy(update={"old": old, "new": new, "parent": parent})
 
 
 def _fenced_expression(expression: Expression | None, names: dict[str, str]) -> Expression | None:

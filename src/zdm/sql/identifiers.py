@@ -24,6 +24,7 @@ _DIRECT = re.compile(
 )
 """Types whose ``pg_catalog.=`` needs no collation and, where the comparison is native, is faster than an image."""
 
+_LENGTH = re.compile(r"(character varying)\(\d+\)")
 _TEXT = re.compile(r"(text|character varying(\(\d+\))?|character\(\d+\))")
 _C = sql.SQL('COLLATE pg_catalog."C"')
 
@@ -44,6 +45,16 @@ def type_name(text: str) -> sql.SQL:
     if _SYSTEM_TYPES.fullmatch(base) or base == '"char"':
         return trusted(f"pg_catalog.{text}")
     return trusted(text)
+
+
+def without_length(text: str) -> str:
+    """A type as `format_type` wrote it; a cast to a length cuts what is longer, which is another value."""
+    return _LENGTH.sub(r"\1", text)
+
+
+def key_type(text: str) -> sql.SQL:
+    """The type as which values of a natural key's column are computed."""
+    return type_name(without_length(text))
 
 
 def column(name: str, of: str | None = None) -> sql.Composable:

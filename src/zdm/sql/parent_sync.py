@@ -7,13 +7,25 @@ row of the source hold its lock.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 
 from psycopg import sql
 
 from zdm.model.expression import Expression
+from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, UnusedParents
-from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
+from zdm.sql.identifiers import (
+    all_of,
+    any_of,
+    column,
+    comma,
+    differs,
+    key_type,
+    qualified_name,
+    trusted,
+    type_name,
+    without_length,
+)
 from zdm.sql.row_objects import (
     RAISED,
     Function,
@@ -26,13 +38,11 @@ from zdm.sql.row_objects import (
     record_failure,
     same_key,
 )
-from zdm.sql.rows import render
+from zdm.sql.rows import has_parent, render
 from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
-_SOURCE, _LINK, _PARENT = "zdm_s", "zdm_l", "zdm_p"
-
-_LENGTH = re.compile(r"(character varying)\(\d+\)")
+_SOURCE, _LINK, PARENT_ALIAS = "zdm_s", "zdm_l", "zdm_p"
 
 
 def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
@@ -62,9 +72,7 @@ def refers(parent: ParentSide, link: str, alias: str) -> sql.Composable:
 
 def wants(mapping: RowMapping, parent: ParentSide, alias: str) -> sql.Composable:
     """A condition over a row of the source, never NULL: by the old version's values it has a parent."""
-    if mapping.where is not None:
-        return sql.SQL("({} IS TRUE)").format(render(mapping.where, alias))
-    return all_of(sql.SQL("({} IS NOT NULL)").format(render(value, alias)) for value in parent.key_values)
+    return has_parent(mapping.where, parent.key_values, alias)
 
 
 def follows(mapping: RowMapping, parent: ParentSide, source: str, alias: str) -> sql.Composable:
@@ -85,9 +93,7 @@ def same_natural(
     columns = {c.name for c in mapping.old.columns}
     return all_of(
         sql.SQL("NOT {}").format(
-            differs(
-                column(name, alias), _as(render(value, source), type_), comparison, _LENGTH.sub(r"\1", type_)
-            )
+            differs(column(name, alias), _as(render(value, source), type_), comparison, without_length(type_))
         )
         for name, type_, value, comparison in zip(
             parent.key, parent.key_types, parent.key_values, parent.comparisons, strict=True
@@ -99,13 +105,13 @@ def same_natural(
 def _goes_back(mapping: RowMapping, source: str, alias: str) -> sql.Composable:
     return all_of(
         sql.SQL("NOT {}").format(
-            differs(column(c.name, source), _as(_back(c.value, source, alias), c.type), c.comparison, c.type)
+            differs(column(c.name, source), _as(back(c.value, source, alias), c.type), c.comparison, c.type)
         )
         for c in mapping.old.columns
     )
 
 
-def _back(value: Expression, source: str, parent: str) -> sql.Composed:
+def back(value: Expression, source: str, parent: str) -> sql.Composed:
     """An expression over the source's row and the parent's."""
     return value.render(
         lambda name: (
@@ -116,15 +122,16 @@ def _back(value: Expression, source: str, parent: str) -> sql.Composed:
 
 def _as(value: sql.Composable, type_: str) -> sql.Composable:
     # A cast to a length cuts what is longer; such a value is another one.
-    return sql.SQL("CAST({} AS {})").format(value, type_name(_LENGTH.sub(r"\1", type_)))
+    return sql.SQL("CAST({} AS {})").format(value, key_type(type_))
 
 
 def clearing(side: RowSide, alias: str) -> sql.Composed:
     """The SET list that empties a row of the source."""
-    return comma(sql.SQL("{} = {}").format(column(c.name), _empty(c, alias)) for c in side.columns)
+    return comma(sql.SQL("{} = {}").format(column(c.name), empty_with(c, alias)) for c in side.columns)
 
 
-def _empty(found: MirroredColumn, alias: str) -> sql.Composable:
+def empty_with(found: MirroredColumn, alias: str) -> sql.Composable:
+    """What a column of the source holds where its row has no parent."""
     if found.cleared is not None:
         return render(found.cleared, alias)
     return sql.SQL("NULL") if found.empty is None else sql.SQL("({})").format(trusted(found.empty))
@@ -218,7 +225,7 @@ class ParentObjects(Objects):
 
     def _find(self) -> Function:
         parent = self.parent
-        arguments = comma(type_name(_LENGTH.sub(r"\1", type_)) for type_ in parent.key_types)
+        arguments = comma(key_type(type_) for type_ in parent.key_types)
         values = [sql.SQL("${}").format(sql.Literal(n)) for n in range(1, len(parent.key) + 1)]
         return self._made(
             "find",
@@ -226,10 +233,7 @@ class ParentObjects(Objects):
             arguments,
             arguments=arguments,
             parent=self.names["parent"],
-            same=all_of(
-                sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, _PARENT), value)
-                for name, value in zip(parent.key, values, strict=True)
-            ),
+            same=_called(parent, values),
             columns=comma(column(name) for name in parent.key),
             values=comma(values),
         )
@@ -258,7 +262,7 @@ class ParentObjects(Objects):
                         _as(render(value, "zdm_was"), type_),
                         _as(render(value, "zdm_row"), type_),
                         comparison,
-                        _LENGTH.sub(r"\1", type_),
+                        without_length(type_),
                     )
                 )
                 for type_, value, comparison in zip(
@@ -275,8 +279,9 @@ class ParentObjects(Objects):
             released = load("parent_released").fill(
                 parent=self.names["parent"],
                 link=self.names["link"],
-                of_link=refers(parent, "zdm_before", _PARENT),
-                users=refers(parent, _LINK, _PARENT),
+                of_link=refers(parent, "zdm_before", PARENT_ALIAS),
+                users=refers(parent, _LINK, PARENT_ALIAS),
+                filled=self._filled(mapping.id),
             )
         forget = sql.SQL("  DELETE {};").format(failed(mapping, self.rollout, mapping.old, "zdm_at"))
         return self._made(
@@ -284,10 +289,7 @@ class ParentObjects(Objects):
             "parent_settle_new",
             sql.SQL("{0}, {0}, pg_catalog.text").format(self.names["source"]),
             **self.names,
-            declare=sql.SQL("\n").join(
-                sql.SQL("  {} {};").format(_value(number), type_name(type_))
-                for number, type_ in enumerate(parent.key_types)
-            ),
+            declare=self._variables,
             guard=self._guard(mapping.old.key, "zdm_at"),
             all=self.others,
             own_key=same_key(mapping.old, _SOURCE, "zdm_at"),
@@ -297,9 +299,7 @@ class ParentObjects(Objects):
             compute=self._compute("zdm_row"),
             probe_compute=self._compute("zdm_was"),
             agree=self._agree(forget),
-            find=sql.SQL("{}({})").format(
-                self._called("find"), comma(_value(number) for number, _ in enumerate(parent.key))
-            ),
+            find=self._found,
             linked=links(mapping, _LINK, "zdm_at"),
             link_columns=comma(column(name) for name in (*mapping.new.key, *parent.reference)),
             link_values=comma([*(column(name, "zdm_at") for name in mapping.old.key), identity]),
@@ -309,6 +309,33 @@ class ParentObjects(Objects):
             fail=record_failure(mapping, self.rollout, mapping.old, "zdm_at"),
             forget=forget,
         )
+
+    def _filled(self, name: QualifiedName) -> sql.Composable:
+        """That the backfill which the catalog calls so has been to its end, as FROM and WHERE."""
+        return sql.SQL(
+            "FROM zdm.data_migrations AS zdm_d WHERE zdm_d.rollout = {} AND zdm_d.schema_name = {} AND zdm_d.table_name = {}"
+            " AND zdm_d.status = 'finished'"
+        ).format(sql.Literal(self.rollout), sql.Literal(name.schema_), sql.Literal(name.name))
+
+    @property
+    def _variables(self) -> sql.Composable:
+        """Declarations of what `_compute` assigns."""
+        return sql.SQL("\n").join(
+            sql.SQL("  {} {};").format(_value(number), type_name(type_))
+            for number, type_ in enumerate(self.parent.key_types)
+        )
+
+    @property
+    def _found(self) -> sql.Composable:
+        """The parent of what was computed, made if there is none."""
+        return sql.SQL("{}({})").format(
+            self._called("find"), comma(_value(number) for number, _ in enumerate(self.parent.key))
+        )
+
+    @property
+    def _is_called(self) -> sql.Composable:
+        """A condition over the parent: it has the natural key that was computed."""
+        return _called(self.parent, [_value(number) for number, _ in enumerate(self.parent.key)])
 
     def _compute(self, alias: str) -> sql.Composable:
         """The natural key by a row of the source; nothing is written."""
@@ -333,9 +360,9 @@ class ParentObjects(Objects):
         ).format(
             link=self.names["link"],
             parent=self.names["parent"],
-            refers=refers(self.parent, _LINK, _PARENT),
+            refers=refers(self.parent, _LINK, PARENT_ALIAS),
             linked=links(self.mapping, _LINK, "zdm_at"),
-            follows=follows(self.mapping, self.parent, "zdm_row", _PARENT),
+            follows=follows(self.mapping, self.parent, "zdm_row", PARENT_ALIAS),
             others=links(self.mapping, "zdm_x", "zdm_at"),
             same=equal(self.parent.reference, "zdm_x", self.parent.reference, _LINK),
             raised=RAISED,
@@ -353,8 +380,8 @@ class ParentObjects(Objects):
             all=self.others,
             source_of=equal(mapping.old.key, _SOURCE, mapping.new.key, "zdm_at"),
             links_of=same_key(mapping.new, _LINK, "zdm_at"),
-            joined=refers(parent, _LINK, _PARENT),
-            agree=follows(mapping, parent, "zdm_row", _PARENT),
+            joined=refers(parent, _LINK, PARENT_ALIAS),
+            agree=follows(mapping, parent, "zdm_row", PARENT_ALIAS),
             wanted=wanted_by(mapping, self.rollout),
             failure=failed(mapping, self.rollout, mapping.old, "zdm_row"),
             belongs=same_natural(mapping, parent, "zdm_row", "zdm_parent", held=False),
@@ -364,7 +391,7 @@ class ParentObjects(Objects):
             ),
             parent_text=sql.Literal(f"there is no such row in {parent.table}"),
             assign=comma(
-                sql.SQL("{} = {}").format(column(c.name), _back(c.value, _SOURCE, "zdm_parent"))
+                sql.SQL("{} = {}").format(column(c.name), back(c.value, _SOURCE, "zdm_parent"))
                 for c in mapping.old.columns
             ),
             clear=clearing(mapping.old, _SOURCE),
@@ -459,7 +486,7 @@ class ParentObjects(Objects):
             "updated": sql.SQL(
                 "    IF {} THEN\n{}\n    END IF;\n"
                 "    FOR zdm_link IN SELECT zdm_l.* FROM {} AS zdm_l WHERE {} ORDER BY {} LOOP\n"
-                "      PERFORM {}(zdm_link, 'follow');\n    END LOOP;"
+                "      PERFORM {}(zdm_link, 'follow');\n    END LOOP;\n{}"
             ).format(
                 self._changed(parent.identity),
                 moved,
@@ -467,10 +494,23 @@ class ParentObjects(Objects):
                 of_new,
                 comma(column(name, _LINK) for name in self.mapping.new.key),
                 self._called("settle_old"),
+                self._unseen(
+                    sql.SQL("        PERFORM pg_catalog.set_config('zdm.row', {}, true);").format(self.others)
+                ),
             ),
             "deleted": sql.SQL("    DELETE FROM {} AS zdm_l WHERE {};").format(self.names["link"], of_old),
             "truncated": sql.SQL("    DELETE FROM {};").format(self.names["link"]),
         }
+
+    def _unseen(self, let_go: sql.Composable) -> sql.Composable:
+        """What raises 40001 if a row has the parent that is renamed, and the snapshot does not see it."""
+        parent = self.parent
+        return load("parent_unseen").fill(
+            parent=self.names["parent"],
+            let_go=let_go,
+            same=equal(parent.identity, PARENT_ALIAS, parent.identity, "new"),
+            key=sql.Literal(parent.foreign_key),
+        )
 
     def _guarded(self, statement: sql.Composable) -> sql.Composable:
         """A statement whose writes of links mean nothing new."""
@@ -478,6 +518,14 @@ class ParentObjects(Objects):
             "      PERFORM pg_catalog.set_config('zdm.row', {}, true);\n      {};\n"
             "      PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);"
         ).format(self.others, statement)
+
+
+def _called(parent: ParentSide, values: Sequence[sql.Composable]) -> sql.Composable:
+    """A condition over the parent: its natural key is this."""
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, PARENT_ALIAS), value)
+        for name, value in zip(parent.key, values, strict=True)
+    )
 
 
 def comparison(mapping: RowMapping, parent: ParentSide) -> sql.Composed:
@@ -562,7 +610,9 @@ def trial(mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, li
         key=comma(
             sql.SQL("{} || zdm_row.{}::text").format(sql.Literal(f"{name}="), column(name))
             for name in mapping.old.key
-        ),
+        )
+        if mapping.old.key
+        else sql.Literal("a row without a key"),
         wants=wants(mapping, parent, "zdm_row"),
         compute=sql.SQL(" ").join(lines),
         lost=lost,

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from zdm.model.expression import Expression
 from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts
-from zdm.sql import element_sync, parent_sync
+from zdm.sql import element_sync, parent_sync, reference_sync
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import (
     RAISED,
@@ -55,7 +55,8 @@ def install(mapping: RowMapping, rollout: int, side: Side) -> SyncObjects:
     ]
     triggers += [t.definition for t in made.triggers]
     always = [sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in made.triggers]
-    triggers.append(sql.SQL("ALTER TABLE {} {}").format(made.table, comma(always)))
+    if always:
+        triggers.append(sql.SQL("ALTER TABLE {} {}").format(made.table, comma(always)))
     return SyncObjects(
         tuple(map(text_of, functions)), tuple(map(text_of, triggers)), (text_of(made.comments()),)
     )
@@ -98,6 +99,8 @@ def trigger_prefix(mapping: RowMapping) -> str:
 
 def sides(mapping: RowMapping) -> tuple[Side, ...]:
     """The sides whose writes are mirrored."""
+    if mapping.in_place:
+        return ("parent", "old")
     if mapping.parent is not None:
         # What writes of the parent call is made with the new side, which therefore comes first.
         return ("old", "parent", "new")
@@ -285,7 +288,8 @@ def _empty(found: MirroredColumn) -> sql.Composable:
 
 def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.parent is not None:
-        return parent_sync.ParentObjects(mapping, mapping.parent, rollout, side)
+        made = reference_sync.ReferenceObjects if mapping.in_place else parent_sync.ParentObjects
+        return made(mapping, mapping.parent, rollout, side)
     if mapping.elements is not None:
         return element_sync.objects(mapping, rollout, side)
     if mapping.logged:
@@ -301,6 +305,8 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
 
 def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     if mapping.parent is not None:
+        if mapping.in_place:
+            return reference_sync.function_names(mapping, rollout, side)
         return parent_sync.function_names(mapping, rollout, side)
     if mapping.elements is not None:
         return element_sync.function_names(mapping, rollout, side)

@@ -6,15 +6,34 @@ Everything is over the bare columns of the table, or over `alias` where one is g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
 from psycopg import sql
 
 from zdm.model.expression import Expression
-from zdm.model.mapping import FAILED, TOGGLE, Authority, ColumnGroup, NewColumn, OldColumn, TableMapping
-from zdm.sql.identifiers import all_of, any_of, column, comma, differs, trusted, type_name
+from zdm.model.mapping import (
+    FAILED,
+    TOGGLE,
+    Authority,
+    ColumnGroup,
+    NewColumn,
+    OldColumn,
+    SharedParent,
+    TableMapping,
+)
+from zdm.sql.identifiers import (
+    all_of,
+    any_of,
+    column,
+    comma,
+    differs,
+    key_type,
+    qualified_name,
+    trusted,
+    type_name,
+)
 from zdm.sql.pairs import dangling
 
 REPAIR = 1 << 30
@@ -97,23 +116,47 @@ def failed(mapping: TableMapping, alias: str | None = None) -> sql.Composable:
     )
 
 
-def fill_assignments(mapping: TableMapping) -> sql.Composed:
+def has_parent(
+    where: Expression | None, values: Iterable[Expression], alias: str | None = None
+) -> sql.Composable:
+    """A condition over a row of the old version, never NULL: by its values it has a row of a shared table."""
+    if where is not None:
+        return sql.SQL("({} IS TRUE)").format(render(where, alias))
+    return all_of(sql.SQL("({} IS NOT NULL)").format(render(value, alias)) for value in values)
+
+
+def natural_key(parent: SharedParent, alias: str | None = None) -> list[sql.Composable]:
+    """Its natural key by a row of the old version. A cast to a length would cut what is longer; such a value is another one."""
+    return [
+        sql.SQL("CAST({} AS {})").format(render(value, alias), key_type(type_))
+        for value, type_ in zip(parent.key_values, parent.key_types, strict=True)
+    ]
+
+
+def fill_assignments(
+    mapping: TableMapping, given: Mapping[str, sql.Composable] | None = None
+) -> sql.Composed:
     """SET list of the backfill's UPDATE: every new column derived from the row itself, and the marker.
 
     The sync triggers see the marker go from NULL to settled and call no function. An `up` that raises stops the statement:
     repeat the chunk with `settle_assignments`. An `up` that gives NULL where the new version promises none marks the row
     as failed, and the failure is recorded.
+
+    Parameters
+    ----------
+    given: the values of columns that are not to be derived, by physical name.
     """
     parts: list[sql.Composable] = []
     promised: list[sql.Composable] = []
     refers = {group.new[0].name: group.old[0].name for group in mapping.groups if group.lookup is not None}
     for new in _new_columns(mapping):
         if new.up is not None:
-            parts.append(sql.SQL("{} = {}").format(column(new.name), render(new.up)))
+            value = (given or {}).get(new.name) or render(new.up)
+            parts.append(sql.SQL("{} = {}").format(column(new.name), value))
             if new.name in refers:
-                promised.append(dangling(render(new.up), column(refers[new.name])))
+                promised.append(dangling(value, column(refers[new.name])))
             elif new.not_null:
-                promised.append(sql.SQL("({}) IS NULL").format(render(new.up)))
+                promised.append(sql.SQL("({}) IS NULL").format(value))
         elif (once := filled_once(new)) is not None:
             parts.append(sql.SQL("{0} = COALESCE({0}, {1})").format(column(new.name), once))
     settled: sql.Composable = sql.Literal(mapping.settled_bits)
@@ -145,8 +188,10 @@ def mismatch_kinds(mapping: TableMapping, alias: str | None = None) -> list[Mism
         Mismatch(Kind.FAILED, "", failed(mapping, alias)),
     ]
     for group in mapping.groups:
-        ups = [_new_differs(new, alias) for new in group.new if new.up is not None]
+        ups = new_disagrees(group, alias)
         downs = [_old_differs(old, alias) for old in group.old if old.down is not None]
+        if group.parent is not None:
+            downs += _strange(group, group.parent, alias)
         promised = [
             sql.SQL("({} IS NULL)").format(column(new.name, alias)) for new in group.new if new.not_null
         ]
@@ -166,18 +211,30 @@ def mismatch_kinds(mapping: TableMapping, alias: str | None = None) -> list[Mism
     return found
 
 
+def new_disagrees(group: ColumnGroup, alias: str | None = None) -> list[sql.Composable]:
+    """Conditions over a row whose old side was written last, never NULL: a new column is not what `up` says."""
+    if group.parent is not None:
+        return [_other_parent(group, group.parent, alias)]
+    return [_new_differs(new, alias) for new in group.new if new.up is not None]
+
+
 def repair_assignments(
-    mapping: TableMapping, group: ColumnGroup, authority: Authority
+    mapping: TableMapping,
+    group: ColumnGroup,
+    authority: Authority,
+    given: Mapping[str, sql.Composable] | None = None,
 ) -> sql.Composed | None:
     """SET list that makes one group of a row agree again, the authority's side being the truth.
 
     Old: ``new = up(old)``; new: ``old = down(new)``. None if that side derives nothing (then a person has to decide). Other
-    groups, and whatever they say of who wrote last, stay as they are.
+    groups, and whatever they say of who wrote last, stay as they are. `given` as for `fill_assignments`.
     """
     parts: list[sql.Composable] = []
     if authority is Authority.OLD:
         parts += [
-            sql.SQL("{} = {}").format(column(n.name), render(n.up)) for n in group.new if n.up is not None
+            sql.SQL("{} = {}").format(column(n.name), (given or {}).get(n.name) or render(n.up))
+            for n in group.new
+            if n.up is not None
         ]
     else:
         parts += [
@@ -196,6 +253,50 @@ def repair_assignments(
         )
     )
     return comma(parts)
+
+
+def _other_parent(group: ColumnGroup, parent: SharedParent, alias: str | None) -> sql.Composable:
+    """The row does not refer to the parent that its values say, or refers to one where they say none."""
+    none = any_of(sql.SQL("({} IS NULL)").format(column(new.name, alias)) for new in group.new)
+    return sql.SQL("(CASE WHEN {} THEN NOT {} ELSE NOT {} END)").format(
+        has_parent(parent.where, parent.key_values, alias),
+        _exists(group, parent, range(len(parent.key)), alias),
+        none,
+    )
+
+
+def _strange(group: ColumnGroup, parent: SharedParent, alias: str | None) -> list[sql.Composable]:
+    """The row refers to a parent that differs in what of the natural key no old column of the group holds."""
+    if not (staying := parent_key_beside(group, parent)):
+        return []
+    some = all_of(sql.SQL("({} IS NOT NULL)").format(column(new.name, alias)) for new in group.new)
+    return [all_of([some, sql.SQL("NOT {}").format(_exists(group, parent, staying, alias))])]
+
+
+def parent_key_beside(group: ColumnGroup, parent: SharedParent) -> list[int]:
+    """Which columns of the natural key follow from nothing that the group's old columns hold; they cannot be written back."""
+    held = {old.name for old in group.old}
+    return [n for n, value in enumerate(parent.key_values) if held.isdisjoint(value.columns)]
+
+
+def _exists(
+    group: ColumnGroup, parent: SharedParent, of_key: Iterable[int], alias: str | None
+) -> sql.Composable:
+    """The parent that the row refers to has these of the natural key's columns as the row says."""
+    values = natural_key(parent, alias)
+    wanted = [(parent.key[n], values[n]) for n in of_key]
+    wanted += [(name, column(new.name, alias)) for name, new in zip(parent.identity, group.new, strict=True)]
+    # In a row of their own, where no column of the parent can be meant by a name.
+    return sql.SQL("EXISTS (SELECT FROM (SELECT {}) AS zdm_q JOIN {} AS zdm_p ON {})").format(
+        comma(sql.SQL("{} AS {}").format(value, column(f"zdm_{n}")) for n, (_, value) in enumerate(wanted)),
+        qualified_name(parent.table),
+        all_of(
+            sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(
+                column(name, "zdm_p"), column(f"zdm_{n}", "zdm_q")
+            )
+            for n, (name, _) in enumerate(wanted)
+        ),
+    )
 
 
 def _new_columns(mapping: TableMapping) -> list[NewColumn]:

@@ -7,7 +7,7 @@ module which functions and triggers a mapping needs. Names:
 * triggers ``~zdm_<n>_<purpose>``, so that they sort, and fire, after the application's.
 
 All functions are SECURITY INVOKER and call nothing in schema zdm, so an application's role needs no rights there; only
-the recorder of failures is SECURITY DEFINER. Functions whose expressions are all immutable have no SET clause (one costs
+the recorder of failures is SECURITY DEFINER, and those of a table whose rows refer to a shared one, which they write. Functions whose expressions are all immutable have no SET clause (one costs
 more than the rest of the call); with a stable expression `rows.PINNED_SETTINGS` are pinned on the function.
 """
 
@@ -263,6 +263,8 @@ class _Generator:
 
     def objects(self) -> SyncObjects:
         functions = [statement for f in self.functions for statement in f.statements]
+        if self._parents:
+            functions.append(self._owner())
         triggers: list[sql.Composable] = [t.definition for t in self.triggers]
         always = [sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in self.triggers]
         triggers.append(sql.SQL("ALTER TABLE {} {}").format(self.table, comma(always)))
@@ -385,14 +387,30 @@ class _Generator:
         return hashlib.sha256(self.mapping.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
 
     @cached_property
+    def _parents(self) -> bool:
+        """Whether the functions write a shared table, to which the application's role need have no rights."""
+        return any(group.parent is not None for group in self.mapping.groups)
+
+    def _owner(self) -> sql.Composed:
+        """What makes those that do so the table owner's."""
+        names = [
+            _function_name(self.mapping, self.rollout, p) for p in ("insert", "settle", "both", "failed")
+        ]
+        return dollar_quoted(
+            "row_owner",
+            schema=sql.Literal(SCHEMA),
+            table=sql.Literal(_text(self.table)),
+            functions=sql.Literal(names),
+        )
+
+    @cached_property
     def _settings(self) -> sql.Composable:
         """SET clauses where a stable expression needs them, or a literal in one is read by the server's own rules."""
         found = list(self._compared())
         names: Iterable[str] = ()
         # What refers to another table's rows reads them with its own rights, not the application's.
-        own = sql.SQL(
-            "\n  SECURITY DEFINER SET search_path = pg_catalog, pg_temp" if self.mapping.looks_up else ""
-        )
+        elsewhere = self.mapping.looks_up or self._parents
+        own = sql.SQL("\n  SECURITY DEFINER SET search_path = pg_catalog, pg_temp" if elsewhere else "")
         if any(e.volatility is not Volatility.IMMUTABLE for e in found):
             names = PINNED_SETTINGS
         elif any("\\" in part for e in found for part in e.parts if isinstance(part, str)):
@@ -430,7 +448,8 @@ class _Generator:
             if group.old:
                 matters.append(all_of([old_changed(group), new_changed(group)]))
             if reads_beside_up(group):
-                matters.append(all_of([sql.SQL("NOT {}").format(last), still, others]))
+                wrote = [sql.SQL("NOT {}").format(last)] * (group.parent is None)
+                matters.append(all_of([*wrote, still, others]))
             made.append(
                 self._named_trigger(f"2_new_{group.number}", group, [n.name for n in group.new], matters)
             )

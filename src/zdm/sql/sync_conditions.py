@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from psycopg import sql
 
 from zdm.model.expression import Expression
-from zdm.model.mapping import ColumnGroup, Comparison, NewColumn, OldColumn, TableMapping
+from zdm.model.mapping import (
+    ColumnGroup,
+    Comparison,
+    NewColumn,
+    OldColumn,
+    SharedParent,
+    TableMapping,
+)
 from zdm.sql.identifiers import any_of, differs, trusted
 from zdm.sql.rows import filled_once
 from zdm.sql.templates import load
@@ -110,6 +117,11 @@ def same(columns: Iterable[tuple[str, Comparison, str]]) -> sql.Composable:
     return sql.SQL("NOT {}").format(
         any_of(differs(make("NEW", name), make("zdm_try", name), how, type_) for name, how, type_ in columns)
     )
+
+
+def calls_of(parent: SharedParent, rollout: int, purpose: str) -> sql.Identifier:
+    """A function of the row mapping that goes from one side of a row to the other by its parent."""
+    return sql.Identifier("zdm", f"rows_{rollout}_{parent.number}_{purpose}")
 
 
 def supplied(old: OldColumn) -> sql.Composable:

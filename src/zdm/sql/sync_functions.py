@@ -19,6 +19,7 @@ from zdm.model.mapping import (
     Conflict,
     Expose,
     NewColumn,
+    SharedParent,
     TableMapping,
 )
 from zdm.sql.identifiers import all_of, any_of, comma, qualified_name, trusted
@@ -27,6 +28,7 @@ from zdm.sql.rows import filled_once
 from zdm.sql.sync_conditions import (
     EMPTY,
     LINES,
+    calls_of,
     changed_in,
     comment,
     equals,
@@ -98,9 +100,12 @@ class FunctionBodies:
         parts: list[sql.Composable] = [comment(group.name)]
         if promised:
             parts.append(sql.SQL("IF NOT {} THEN zdm_agree := false; END IF;").format(all_of(promised)))
+        text = sql.SQL("IF zdm_agree AND {} THEN\n{}\nEND IF;")
         for columns, wrote in ((ups, sql.SQL("NOT {}").format(was(group.bit))), (downs, was(group.bit))):
-            if columns:
-                text = sql.SQL("IF zdm_agree AND {} THEN\n{}\nEND IF;")
+            if columns and group.parent is not None:
+                asked = self._asks_parent(group) if columns is ups else self._asks_back(group)
+                parts.append(text.format(wrote, asked))
+            elif columns:
                 parts.append(text.format(wrote, tried(columns)))
         return LINES.join(parts)
 
@@ -171,7 +176,14 @@ class FunctionBodies:
             "refuse": self._refuse_unfilled(group),
             "unsettled": sql.SQL("OLD.{} IS NULL").format(self.marker),
         }
-        if group.new and group.old:
+        if group.parent is not None:
+            template = "part_decide_parent"
+            # Only where it can matter: whoever changes the row would wait for whoever changes the parent that it had, and he for him.
+            pieces["leads"] = (
+                sql.SQL("    zdm_agree := false;") if group.parent.exact else self._asks_back(group)
+            )
+            pieces["beside"] = any_of(changed_in(self.mapping, name) for name in reads_beside_up(group))
+        elif group.new and group.old:
             template = "part_decide_both"
         elif group.new:
             template = "part_decide_added"
@@ -213,8 +225,8 @@ class FunctionBodies:
             sql.SQL("(NEW.{0} IS NULL AND OLD.{0} IS NULL)").format(sql.Identifier(n.name)) for n in derived
         ]
         fits = [
-            sql.SQL("(NEW.{0} IS NOT NULL OR OLD.{0} IS NOT NULL OR zdm_try.{0} IS NULL)").format(
-                sql.Identifier(n.name)
+            sql.SQL("(NEW.{0} IS NOT NULL OR OLD.{0} IS NOT NULL OR {1})").format(
+                sql.Identifier(n.name), self._gives_null(group, n)
             )
             for n in derived
         ]
@@ -238,8 +250,32 @@ class FunctionBodies:
                 all_of([any_of(missing), refers]), refusal
             )
         return sql.SQL("    IF {} THEN\n{}\n    IF NOT zdm_agree THEN\n{}\n    END IF;\n    END IF;").format(
-            any_of(missing), part("part_try", assign=tries_new(derived), result=all_of(fits)), refusal
+            any_of(missing),
+            part(
+                "part_try",
+                assign=EMPTY if group.parent is not None else tries_new(derived),
+                result=all_of(fits),
+            ),
+            refusal,
         )
+
+    def _gives_null(self, group: ColumnGroup, new: NewColumn) -> sql.Composable:
+        """Whether `up` gave the column nothing, once it was tried; a parent is not made for the question."""
+        if group.parent is not None:
+            return sql.SQL("NOT {}(NEW)").format(calls_of(group.parent, self.rollout, "wanted"))
+        return sql.SQL("zdm_try.{} IS NULL").format(sql.Identifier(new.name))
+
+    def _asks_parent(self, group: ColumnGroup) -> sql.Composable:
+        """Sets zdm_agree: the row refers to the parent that its old side says. None is made for the question."""
+        assert group.parent is not None
+        held = sql.SQL("{}(NEW)").format(calls_of(group.parent, self.rollout, "held"))
+        return part("part_try", assign=EMPTY, result=held)
+
+    def _asks_back(self, group: ColumnGroup) -> sql.Composable:
+        """Sets zdm_agree: the row's old side is what its parent says."""
+        assert group.parent is not None
+        back = sql.SQL("      zdm_try := {}(NEW);").format(calls_of(group.parent, self.rollout, "back"))
+        return part("part_try", assign=back, result=same([(o.name, o.comparison, o.type) for o in group.old]))
 
     def _is_old(self, name: str) -> bool:
         return any(o.name == name for group in self.mapping.groups for o in group.old)
@@ -360,6 +396,8 @@ class FunctionBodies:
         """Sets zdm_agree: the new side follows from the old. Not asked where a part of it follows from nothing."""
         if any(n.up is None for n in group.new) or self._up_reads_others(group):
             return sql.SQL("    zdm_agree := false;")
+        if group.parent is not None:
+            return self._asks_parent(group)
         return part(
             "part_try",
             assign=tries_new(group.new),
@@ -370,6 +408,8 @@ class FunctionBodies:
         """Sets zdm_agree: the old side follows from the new."""
         if not group.two_way or self._down_reads_others(group):
             return sql.SQL("    zdm_agree := false;")
+        if group.parent is not None:
+            return self._asks_back(group)
         assign = LINES.join(
             sql.SQL("      zdm_try.{} := {};").format(sql.Identifier(o.name), over_new(o.down))
             for o in group.old
@@ -461,11 +501,13 @@ class FunctionBodies:
     def _up(self, group: ColumnGroup, *, update: bool) -> list[sql.Composable]:
         if group.lookup is not None:
             return self._look_up(group, update=update)
-        assign = [
+        assign: list[sql.Composable] = [
             sql.SQL("      NEW.{} := {};").format(sql.Identifier(n.name), over_new(n.up))
             for n in group.new
             if n.up is not None
         ]
+        if group.parent is not None:
+            assign = self._takes(group, group.parent, "NEW")
         once = [n for n in group.new if filled_once(n) is not None]
         for new in once:
             value = over_new(new.fill) if new.fill is not None else filled_once(new)
@@ -484,7 +526,10 @@ class FunctionBodies:
         keep = [
             sql.SQL("        NEW.{0} := {1};").format(
                 sql.Identifier(n.name),
-                sql.SQL("OLD.{}").format(sql.Identifier(n.name)) if update else sql.NULL,
+                # A row refers to no parent that it has not.
+                sql.SQL("OLD.{}").format(sql.Identifier(n.name))
+                if update and group.parent is None
+                else sql.NULL,
             )
             for n in derived
         ]
@@ -505,9 +550,15 @@ class FunctionBodies:
             return []
         if group.lookup is not None:
             return self._look_down(group)
-        assign = LINES.join(
+        assigned: list[sql.Composable] = [
             sql.SQL("    NEW.{} := {};").format(sql.Identifier(o.name), over_new(o.down)) for o in downs
-        )
+        ]
+        if group.parent is not None:
+            assigned = [
+                sql.SQL("    zdm_try := {}(NEW);").format(calls_of(group.parent, self.rollout, "back"))
+            ]
+            assigned += [sql.SQL("    NEW.{0} := zdm_try.{0};").format(sql.Identifier(o.name)) for o in downs]
+        assign = LINES.join(assigned)
         direction = variable("d", group)
         parts: list[sql.Composable] = []
         if group.new or not update:
@@ -526,6 +577,16 @@ class FunctionBodies:
             )
             parts.append(part("part_down_again", when=when, assign=assign, keep=keep))
         return parts
+
+    def _takes(self, group: ColumnGroup, parent: SharedParent, row: str) -> list[sql.Composable]:
+        """Assigns the reference of the parent that the old side says; one that is not there is made."""
+        take = calls_of(parent, self.rollout, "take")
+        return [
+            sql.SQL("      {}.{} := ({}(NEW)).{};").format(
+                trusted(row), sql.Identifier(n.name), take, sql.Identifier(name)
+            )
+            for n, name in zip(group.new, parent.identity, strict=True)
+        ]
 
     def _when(
         self, group: ColumnGroup, kinds: tuple[int, int], reads: Sequence[str], *, update: bool
@@ -547,7 +608,10 @@ class FunctionBodies:
             wrote = has(sql.SQL("NEW.{}").format(self.marker), group.bit)
             ups = [n for n in group.new if n.up is not None]
             if ups:
-                tries = [tries_new(ups)] + [self._null_is_failure(n) for n in ups if n.not_null]
+                tries: list[sql.Composable] = [tries_new(ups)]
+                if group.parent is not None:
+                    tries = self._takes(group, group.parent, "zdm_try")
+                tries += [self._null_is_failure(n) for n in ups if n.not_null]
                 if group.lookup is not None:
                     tries = [tries_new(ups), self._dangling_is_failure(group)]
                 groups.append(
@@ -560,7 +624,8 @@ class FunctionBodies:
                     )
                 )
             downs = [o for o in group.old if o.down is not None]
-            if downs:
+            # What a parent says is never tried for somebody who did not write the reference.
+            if downs and group.parent is None:
                 tries = [
                     sql.SQL("      zdm_try.{} := {};").format(sql.Identifier(o.name), over_new(o.down))
                     for o in downs

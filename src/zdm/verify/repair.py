@@ -18,6 +18,7 @@ from zdm.db.session import fetch_value, transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority, ColumnGroup, TableMapping
 from zdm.sql.identifiers import any_of, qualified_name
+from zdm.sql.reference_sync import taken
 from zdm.sql.rows import SETTLING, Kind, mismatch_kinds, repair_assignments
 from zdm.verify.statements import between
 
@@ -37,6 +38,7 @@ def repair(
     guard: Callable[[psycopg.Cursor[Any]], None] = _ignore,
     lock_budget: timedelta = timedelta(milliseconds=100),
     patience: timedelta = timedelta(seconds=60),
+    rollout: int = 0,
 ) -> int:
     """Make every settled row agree again, in small transactions over locked rows. Returns how many rows were repaired.
 
@@ -48,6 +50,7 @@ def repair(
     guard: called in each transaction before its work; raises if the lease is lost.
     lock_budget: no foreground statement waits longer for us; we wait for its rows half as long at a time.
     patience: how long rows that somebody holds are waited for, for each few hundred rows.
+    rollout: whose functions find what rows refer to; for mappings with a shared table.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def repair(
     conn = connect()
     try:
         return sum(
-            _group(_Job(conn, mapping, guard, lock_budget, patience), group, authority)
+            _group(_Job(conn, mapping, guard, lock_budget, patience, rollout), group, authority)
             for group in mapping.groups
         )
     finally:
@@ -73,11 +76,17 @@ class _Job:
     guard: Callable[[psycopg.Cursor[Any]], None]
     lock_budget: timedelta
     patience: timedelta
+    rollout: int
+
+
+_ROW = "zdm_t"
 
 
 def _group(job: _Job, group: ColumnGroup, authority: Authority) -> int:
     conn, mapping = job.conn, job.mapping
-    assignments = repair_assignments(mapping, group, authority)
+    # A parent that is not there is made, as the triggers do it.
+    given = taken(mapping, group, group.parent, job.rollout, _ROW) if group.parent is not None else None
+    assignments = repair_assignments(mapping, group, authority, given)
     stale = [
         m.predicate
         for m in mismatch_kinds(mapping)
@@ -104,9 +113,16 @@ def _leaf(job: _Job, leaf: Leaf, assignments: sql.Composable, wrong: sql.Composa
     for block in range(0, blocks, BLOCKS):
         within = between((block, 0), (min(blocks, block + BLOCKS), 0))
         statement = sql.SQL(
-            "UPDATE ONLY {table} SET {assignments} WHERE ctid = ANY (ARRAY("
+            "UPDATE ONLY {table} AS {row} SET {assignments} WHERE ctid = ANY (ARRAY("
             "SELECT ctid FROM ONLY {table} WHERE {within} AND {wrong} LIMIT {rows} FOR NO KEY UPDATE)) AND {wrong}"
-        ).format(table=table, assignments=assignments, within=within, wrong=wrong, rows=sql.Literal(ROWS))
+        ).format(
+            table=table,
+            row=sql.Identifier(_ROW),
+            assignments=assignments,
+            within=within,
+            wrong=wrong,
+            rows=sql.Literal(ROWS),
+        )
         # A row can stay wrong whatever is derived (an `up` that gives NULL): never more rounds than there were rows.
         count = sql.SQL("SELECT pg_catalog.count(*) FROM ONLY {} WHERE {} AND {}").format(
             table, within, wrong

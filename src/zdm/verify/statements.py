@@ -6,8 +6,8 @@ from psycopg import sql
 
 from zdm.model.mapping import TOGGLE, TableMapping
 from zdm.model.names import QualifiedName
-from zdm.sql.identifiers import any_of, column, comma, differs, qualified_name, type_name
-from zdm.sql.rows import Mismatch, mismatch_kinds, render
+from zdm.sql.identifiers import any_of, column, comma, qualified_name
+from zdm.sql.rows import Mismatch, mismatch_kinds, new_disagrees
 
 
 class Statements:
@@ -28,12 +28,9 @@ class Statements:
         the time of asking for each kind in turn.
         """
         plain: list[sql.Composable] = []
-        for new in (new for group in mapping.groups for new in group.new):
-            if new.up is not None:
-                derived = sql.SQL("CAST({} AS {})").format(render(new.up), type_name(new.type))
-                plain.append(differs(column(new.name), derived, new.comparison, new.type))
-            if new.not_null:
-                plain.append(sql.SQL("{} IS NULL").format(column(new.name)))
+        for group in mapping.groups:
+            plain += new_disagrees(group)
+            plain += [sql.SQL("{} IS NULL").format(column(new.name)) for new in group.new if new.not_null]
         return sql.SQL("CASE {marker} WHEN {one} THEN {plain} WHEN 0 THEN {plain} ELSE {every} END").format(
             marker=column(mapping.marker),
             one=sql.Literal(TOGGLE),

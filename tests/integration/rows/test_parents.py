@@ -265,6 +265,23 @@ def test_a_parent_that_is_renamed_or_removed_while_it_is_taken(database: Databas
 
 
 @on_all_versions
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_rename_that_does_not_see_who_took_the_parent(database: Database, level: Isolation) -> None:
+    """Taking it only locked it: nothing but the foreign key sees the link, and raises."""
+    talks = Talks(database)
+    talks.fill()
+    rename = "UPDATE tags SET name = 'renamed' WHERE owner = 1 AND name = 't1'"
+    with Scene(database.dsn) as scene:
+        a = scene.session("a")
+        a.run(f"BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM talks")
+        database.execute(tagged(3, "t1"))
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            a.run(rename)
+        a.run(f"ROLLBACK; BEGIN ISOLATION LEVEL {level}; {rename}; COMMIT")
+    assert (talks.tag(1), talks.tag(3), talks.bad(), talks.found()) == ("renamed", "renamed", 0, {})
+
+
+@on_all_versions
 @pytest.mark.parametrize("writer_first", [True, False])
 def test_a_row_written_while_it_is_filled(database: Database, writer_first: bool) -> None:
     """The backfill reads the row, and somebody writes it before the link is there: both would link it."""

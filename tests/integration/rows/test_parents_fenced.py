@@ -8,10 +8,9 @@ from zdm.model.phases import State
 from zdm.operations.normalise import Normalise
 
 
-def test_both_ways_while_the_fence_is_up(database: Database) -> None:
+def test_links_both_ways_while_the_fence_is_up(database: Database) -> None:
     """The old column goes by another name then, and follows nevertheless; lifted, the old version reads what was written."""
-    (scenario,) = Normalise.scenarios
-    rollout = Rollout(database, scenario)
+    rollout = Rollout(database, Normalise.scenarios[0])
     rollout.advance_to(State.SWITCHED_OVER)
     engine = rollout.engine()
     engine.fence(rollout.migration.id)
@@ -31,4 +30,27 @@ def test_both_ways_while_the_fence_is_up(database: Database) -> None:
         (None, 150),
     ]
     database.execute("UPDATE customers SET country = 'Chad' WHERE name = 'late'")
+    rollout.agree()
+
+
+def test_references_both_ways_while_the_fence_is_up(database: Database) -> None:
+    rollout = Rollout(database, Normalise.scenarios[1])
+    rollout.advance_to(State.SWITCHED_OVER)
+    engine = rollout.engine()
+    engine.fence(rollout.migration.id)
+    rollout.execute_new("UPDATE categories SET title = 'Fenced' WHERE title = 'Books'")
+    rollout.execute_new("DELETE FROM categories WHERE title = 'Tools'")
+    rollout.execute_new(
+        "INSERT INTO products (label, category_id) SELECT 'late', id FROM categories WHERE title = 'Toys'"
+    )
+    assert engine.verify(rollout.migration.id).clean
+    engine.fence(rollout.migration.id, lift=True)
+    assert database.execute(
+        "SELECT category, count(*) FROM products GROUP BY category ORDER BY category"
+    ) == [
+        ("Fenced", 75),
+        ("Toys", 76),
+        (None, 150),
+    ]
+    database.execute("UPDATE products SET category = 'Games' WHERE label = 'late'")
     rollout.agree()

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from zdm.db.session import Connection, fetch_value, transaction
 from zdm.model.estimate import ServerRates, TableRates
+from zdm.model.expression import Expression
 from zdm.model.mapping import NewColumn, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.sql.rows import fill_assignments, render
@@ -76,7 +77,7 @@ def table_rates(conn: Connection, table: QualifiedName, mapping: TableMapping | 
         return None
     size, index_bytes, estimated, indexes, block = row
     # What is looked up elsewhere cannot be before preparation.
-    groups = [group for group in mapping.groups if group.lookup is None] if mapping is not None else []
+    groups = [group for group in mapping.groups if not group.elsewhere] if mapping is not None else []
     news = [new for group in groups for new in group.new]
     scanned = _scan(conn, table, [new for new in news if new.up is not None], size // block)
     rows, rate = float(estimated), None
@@ -99,6 +100,10 @@ def table_rates(conn: Connection, table: QualifiedName, mapping: TableMapping | 
         return found
     count, seconds = filled
     return found.model_copy(update={"fill_rows_per_second": count / seconds, "sample": count})
+
+
+_NOTHING = Expression(source="NULL", parts=("NULL",), type="text")
+"""In the place of a search in a shared table, which need not be there yet."""
 
 
 def _scan(
@@ -137,7 +142,14 @@ def _fill(
                 group.model_copy(
                     update={
                         "new": tuple(
-                            new.model_copy(update={"fill": None, "default": None}) for new in group.new
+                            new.model_copy(
+                                update={
+                                    "fill": None,
+                                    "default": None,
+                                    "up": new.up if group.parent is None else _NOTHING,
+                                }
+                            )
+                            for new in group.new
                         )
                     }
                 )
