@@ -253,6 +253,16 @@ def resolve_type(conn: Connection, text: str, target_schema: str = "public") -> 
     return ResolvedType(name, oid, typmod, kind, collatable)
 
 
+def resolve_collation(conn: Connection, text: str, target_schema: str = "public") -> str | None:
+    """The collation written as `text`, qualified where it is not the server's own; None if there is none for the encoding."""
+    with transaction(conn, rollback=True):
+        conn.execute(search_path_of(list(dict.fromkeys((target_schema, "public")))))
+        oid = fetch_value(conn, "SELECT pg_catalog.to_regcollation(%s)::pg_catalog.oid", (text,))
+        conn.execute(search_path_of([]))
+        found = fetch_value(conn, "SELECT %s::pg_catalog.oid::pg_catalog.regcollation::text", (oid,))
+    return None if found is None else str(found)
+
+
 def type_exists(conn: Connection, text: str, target_schema: str = "public") -> bool:
     """Whether `resolve_type` finds a type."""
     try:

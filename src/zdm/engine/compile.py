@@ -11,6 +11,7 @@ from zdm.db.dependants.under_lock import Allowance
 from zdm.db.dependants.views import recreate
 from zdm.db.introspect import read_tables
 from zdm.db.mentions import functions_that_mention
+from zdm.db.new_indexes import spell_indexes
 from zdm.db.session import Session
 from zdm.engine.element_mapper import measure_elements
 from zdm.engine.estimates import estimate_plan
@@ -118,6 +119,15 @@ def compile_plan(
         Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried, followed, recreation)
         for position, operation in enumerate(migration.operations, 1)
     ]
+    asked_indexes = [
+        request
+        for operation, seen in zip(migration.operations, context, strict=True)
+        for request in operation.indexes(seen)
+    ]
+    spelled, problems = spell_indexes(conn, asked_indexes, [target, "public"])
+    carried |= spelled
+    mapper.problems += problems
+    mapper.fail()
     promises, findings, problems = find_promises(conn, migration, context, mappings, measure=measure)
     mapper.findings += findings
     mapper.problems += problems

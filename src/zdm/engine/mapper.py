@@ -11,7 +11,7 @@ from psycopg import sql
 
 from zdm.db.additions import adds_instantly, taken_names
 from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
-from zdm.db.introspect import resolve_type, rewrite_free, type_comparison
+from zdm.db.introspect import resolve_collation, resolve_type, rewrite_free, type_comparison
 from zdm.db.session import Session
 from zdm.engine.derived_defaults import DerivedDefaults
 from zdm.engine.key_mapper import referring, refused_keys
@@ -102,6 +102,8 @@ class Mapper:
         """The checked mapping of one table's shape; problems are collected, not raised."""
         table = shape.table
         marker = _free(MARKER, shape)
+        for new in shape.all_new():
+            self._resolve_collation(shape, new)
         groups = self._groups(shape)
         self._refuse_too_many_columns(shape)
         for name, count in Counter(c.name for c in shape.columns).items():
@@ -300,7 +302,8 @@ class Mapper:
         """Have the server spell the defaults of the new version, so that they mean the same under every search_path."""
         mapped = {new.physical: (new, group) for group in shape.groups for new in group.new}
         for column in shape.columns:
-            if column.default is None or not (column.default_changed or column.physical in mapped):
+            given = column.default_changed or column.fresh or column.physical in mapped
+            if column.default is None or not given:
                 continue
             draft, group = mapped.get(column.physical, (None, None))
             label = group.operation if group is not None else str(shape.name)
@@ -338,6 +341,21 @@ class Mapper:
             self._new_columns(shape), requests, shape.final_name, [self.target, "public"]
         )
         return next((a for a in answers if isinstance(a, Expression)), None)
+
+    def _resolve_collation(self, shape: TableShape, new: DraftNew) -> None:
+        if new.collation is None:
+            return
+        found = resolve_collation(self.conn, new.collation, self.target)
+        if found is None:
+            group = shape.group_of(new.physical)
+            self.problems.append(
+                Problem(
+                    f"there is no collation {new.collation} for column {new.final} of {shape.name}",
+                    group.operation if group is not None else str(shape.name),
+                    "Qualify its name if it is not in the target schema, public or pg_catalog.",
+                )
+            )
+        new.collation = found
 
     def _resolve_new(self, shape: TableShape, operation: str, new: DraftNew) -> None:
         try:
@@ -427,13 +445,6 @@ class Mapper:
                     )
                 )
         return found
-
-    def _collation(self, shape: TableShape, physical: str) -> str | None:
-        draft = shape.draft(physical)
-        if draft is not None:
-            return draft.collation
-        original = shape.original(physical)
-        return original.collation if original is not None else None
 
     def _old(self, shape: TableShape, name: str, downs: dict[str, Expression]) -> OldColumn:
         column = _column(shape.table, name)
@@ -530,9 +541,7 @@ class Mapper:
         return [CheckColumn(c.name, c.name, c.type, c.collation) for c in shape.table.columns]
 
     def _new_columns(self, shape: TableShape) -> list[CheckColumn]:
-        return [
-            CheckColumn(c.name, c.physical, c.type, self._collation(shape, c.physical)) for c in shape.columns
-        ]
+        return [CheckColumn(c.name, c.physical, c.type, shape.collation(c.physical)) for c in shape.columns]
 
     # -- round trips ------------------------------------------------------------------------------------------
 

@@ -44,6 +44,36 @@ class CarriedColumn(Value):
     collation: str | None = None
 
 
+class ColumnType(Value):
+    """The type of a column, and its collation if that is not the type's, both as SQL."""
+
+    type: str
+    collation: str | None = None
+
+
+class IndexRequest(Value):
+    """Please make this new index on an empty table with these columns, and spell it.
+
+    The answer is what follows ``ON table`` in the server's own words, so that it means the same under every search_path.
+
+    Parameters
+    ----------
+    table: the table that gets it, for messages.
+    columns: those that the table will have, by their physical names.
+    definition: what follows ``ON table``, with names as the migration's author wrote them.
+    tablespace: what `definition` says of that, since the server tells it apart from the rest.
+    where: the operation that asks.
+    """
+
+    key: str
+    table: QualifiedName
+    columns: dict[str, ColumnType]
+    definition: str
+    unique: bool = False
+    tablespace: str | None = None
+    where: str = ""
+
+
 class CarryRequest(Value):
     """Please rewrite this index's or constraint's definition for the successors of its columns.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar, Literal
 
 from psycopg import sql
@@ -88,7 +88,7 @@ class ForeignKey(Value):
         return self._same_number(shape.name, physical, problems)
 
     def _created(
-        self, name: QualifiedName, columns: tuple[str, ...], problems: list[Problem]
+        self, name: QualifiedName, columns: Collection[str], problems: list[Problem]
     ) -> tuple[QualifiedName, list[str]] | None:
         if not self.references.columns:
             problems.append(

@@ -23,10 +23,12 @@ from zdm.model.plan import Finding
 from zdm.model.promise import Promise
 from zdm.model.requests import (
     CarryRequest,
+    ColumnType,
     Dependents,
     ExpressionRequest,
     Follow,
     FollowRequest,
+    IndexRequest,
     RecreateRequest,
     Recreation,
 )
@@ -93,7 +95,7 @@ class Draft:
     migration: the migration's id, for names of generated objects.
     server_version: `server_version_num`, e.g. 180006; recipes differ by version.
     tables: every existing table, view … that the operations name, as introspected, by qualified name (absent = no such table).
-    created: tables that earlier operations of the same migration create, by qualified name, with their columns' names.
+    created: tables that earlier operations of the same migration create, by qualified name, with their columns' types by name.
     """
 
     target: str
@@ -104,7 +106,7 @@ class Draft:
     shapes: dict[QualifiedName, TableShape] = field(default_factory=dict)
     neighbours: dict[QualifiedName, Table] = field(default_factory=dict)
     """Tables that no operation names, but whose foreign keys point at one that is named."""
-    created: dict[QualifiedName, tuple[str, ...]] = field(default_factory=dict)
+    created: dict[QualifiedName, dict[str, ColumnType]] = field(default_factory=dict)
     rows: list[DraftRows] = field(default_factory=list)
     """Mappings between rows of two tables; the planner has them checked and turns them into `RowMapping`s."""
     shadows: dict[QualifiedName, Shadow] = field(default_factory=dict)
@@ -186,8 +188,8 @@ class Draft:
 class Context:
     """What `Operation.plan` sees: the finished draft and the mappings the server has checked, by the table's old name.
 
-    `expressions`, `carried` and `followed` hold the server's answers to `Draft.requests`, `Draft.carries` and
-    `Draft.follows`, by their keys; `recreation` the one to `Draft.recreate`.
+    `expressions`, `carried` and `followed` hold the server's answers to `Draft.requests`, `Draft.carries` (and
+    `Operation.indexes`) and `Draft.follows`, by their keys; `recreation` the one to `Draft.recreate`.
     """
 
     draft: Draft
@@ -245,6 +247,11 @@ class Operation(Value, ABC):
         """
         del phase, context
         return []
+
+    def indexes(self, context: Context) -> Sequence[IndexRequest]:
+        """Indexes that the server should spell before `plan`; the answers are in `Context.carried`."""
+        del context
+        return ()
 
     def promises(self, context: Context) -> list[Promise]:
         """What it demands of rows that are there already, so that the verification counts who breaks it beforehand."""

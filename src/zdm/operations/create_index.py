@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.promise import Demand, Promise
-from zdm.model.requests import ExpressionRequest
+from zdm.model.requests import ExpressionRequest, IndexRequest
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step
 from zdm.operations import ddl
@@ -225,7 +225,7 @@ class CreateIndex(Operation):
             return
         check_unique(shape, [k for k in keys if k is not None], f"the unique index {self.name}", problems)
 
-    def _apply_created(self, draft: Draft, label: str, created: tuple[str, ...]) -> list[Problem]:
+    def _apply_created(self, draft: Draft, label: str, created: Collection[str]) -> list[Problem]:
         table = draft.name(self.table)
         problems: list[Problem] = []
         check_free(draft, None, self.name, "index", problems, table.schema_)
@@ -292,6 +292,21 @@ class CreateIndex(Operation):
             )
         ]
 
+    def indexes(self, context: Context) -> list[IndexRequest]:
+        table, keys, include, created = context.draft.memo[context.label]
+        shape = None if created else context.draft.shapes[table]
+        return [
+            IndexRequest(
+                key=f"{context.label}/index",
+                table=table,
+                columns=context.draft.created[table] if shape is None else shape.types(),
+                definition=self._composed(keys, include, context).as_string(None),
+                unique=self.unique,
+                tablespace=self.tablespace,
+                where=context.label,
+            )
+        ]
+
     def promises(self, context: Context) -> list[Promise]:
         table, keys, include, created = context.draft.memo[context.label]
         if created or not self.unique:
@@ -307,6 +322,13 @@ class CreateIndex(Operation):
         ]
 
     def _tail(self, keys: list[str | None], include: list[str], context: Context) -> sql.Composed:
+        """What follows ``ON table``, as the server spells it."""
+        spelled = context.carried.get(f"{context.label}/index")
+        if spelled is not None:
+            return sql.Composed([ddl.raw(spelled)])
+        return self._composed(keys, include, context)
+
+    def _composed(self, keys: list[str | None], include: list[str], context: Context) -> sql.Composed:
         if self.definition is not None:
             return sql.Composed([ddl.raw(self.definition)])
         rendered = []

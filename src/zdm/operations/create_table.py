@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, fit
+from zdm.model.requests import ColumnType
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.operations import ddl
@@ -150,7 +151,9 @@ class CreateTable(Operation):
         problems = self._check_columns(name)
         if name in draft.taken or name in draft.tables or name in draft.created or name in draft.types:
             problems.append(Problem(f"the name {name} is taken", rule="name-taken"))
-        draft.created[name] = tuple(c.name for c in self.columns)
+        draft.created[name] = {
+            c.name: ColumnType(type=draft.type(c.type), collation=c.collation) for c in self.columns
+        }
         parents = []
         for key in self.foreign_keys:
             problems += key.check()
@@ -249,12 +252,12 @@ class CreateTable(Operation):
             for c in self.checks
         ]
         table = ddl.table(name)
-        found = [
-            # Names in defaults and checks mean the target's, as everywhere in a migration.
-            ddl.text("SET LOCAL search_path TO {target}", target=ddl.ident(draft.target)),
-            ddl.text("CREATE TABLE {t} ({parts})", t=table, parts=sql.SQL(", ").join(parts)),
-            "SET LOCAL search_path TO pg_catalog, pg_temp",
-        ]
+        found = list(
+            ddl.in_target(
+                draft.target,
+                ddl.text("CREATE TABLE {t} ({parts})", t=table, parts=sql.SQL(", ").join(parts)),
+            )
+        )
         if self.comment is not None:
             found.append(ddl.text("COMMENT ON TABLE {t} IS {c}", t=table, c=sql.Literal(self.comment)))
         found += [

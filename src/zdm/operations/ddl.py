@@ -139,6 +139,16 @@ def drop_constraint(name: str, on: QualifiedName, *also: QualifiedName) -> Trans
     )
 
 
+def in_target(target: str, *statements: str) -> tuple[str, ...]:
+    """Statements with texts of the migration's: names in them mean what they mean in its expressions."""
+    path = idents(dict.fromkeys((target, "public", "pg_temp")))
+    return (
+        text("SET LOCAL search_path TO {path}", path=path),
+        *statements,
+        "SET LOCAL search_path TO pg_catalog, pg_temp",
+    )
+
+
 def alter(on: QualifiedName, template: str, /, **parts: sql.Composable) -> Transaction:
     """One brief ALTER TABLE under ACCESS EXCLUSIVE."""
     return Transaction(

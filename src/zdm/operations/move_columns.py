@@ -521,7 +521,7 @@ class MoveColumns(Operation):
             made = column.plan(phase, replace(context, label=f"{context.label}/reference"))
             steps += [step.model_copy(update={"operation": context.label}) for step in made]
         if phase is Phase.PREPARATION:
-            steps += self._defaults(shape, originals, context.label)
+            steps += self._defaults(shape, originals, context.draft.target, context.label)
         if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:
             logged = context.draft.sync is SyncMode.LOGGED
             steps += self._foreign_key(shape, target.side, context.label, logged=logged)
@@ -553,16 +553,20 @@ class MoveColumns(Operation):
 
     @staticmethod
     def _defaults(
-        shape: TableShape, originals: Sequence[tuple[MovedColumn, Column]], label: str
+        shape: TableShape, originals: Sequence[tuple[MovedColumn, Column]], target: str, label: str
     ) -> list[Step]:
         """Where the new version's rows would have no value for an old column, it gets a default until cleanup."""
         wanted = [(m, c) for m, c in originals if m.empty is not None and c.not_null and c.default is None]
         if not wanted:
             return []
-        made = [
-            sql.SQL("ALTER COLUMN {} SET DEFAULT ({})").format(ddl.ident(c.name), ddl.raw(m.empty or ""))
-            for m, c in wanted
-        ]
+        made = ddl.alter(
+            shape.name,
+            "{a}",
+            a=sql.SQL(", ").join(
+                sql.SQL("ALTER COLUMN {} SET DEFAULT ({})").format(ddl.ident(c.name), ddl.raw(m.empty or ""))
+                for m, c in wanted
+            ),
+        )
         undone = [sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(ddl.ident(c.name)) for _, c in wanted]
         return [
             Step(
@@ -571,7 +575,7 @@ class MoveColumns(Operation):
                 phase=Phase.PREPARATION,
                 stage=Stage.STRUCTURE,
                 operation=label,
-                action=ddl.alter(shape.name, "{a}", a=sql.SQL(", ").join(made)),
+                action=made.model_copy(update={"statements": ddl.in_target(target, *made.statements)}),
                 undo=(ddl.alter(shape.name, "{a}", a=sql.SQL(", ").join(undone)),),
             )
         ]

@@ -12,7 +12,7 @@ from zdm.errors import Problem
 from zdm.model.mapping import Expose
 from zdm.model.names import QualifiedName, Value, chosen_by_server, fit, qualified
 from zdm.model.plan import Finding, Severity
-from zdm.model.requests import CarriedColumn, CarryRequest
+from zdm.model.requests import CarriedColumn, CarryRequest, ColumnType
 from zdm.model.row_mapping import SideKind
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
@@ -248,7 +248,7 @@ class ShadowTable(Operation):
         if problems:
             return problems
         draft.rows.append(self._rows(shadow))
-        draft.created[shadow.name] = tuple(c.name for c in columns)
+        draft.created[shadow.name] = {c.name: ColumnType(type=c.type, collation=c.collation) for c in columns}
         draft.shadows[table.name] = shadow
         draft.memo[label] = shadow
         shape.dropped = True
@@ -659,11 +659,11 @@ class ShadowTable(Operation):
         if self.tablespace is not None:
             tail += sql.SQL(" TABLESPACE {}").format(ddl.ident(self.tablespace))
         shadow.create = [
-            # Names in defaults and checks mean the target's, as everywhere in a migration.
-            ddl.text("SET LOCAL search_path TO {target}", target=ddl.ident(draft.target)),
-            ddl.text("CREATE TABLE {t} ({parts}){tail}", t=t, parts=sql.SQL(", ").join(parts), tail=tail),
-            *(one.create(shadow.name) for one in shadow.partitions),
-            "SET LOCAL search_path TO pg_catalog, pg_temp",
+            *ddl.in_target(
+                draft.target,
+                ddl.text("CREATE TABLE {t} ({parts}){tail}", t=t, parts=sql.SQL(", ").join(parts), tail=tail),
+                *(one.create(shadow.name) for one in shadow.partitions),
+            ),
             dollar_quoted(
                 "shadow_dress",
                 old=sql.SQL("{}::pg_catalog.regclass").format(literal(table.name)),

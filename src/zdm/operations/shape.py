@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from zdm.model.mapping import Conflict, Expose
 from zdm.model.names import QualifiedName, fit
+from zdm.model.requests import ColumnType
 from zdm.model.table import Column, Table
 
 BEFORE = "old."
@@ -146,6 +147,20 @@ class TableShape:
     def original(self, name: str) -> Column | None:
         """The table's own column called `name`, as introspected."""
         return self.table.column(name)
+
+    def collation(self, physical: str) -> str | None:
+        """The collation of one of its columns, if it is not the type's."""
+        draft = self.draft(physical)
+        if draft is not None:
+            return draft.collation
+        original = self.original(physical)
+        return original.collation if original is not None else None
+
+    def types(self) -> dict[str, ColumnType]:
+        """The new version's columns by their physical names."""
+        return {
+            c.physical: ColumnType(type=c.type, collation=self.collation(c.physical)) for c in self.columns
+        }
 
     def draft(self, physical: str) -> DraftNew | None:
         """The added column with that physical name, or None."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from psycopg import sql as composing
 from pydantic import Field, field_validator
 
 from zdm.errors import Problem
@@ -159,12 +158,7 @@ class Sql(Operation):
     def _action(self, draft: Draft, statement: str) -> Transaction:
         found = lint.judge(statement)
         return Transaction(
-            statements=(
-                # Unqualified names mean the target's, as everywhere in a migration.
-                ddl.text("SET LOCAL search_path TO {t}", t=composing.Identifier(draft.target)),
-                found.statement,
-                "SET LOCAL search_path TO pg_catalog, pg_temp",
-            ),
+            statements=ddl.in_target(draft.target, found.statement),
             locks=_locks(draft, found),
         )
 
