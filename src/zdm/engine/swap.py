@@ -99,7 +99,7 @@ def _swap(
             triggers += row_sync.drop_triggers(rows, "old")
     shadow = context.draft.shadows.get(mapping.table)
     if shadow is not None:
-        shown = created_view(shadow.name, tuple(context.draft.created[shadow.name]))
+        shown = created_view(shadow.name, context.draft.created[shadow.name])
         remake = [*swap_statements(shadow), views.stamp_view(shown, plan.new_schema)]
     statements = contract_statements(mapping, shape, following, drop_triggers=triggers, recreate_views=remake)
     if mapping.partitioned and mapping.needs_sync:

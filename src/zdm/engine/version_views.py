@@ -40,7 +40,7 @@ def _step(side: str, schema: str, plan: Plan, shown: Iterable[TableMapping]) -> 
     )
 
 
-def created_view(name: QualifiedName, columns: tuple[str, ...]) -> TableMapping:
+def created_view(name: QualifiedName, columns: Iterable[str]) -> TableMapping:
     """A table that the migration makes, as the new version sees it."""
     shown = tuple(ViewColumn(physical=column, name=column) for column in columns)
     return TableMapping(table=name, final_name=name.name, oid=0, expose=Expose.VIEWS, new_columns=shown)

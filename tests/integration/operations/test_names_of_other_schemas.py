@@ -25,7 +25,7 @@ TABLES = """
 CREATE TABLE projects (id serial PRIMARY KEY, name text NOT NULL, state public.mood NOT NULL, note text);
 INSERT INTO projects (name, state) SELECT 'Name ' || g, 'high' FROM generate_series(1, 20) g;
 """
-OPERATIONS = [
+OPERATIONS: list[dict[str, object]] = [
     {
         "create_index": {
             "table": "projects",
