@@ -667,10 +667,6 @@ class ElementObjects(Objects):
 
     def _enter(self) -> Function:
         mapping = self.mapping
-        filled = sql.SQL(
-            "FROM zdm.data_migrations AS zdm_d WHERE zdm_d.rollout = {} AND zdm_d.schema_name = {} AND zdm_d.table_name = {}"
-            " AND zdm_d.status = 'finished'"
-        ).format(sql.Literal(self.rollout), sql.Literal(mapping.id.schema_), sql.Literal(mapping.id.name))
         return self._made(
             "enter",
             "element_enter",
@@ -680,7 +676,7 @@ class ElementObjects(Objects):
             guard=self._guard(self._of_element("new")),
             own_key=equal(self.one.key, "zdm_s", self.elements.of, "new"),
             match=equal(self.elements.of, _MANY, self.elements.of, "new"),
-            filled=filled,
+            filled=self._filled,
             wanted=wanted_by(mapping, self.rollout),
             settle_many=self._called(f"settle_{self.elements.many}"),
             number=sql.Literal(str(mapping.number)),

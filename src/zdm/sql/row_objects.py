@@ -108,6 +108,16 @@ class Objects(ABC):
             names = ("standard_conforming_strings",)
         return pinned(names)
 
+    @property
+    def _filled(self) -> sql.Composable:
+        """What stands behind SELECT or EXISTS (SELECT …: a row, once the backfill of the mapping has reached its end."""
+        return sql.SQL(
+            "FROM zdm.data_migrations AS zdm_d WHERE zdm_d.rollout = {} AND zdm_d.schema_name = {} AND zdm_d.table_name = {}"
+            " AND zdm_d.status = 'finished'"
+        ).format(
+            sql.Literal(self.rollout), sql.Literal(self.mapping.id.schema_), sql.Literal(self.mapping.id.name)
+        )
+
     def _function_name(self, purpose: str) -> str:
         return name_of(self.mapping, self.rollout, f"{purpose}_{self.side}")
 

@@ -195,6 +195,13 @@ def holds(side: RowSide, alias: str) -> sql.Composable:
     )
 
 
+def _given(side: RowSide, alias: str) -> sql.Composable:
+    """A condition over a new row of COLUMNS: somebody certainly gave it something, so that it is the old version's."""
+    return any_of(
+        differs(column(c.name, alias), _empty(c), c.comparison, c.type) for c in side.mapped if c.known_empty
+    )
+
+
 def joined_to(side: RowSide, mine: str, other: str) -> sql.Composable:
     """The same, of one side's row and a row of the other one."""
     return _match(side, mine, other)
@@ -364,7 +371,7 @@ class Generator(Objects):
         if self._shared:
             return self._genuine
         # Where it adopts, the old version may have made the row's other half before the row itself.
-        return holds(self.mine, "new") if self._lazy and not self._adopts else sql.SQL("true")
+        return _given(self.mine, "new") if self._lazy and not self._adopts else sql.SQL("true")
 
     @property
     def _when_updated(self) -> sql.Composable:
@@ -393,6 +400,11 @@ class Generator(Objects):
         return self.mine.kind is SideKind.COLUMNS and self.yours.kind is SideKind.ROWS
 
     @property
+    def _unsure(self) -> bool:
+        """Whether a row may hold what nobody gave it: a default that is another value each time."""
+        return self._lazy and not all(c.known_empty for c in self.mine.columns)
+
+    @property
     def _shared(self) -> bool:
         """Whether rows of this side may be made by another mapping, whose new side the application writes first."""
         return self.side == "old" and self.mine.kind is SideKind.ROWS
@@ -408,12 +420,12 @@ class Generator(Objects):
     @property
     def _late_events(self) -> tuple[str, ...]:
         """The events after which a row must be made at the end of the transaction, if nobody makes it."""
-        if self._shared:
+        if self._shared or self._unsure:
             return ("INSERT",)
         if self.mapping.presence is not Presence.EVERY:
             return ()
         if self._lazy:
-            return ("INSERT",) if all(c.known_empty for c in self.mine.columns) else ()
+            return ("INSERT",)
         return ("DELETE",) if self.yours.kind is SideKind.COLUMNS and self.side == "new" else ()
 
     @property
@@ -742,6 +754,11 @@ class Generator(Objects):
         if self.side == "old":
             return sql.SQL("")
         claimed = holds(self.yours, "zdm_t")
+        if not all(c.known_empty for c in self.yours.columns):
+            # Nothing tells a row that is not filled yet from one of this transaction, until there are none of the former.
+            claimed = any_of(
+                [_given(self.yours, "zdm_t"), sql.SQL("NOT EXISTS (SELECT {})").format(self._filled)]
+            )
         if self._filter is not None:
             met = sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))
             # A row that stands on its own has none over here where the filter leaves it out; one that is made has another life.
