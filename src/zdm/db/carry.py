@@ -137,7 +137,7 @@ def _carry(conn: Connection, request: CarryRequest) -> str:
         return _foreign_key(conn, request)
     clone = _clone(conn, request.table, request.columns)
     if request.kind == "index":
-        body = _index_body(
+        body = index_body(
             conn,
             "x.relname = %s AND x.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)",
             (request.name, request.table.schema_),
@@ -145,7 +145,7 @@ def _carry(conn: Connection, request: CarryRequest) -> str:
         statement = sql.SQL("CREATE INDEX {} ON {} ").format(sql.Identifier(_OBJECT), clone)
         conn.execute(sql.Composed([statement, sql.SQL(body)]))
         rename(conn, clone, request.columns)
-        return _index_body(
+        return index_body(
             conn,
             "x.relname = %s AND x.relnamespace = pg_my_temp_schema()",
             (_OBJECT,),
@@ -198,7 +198,7 @@ def _clone(
     return clone
 
 
-def _index_body(conn: Connection, condition: str, parameters: Sequence[str], tablespace: str = "") -> str:
+def index_body(conn: Connection, condition: str, parameters: Sequence[str], tablespace: str = "") -> str:
     """What follows ``CREATE INDEX name ON table`` in the server's own definition, with the clause `tablespace` in its place."""
     query = sql.SQL(_INDEX).format(condition=sql.SQL(condition))
     row = conn.execute(query, parameters).fetchone()

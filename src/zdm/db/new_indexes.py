@@ -12,19 +12,13 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import sql
 
+from zdm.db.carry import index_body
 from zdm.db.session import Connection, execute_one, search_path_of, transaction
 from zdm.errors import Problem
 from zdm.model.requests import IndexRequest
 
 _TABLE = "_zdm_index_on"
 _INDEX = "_zdm_new_index"
-
-_SPELLED = """
-SELECT pg_get_indexdef(i.indexrelid), pg_get_expr(i.indpred, i.indrelid),
-       format('CREATE %%sINDEX %%I ON pg_temp.%%I ', CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, x.relname, t.relname)
-FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
-WHERE x.relname = %s AND x.relnamespace = pg_my_temp_schema()
-"""
 
 
 def spell_indexes(
@@ -82,15 +76,9 @@ def _spell(conn: Connection, request: IndexRequest, search_path: Sequence[str]) 
         ),
     )
     conn.execute(search_path_of([]))
-    row = conn.execute(_SPELLED, [_INDEX]).fetchone()
-    assert row is not None
-    definition, condition, prefix = row
-    assert definition.startswith(prefix), definition
-    body: str = definition.removeprefix(prefix)
-    if request.tablespace is None:
-        return body
-    # It stands before the condition.
-    tail = "" if condition is None else f" WHERE {condition}"
-    assert body.endswith(tail), body
-    place = sql.SQL(" TABLESPACE {}").format(sql.Identifier(request.tablespace)).as_string(conn)
-    return body.removesuffix(tail) + place + tail
+    place = (
+        ""
+        if request.tablespace is None
+        else sql.SQL(" TABLESPACE {}").format(sql.Identifier(request.tablespace)).as_string(conn)
+    )
+    return index_body(conn, "x.relname = %s AND x.relnamespace = pg_my_temp_schema()", (_INDEX,), place)
