@@ -676,7 +676,7 @@ class ElementObjects(Objects):
             guard=self._guard(self._of_element("new")),
             own_key=equal(self.one.key, "zdm_s", self.elements.of, "new"),
             match=equal(self.elements.of, _MANY, self.elements.of, "new"),
-            filled=self._filled,
+            filled=self._filled(self.mapping.id),
             wanted=wanted_by(mapping, self.rollout),
             settle_many=self._called(f"settle_{self.elements.many}"),
             number=sql.Literal(str(mapping.number)),

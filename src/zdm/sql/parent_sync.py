@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from zdm.model.expression import Expression
-from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, UnusedParents
 from zdm.sql.identifiers import (
     all_of,
@@ -309,13 +308,6 @@ class ParentObjects(Objects):
             fail=record_failure(mapping, self.rollout, mapping.old, "zdm_at"),
             forget=forget,
         )
-
-    def _filled(self, name: QualifiedName) -> sql.Composable:
-        """That the backfill which the catalog calls so has been to its end, as FROM and WHERE."""
-        return sql.SQL(
-            "FROM zdm.data_migrations AS zdm_d WHERE zdm_d.rollout = {} AND zdm_d.schema_name = {} AND zdm_d.table_name = {}"
-            " AND zdm_d.status = 'finished'"
-        ).format(sql.Literal(self.rollout), sql.Literal(name.schema_), sql.Literal(name.name))
 
     @property
     def _variables(self) -> sql.Composable:

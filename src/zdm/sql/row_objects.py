@@ -11,7 +11,7 @@ from typing import Literal
 from psycopg import sql
 
 from zdm.model.expression import Expression, Volatility
-from zdm.model.names import fit
+from zdm.model.names import QualifiedName, fit
 from zdm.model.row_mapping import RowMapping, RowSide
 from zdm.sql.identifiers import all_of, column, comma, qualified_name
 from zdm.sql.rows import PINNED_SETTINGS
@@ -108,15 +108,12 @@ class Objects(ABC):
             names = ("standard_conforming_strings",)
         return pinned(names)
 
-    @property
-    def _filled(self) -> sql.Composable:
-        """What stands behind SELECT or EXISTS (SELECT …: a row, once the backfill of the mapping has reached its end."""
+    def _filled(self, name: QualifiedName) -> sql.Composable:
+        """That the backfill which the catalog calls so has been to its end, as FROM and WHERE."""
         return sql.SQL(
             "FROM zdm.data_migrations AS zdm_d WHERE zdm_d.rollout = {} AND zdm_d.schema_name = {} AND zdm_d.table_name = {}"
             " AND zdm_d.status = 'finished'"
-        ).format(
-            sql.Literal(self.rollout), sql.Literal(self.mapping.id.schema_), sql.Literal(self.mapping.id.name)
-        )
+        ).format(sql.Literal(self.rollout), sql.Literal(name.schema_), sql.Literal(name.name))
 
     def _function_name(self, purpose: str) -> str:
         return name_of(self.mapping, self.rollout, f"{purpose}_{self.side}")

@@ -757,7 +757,10 @@ class Generator(Objects):
         if not all(c.known_empty for c in self.yours.columns):
             # Nothing tells a row that is not filled yet from one of this transaction, until there are none of the former.
             claimed = any_of(
-                [_given(self.yours, "zdm_t"), sql.SQL("NOT EXISTS (SELECT {})").format(self._filled)]
+                [
+                    _given(self.yours, "zdm_t"),
+                    sql.SQL("NOT EXISTS (SELECT {})").format(self._filled(self.mapping.id)),
+                ]
             )
         if self._filter is not None:
             met = sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))
