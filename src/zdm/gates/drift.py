@@ -200,11 +200,19 @@ def _hanging(ctx: GateContext, *, fenced: bool) -> list[str]:
     schemas = [s for s in (plan.old_schema, plan.new_schema, *plan.previous_schemas) if s]
     own = {name for (name,) in ctx.conn.execute(_OWN_VIEWS, ([*schemas, *map(aside, schemas)],))}
     found: list[str] = []
+    # A foreign key is called after its table, which may be behind the fence.
+    planned = {effective(mapping, fenced=fenced).table: mapping.table for mapping in plan.mappings}
     for mapping in plan.mappings:
         columns = going(effective(mapping, fenced=fenced))
         table = read_table(ctx.conn, effective(mapping, fenced=fenced).table) if columns else None
         if table is None:
             continue
+        pointing = [
+            key.model_copy(update={"references": planned.get(key.references, key.references)})
+            for key in table.referenced_by
+            if key.references is not None
+        ]
+        table = table.model_copy(update={"referenced_by": tuple(pointing)})
         before = {h.what: h.digest for h in plan.hanging if h.table == mapping.table}
         now = hanging_on(table, columns, own)
         found += [

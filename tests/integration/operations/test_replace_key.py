@@ -155,6 +155,22 @@ def test_a_writer_who_saw_no_new_key_is_waited_for(database: Database) -> None:
     r.agree()
 
 
+def test_a_backfill_by_hand_is_not_the_last_word(database: Database) -> None:
+    """It may be asked for before the phase, when rows may still be written that wait for others."""
+    r = rollout(database)
+    r.advance_to(State.PREPARED)
+    begun: list[str] = []
+    with versions(database) as (_, old, _):
+        old.begin()
+        old.run("INSERT INTO items (order_id, what) VALUES (7, 'open')")
+        r.engine().backfill(r.migration.id)
+        advance = _Advance(r, lambda step: begun.append(step.id))
+        eventually(lambda: "migration.public.items.pairs.public.orders" in begun, what="the wait for writers")
+        old.run("COMMIT")
+        advance.end()
+    r.agree()
+
+
 def test_a_row_gets_its_new_key_while_others_refer_to_it(database: Database) -> None:
     """The new key is none to the server before every row has one: whoever updates a row waits for nobody who refers to it."""
     r = rollout(database)
@@ -399,6 +415,65 @@ def test_an_application_needs_no_rights_on_what_it_refers_to(database: Database,
         new.run("UPDATE refunds SET order_id = %s WHERE id = 1", key) if state is not State.PREPARED else None
         assert old.start(f"SELECT FROM zdm.pairs_{oid}").error() == "42501"
     r.sides_agree(complete=state is not State.PREPARED)
+
+
+def test_a_row_that_waits_keeps_what_the_new_version_wrote_elsewhere_in_it(database: Database) -> None:
+    """A lossy mapping of another column is not derived again when the reference can be filled at last."""
+    setup = SETUP + "ALTER TABLE items ADD weight int NOT NULL DEFAULT 0;"
+    lossy = {
+        "change_type": {
+            "table": "items",
+            "column": "weight",
+            "to": "numeric(9,2)",
+            "up": "weight",
+            "down": "round(weight)::int",
+            "lossy": True,
+        }
+    }
+    r = rollout(database, setup, lossy, replace())
+    r.advance_to(State.PREPARED)
+    with versions(database) as (_, old, new):
+        new.run("UPDATE items SET weight = 7.4 WHERE id = 7")
+        old.run("INSERT INTO items (order_id, what, weight) VALUES (9, 'waits', 3)")
+        new.run("UPDATE items SET weight = 3.3 WHERE what = 'waits'")
+        old.run("UPDATE items SET order_id = 10 WHERE id = 7")
+        old.run("UPDATE items SET what = 'x' WHERE id = 8")
+    r.advance_to(State.MIGRATED)
+    r.sides_agree()
+    assert failures(database) == 0
+    with versions(database) as (_, _, new):
+        found = new.run(
+            "SELECT weight::text, order_id IS NOT NULL FROM items WHERE id = 7 OR what = 'waits' ORDER BY 1"
+        )
+        assert found == [("3.30", True), ("7.40", True)]
+
+
+def test_with_tables_and_columns_that_get_other_names(database: Database) -> None:
+    """The fence sets the tables' old names aside as well."""
+    operations = [
+        {"rename_table": {"table": "orders", "to": "purchases"}},
+        replace("purchases", name="uid"),
+        {"rename_table": {"table": "items", "to": "parts"}},
+        {"rename_column": {"table": "parts", "column": "order_id", "to": "purchase"}},
+    ]
+    r = rollout(database, SETUP, *operations)
+    r.advance_to(State.SWITCHED_OVER)
+    both = (
+        "WITH o AS (INSERT INTO purchases (customer) VALUES ('s') RETURNING uid)"
+        " INSERT INTO parts (purchase, what) SELECT uid, 's' FROM o"
+    )
+    with versions(database) as (_, old, new):
+        new.run(both)
+        r.engine().fence(r.migration.id)
+        new.run(both)
+        r.engine().fence(r.migration.id, lift=True)
+        old.run("INSERT INTO items (order_id, what) VALUES (7, 's')")
+        r.agree()
+        r.engine().fence(r.migration.id)
+        r.advance_to(State.COMPLETED)
+        new.run(both)
+    assert database.value("SELECT count(*) FROM parts JOIN purchases ON uid = purchase WHERE what = 's'") == 4
+    r.nothing_left()
 
 
 # --- what is found -------------------------------------------------------------------------------------------------------
