@@ -40,7 +40,9 @@ def create_view(mapping: TableMapping) -> tuple[str, ...]:
         table=qualified_name(mapping.table),
     )
     revoke = sql.SQL("REVOKE ALL ON {} FROM PUBLIC").format(view)
-    return made.as_string(None), revoke.as_string(None)
+    # To lock a row is to have the right to update it; nobody shall.
+    still = sql.SQL("CREATE OR REPLACE RULE zdm_still AS ON UPDATE TO {} DO INSTEAD NOTHING").format(view)
+    return made.as_string(None), revoke.as_string(None), still.as_string(None)
 
 
 def drop_view(view: QualifiedName) -> str:

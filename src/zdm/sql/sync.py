@@ -7,7 +7,8 @@ module which functions and triggers a mapping needs. Names:
 * triggers ``~zdm_<n>_<purpose>``, so that they sort, and fire, after the application's.
 
 All functions are SECURITY INVOKER and call nothing in schema zdm, so an application's role needs no rights there; only
-the recorder of failures is SECURITY DEFINER, and those of a table whose rows refer to a shared one, which they write. Functions whose expressions are all immutable have no SET clause (one costs
+the recorder of failures is SECURITY DEFINER, and, as the table's owner, those of a table whose rows refer to a shared one, which they
+write, or to rows that they look up (`ColumnGroup.lookup`). Functions whose expressions are all immutable have no SET clause (one costs
 more than the rest of the call); with a stable expression `rows.PINNED_SETTINGS` are pinned on the function.
 """
 
@@ -263,8 +264,7 @@ class _Generator:
 
     def objects(self) -> SyncObjects:
         functions = [statement for f in self.functions for statement in f.statements]
-        if self._parents:
-            functions.append(self._owner())
+        functions += self._ownership()
         triggers: list[sql.Composable] = [t.definition for t in self.triggers]
         always = [sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in self.triggers]
         triggers.append(sql.SQL("ALTER TABLE {} {}").format(self.table, comma(always)))
@@ -272,6 +272,20 @@ class _Generator:
         return SyncObjects(
             tuple(map(_text, functions)), tuple(map(_text, triggers)), tuple(map(_text, comments))
         )
+
+    def _ownership(self) -> list[sql.Composable]:
+        """What lets functions that go to other tables' rows run as the table's owner, and look up what they have to."""
+        if not (self.mapping.looks_up or self._parents):
+            return []
+        table = sql.Literal(_text(self.table))
+        names = sql.Literal([f.name for f in self.functions])
+        made: list[sql.Composable] = [
+            dollar_quoted("row_owner", schema=sql.Literal(SCHEMA), table=table, functions=names)
+        ]
+        pairs = {_text(qualified_name(g.lookup.pairs)) for g in self.mapping.groups if g.lookup is not None}
+        if pairs:
+            made.append(dollar_quoted("lookup_rights", table=table, views=sql.Literal(sorted(pairs))))
+        return made
 
     def comments(self, functions: Sequence[_Function], triggers: Sequence[_Trigger]) -> sql.Composed:
         """One statement that stamps what has been made."""
@@ -390,18 +404,6 @@ class _Generator:
     def _parents(self) -> bool:
         """Whether the functions write a shared table, to which the application's role need have no rights."""
         return any(group.parent is not None for group in self.mapping.groups)
-
-    def _owner(self) -> sql.Composed:
-        """What makes those that do so the table owner's."""
-        names = [
-            _function_name(self.mapping, self.rollout, p) for p in ("insert", "settle", "both", "failed")
-        ]
-        return dollar_quoted(
-            "row_owner",
-            schema=sql.Literal(SCHEMA),
-            table=sql.Literal(_text(self.table)),
-            functions=sql.Literal(names),
-        )
 
     @cached_property
     def _settings(self) -> sql.Composable:

@@ -476,6 +476,37 @@ def test_with_tables_and_columns_that_get_other_names(database: Database) -> Non
     r.nothing_left()
 
 
+def test_what_is_done_for_the_application_is_done_as_the_owner_of_its_table(database: Database) -> None:
+    """Triggers that fire when a reference is looked up again have the owner's rights, not zdm's; nor has the owner others than before."""
+    role = f"clerk_{database.name}"[:60]
+    setup = SETUP + (
+        f" SET CONSTRAINTS ALL IMMEDIATE; CREATE ROLE {role}; ALTER TABLE refunds OWNER TO {role}; GRANT CREATE, USAGE ON SCHEMA public TO {role};"
+        f" GRANT REFERENCES, SELECT, UPDATE ON orders TO {role};"
+        " ALTER TABLE refunds ADD said text; CREATE FUNCTION say() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.said := current_user; RETURN NEW; END $$;"
+        " CREATE TRIGGER says BEFORE UPDATE ON refunds FOR EACH ROW EXECUTE FUNCTION say();"
+    )
+    r = rollout(database, setup)
+    r.advance_to(State.MIGRATED)
+    oid = database.value("SELECT 'orders'::regclass::oid")
+    with versions(database) as (_, old, new):
+        old.run("BEGIN")
+        old.run("INSERT INTO refunds (order_id, cents) VALUES (9001, -7)")
+        old.run("INSERT INTO orders (id, customer) VALUES (9001, 'late')")
+        old.run("COMMIT")
+        assert old.run("SELECT said, _zdm_order_id IS NOT NULL FROM refunds WHERE order_id = 9001") == [
+            (role, True)
+        ]
+        new.run("UPDATE refunds SET order_id = (SELECT id FROM orders WHERE customer = 'c9') WHERE id = 3")
+        old.run(f"SET ROLE {role}")
+        old.run(f"UPDATE zdm.pairs_{oid} SET zdm_new = gen_random_uuid()")
+    r.advance_to(State.SWITCHED_OVER)
+    r.agree()
+    r.engine().rollback(r.migration.id)
+    r.nothing_left()
+    assert r.dump() == r.before
+
+
 # --- what is found -------------------------------------------------------------------------------------------------------
 
 
