@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from zdm.backfill.table import Statements, within
-from zdm.model.mapping import ColumnGroup, SharedParent, TableMapping
+from zdm.model.mapping import SharedParent, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.sql.identifiers import all_of, column, comma, qualified_name
 from zdm.sql.rows import fill_assignments, has_parent, natural_key, unsettled
@@ -27,9 +29,9 @@ class ReferenceStatements(Statements):
         super().__init__(mapping, table)
         self._groups = [(g, g.parent) for g in mapping.groups if g.parent is not None]
         given = {
-            new.name: column(name, _held(group))
+            new.name: column(f"zdm_{group.number}_{n}", _WANTED)
             for group, parent in self._groups
-            for new, name in zip(group.new, parent.identity, strict=True)
+            for n, (new, _) in enumerate(zip(group.new, parent.identity, strict=True))
         }
         self._fill = sql.SQL(fill_assignments(mapping, given).as_string(None))
 
@@ -54,14 +56,14 @@ class ReferenceStatements(Statements):
             unsettled=unsettled(self._mapping, _ROW),
             wanted=has_parent(parent.where, parent.key_values, _ROW),
             w=sql.Identifier(_WANTED),
-            alike=_alike(parent, "zdm_p", _WANTED),
+            alike=_called(parent, "zdm_p", [column(f"zdm_{n}", _WANTED) for n, _ in enumerate(names)]),
             numbers=comma(sql.SQL(str(n + 1)) for n, _ in enumerate(names)),
         )
 
     @staticmethod
-    def _named(parent: SharedParent, prefix: str = "zdm_") -> sql.Composed:
+    def _named(parent: SharedParent) -> sql.Composed:
         return comma(
-            sql.SQL("{} AS {}").format(value, column(f"{prefix}{n}"))
+            sql.SQL("{} AS {}").format(value, column(f"zdm_{n}"))
             for n, value in enumerate(natural_key(parent, _ROW))
         )
 
@@ -70,43 +72,33 @@ class ReferenceStatements(Statements):
         if careful:
             return super().fill(start, end, careful=True)
         wanted: list[sql.Composable] = [sql.SQL("{} AS zdm_at").format(column("ctid", _ROW))]
-        held, joins, found = [], [], []
+        found: list[sql.Composable] = []
         for group, parent in self._groups:
-            mine = f"zdm_{group.number}_"
-            has = has_parent(parent.where, parent.key_values, _ROW)
-            wanted.append(sql.SQL("{} AS {}").format(has, column(f"{mine}has")))
-            # Of rows that have no parent nothing is computed, which might raise.
+            has = column(f"zdm_{group.number}_has")
+            wants = has_parent(parent.where, parent.key_values, _ROW)
+            wanted.append(sql.SQL("{} AS {}").format(wants, has))
+            # One by one, by the index of the natural key: a join of what a chunk wants with the parents would go by how many rows the
+            # server expects of a marker of which it has no statistics. Of rows that have no parent nothing is computed, which might raise.
             wanted += [
-                sql.SQL("CASE WHEN {} THEN {} END AS {}").format(has, value, column(f"{mine}{n}"))
-                for n, value in enumerate(natural_key(parent, _ROW))
-            ]
-            held.append(
                 sql.SQL(
-                    "{held} AS MATERIALIZED (SELECT {columns} FROM {parent} AS zdm_p WHERE ({key}) IN (SELECT {values} FROM {w}"
-                    " WHERE {has}) FOR KEY SHARE SKIP LOCKED)"
+                    "CASE WHEN {} THEN (SELECT {} FROM {} AS zdm_p WHERE {} FOR KEY SHARE SKIP LOCKED) END AS {}"
                 ).format(
-                    held=sql.Identifier(_held(group)),
-                    columns=comma(column(n, "zdm_p") for n in dict.fromkeys([*parent.identity, *parent.key])),
-                    parent=qualified_name(parent.table),
-                    key=comma(column(name, "zdm_p") for name in parent.key),
-                    values=comma(column(f"{mine}{n}") for n, _ in enumerate(parent.key)),
-                    w=sql.Identifier(_WANTED),
-                    has=column(f"{mine}has"),
+                    wants,
+                    column(name, "zdm_p"),
+                    qualified_name(parent.table),
+                    _called(parent, "zdm_p", natural_key(parent, _ROW)),
+                    column(f"zdm_{group.number}_{n}"),
                 )
-            )
-            joins.append(
-                sql.SQL(" LEFT JOIN {} ON {}").format(
-                    sql.Identifier(_held(group)), _alike(parent, _held(group), _WANTED, mine)
-                )
-            )
+                for n, name in enumerate(parent.identity)
+            ]
             found.append(
                 sql.SQL("(NOT {} OR {} IS NOT NULL)").format(
-                    column(f"{mine}has", _WANTED), column(parent.identity[0], _held(group))
+                    column(f"zdm_{group.number}_has", _WANTED), column(f"zdm_{group.number}_0", _WANTED)
                 )
             )
         return sql.SQL(
-            "WITH {w} AS MATERIALIZED (SELECT {wanted} FROM ONLY {table} AS {row} WHERE {within} AND {unsettled}), {held}"
-            " UPDATE ONLY {table} AS {row} SET {fill} FROM {w}{joins}"
+            "WITH {w} AS MATERIALIZED (SELECT {wanted} FROM ONLY {table} AS {row} WHERE {within} AND {unsettled})"
+            " UPDATE ONLY {table} AS {row} SET {fill} FROM {w}"
             " WHERE {ctid} = {at} AND {within} AND {unsettled} AND {found}"
         ).format(
             w=sql.Identifier(_WANTED),
@@ -115,9 +107,7 @@ class ReferenceStatements(Statements):
             row=sql.Identifier(_ROW),
             within=within(start, end, _ROW),
             unsettled=unsettled(self._mapping, _ROW),
-            held=comma(held),
             fill=self._fill,
-            joins=sql.Composed(joins),
             ctid=column("ctid", _ROW),
             at=column("zdm_at", _WANTED),
             found=all_of(found),
@@ -149,15 +139,11 @@ class ReferenceStatements(Statements):
         return [*found, *super().ups_of(position)]
 
 
-def _held(group: ColumnGroup) -> str:
-    return f"zdm_h{group.number}"
-
-
-def _alike(parent: SharedParent, mine: str, wanted: str, prefix: str = "zdm_") -> sql.Composable:
-    """The parent under one alias has the natural key that is wanted under the other."""
+def _called(parent: SharedParent, alias: str, values: Sequence[sql.Composable]) -> sql.Composable:
+    """The parent under this alias has this natural key."""
     return all_of(
-        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, mine), column(f"{prefix}{n}", wanted))
-        for n, name in enumerate(parent.key)
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, alias), value)
+        for name, value in zip(parent.key, values, strict=True)
     )
 
 
