@@ -82,8 +82,8 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
     if not draft.loggable:
         mapper.problems.append(
             Problem(
-                f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of split_table can, and of "
-                "move_columns without `where`, `copies` and `reference`",
+                f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns and "
+                "split_table can",
                 draft.operation,
                 "Use `sync: immediate`, or put this operation into a migration of its own.",
                 rule="logged-sync",

@@ -307,7 +307,7 @@ class MoveColumns(Operation):
                 where=self.where,
                 presence=self.rows,
                 lossy=self.lossy,
-                loggable=self.where is None and self.reference is None and not self.copies,
+                loggable=True,
                 without_old_form=self.without_old_form,
             )
         )

@@ -144,7 +144,8 @@ class LogObjects(row_sync.Generator):
 
     def __init__(self, mapping: RowMapping, rollout: int, side: Side) -> None:
         super().__init__(mapping, rollout, side)
-        self._parts = parts(mapping)
+        # Which row a reference names follows from the rest.
+        self._parts = [part for part in parts(mapping) if part.new or any(not c.reference for c in part.old)]
         self._here = of_mapping(mapping, rollout)
         self._lock = sql.Literal(f"zdm.row_changes:{rollout}:{mapping.number}:")
 
@@ -237,9 +238,6 @@ class LogObjects(row_sync.Generator):
         return sql.SQL("CASE WHEN {} THEN {} ELSE '{{}}' END").format(self._genuine, everything)
 
     def _check(self) -> Function:
-        claimed = [row_sync.holds(self.yours, "zdm_t")]
-        if self._filter is not None:
-            claimed.append(sql.SQL("({} IS NOT TRUE)").format(render(self._filter, "zdm_t")))
         return self._made(
             "first_new",
             "log_first",
@@ -248,7 +246,7 @@ class LogObjects(row_sync.Generator):
             source=self.table,
             target=self.target,
             match=row_sync.joined_to(self.yours, "zdm_t", "zdm_at"),
-            claimed=any_of(claimed),
+            claimed=self._claimed,
             mine=self._guard(self.side, self.mine, "zdm_at"),
             names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
             changes=CHANGES,
@@ -279,11 +277,12 @@ class LogObjects(row_sync.Generator):
                 sql.Literal(number)
             )
             asked += [_latest("old", claims), _latest("new", claims)]
-        declared = [
+        declared: list[sql.Composable] = [
             sql.SQL("  {} {};").format(sql.Identifier(f"zdm_{side}{number}"), type_name(type_))
             for number, _ in enumerate(self._parts, 1)
             for side, type_ in (("o", "bigint"), ("n", "bigint"), ("w", "text"))
         ]
+        declared.append(sql.SQL("  zdm_may pg_catalog.bool;"))
         lazy = sql.Literal(mapping.presence is Presence.NEEDED)
         to_new = sql.SQL("{}(zdm_o, {}, false)").format(row_sync.settle(mapping, self.rollout, "new"), lazy)
         to_old: sql.Composable = sql.SQL("{}(zdm_n, false, false)").format(
@@ -309,6 +308,8 @@ class LogObjects(row_sync.Generator):
             missing: sql.Composable = sql.SQL("        NULL;")
             if mapping.old.kind is SideKind.COLUMNS:
                 missing = sql.SQL("        PERFORM {};").format(to_new)
+                if mapping.old.references:
+                    missing = sql.SQL("{}\n{}").format(missing, self._referring(new_key, old_key, to_old))
             again = load("log_again").fill(
                 old=old,
                 new=new,
@@ -325,7 +326,8 @@ class LogObjects(row_sync.Generator):
             "reconcile",
             "log_reconcile",
             "pg_catalog.text[], pg_catalog.text",
-            settings=sql.SQL(""),
+            # The backfill says that its rows need not be looked at; but the row that refers to one does.
+            settings=sql.SQL("\n  SET \"zdm.row\" = ''" if mapping.old.references else ""),
             old=old,
             new=new,
             lock=self._lock,
@@ -354,11 +356,28 @@ class LogObjects(row_sync.Generator):
     def _decide(self) -> sql.Composable:
         lost_new = self._conflict("old", _values(self.mapping.new.followed, _NEW), sql.SQL("NULL"))
         if self.mapping.old.kind is SideKind.COLUMNS:
-            return load("log_decide_columns").fill(emptied=self._left_empty(), lost_new=lost_new)
+            return load("log_decide_columns").fill(
+                may=self._may(_OLD), emptied=self._left_empty(), lost_new=lost_new
+            )
         return load("log_decide_rows").fill(
             may=self._may(_OLD),
-            lost_old=self._conflict("new", _values(self.mapping.old.followed, _OLD), sql.SQL("NULL")),
+            lost_old=self._conflict("new", _values(self.mapping.old.mapped, _OLD), sql.SQL("NULL")),
             lost_new=lost_new,
+        )
+
+    def _referring(
+        self, new_key: sql.Composable, old_key: sql.Composable, to_old: sql.Composable
+    ) -> sql.Composable:
+        """A reference names the row that there is now, or none."""
+        return load("log_referring").fill(
+            old=self.table,
+            new=self.target,
+            old_key=old_key,
+            new_key=new_key,
+            astray=row_sync.disagree(self.mapping, _OLD, _NEW),
+            back=to_old,
+            clear=comma(sql.SQL("{} = NULL").format(column(c.name)) for c in self.mapping.old.references),
+            refers=any_of(row_sync.refers(self.mapping.old, "zdm_s")),
         )
 
     def _left_empty(self) -> sql.Composable:
@@ -403,6 +422,14 @@ class LogObjects(row_sync.Generator):
             o, n, w = (sql.Identifier(f"zdm_{letter}{number}") for letter in "onw")
             apart = [any_of(_differ(c, _NEW, _OLD) for c in part.new)] if part.new else []
             apart += [any_of(_differ(c, _OLD, _NEW) for c in part.old)] if part.old else []
+            lost_old = self._conflict("new", _values(part.old, _OLD), _values(part.new, _NEW))
+            lost_new = self._conflict("old", _values(part.new, _NEW), _values(part.old, _OLD))
+            if not part.old:
+                # What repeats a column that stays follows it. A new row was given what that held then.
+                lost_old = sql.SQL("            NULL;")
+                lost_new = sql.SQL("          IF zdm_made_n IS NULL THEN\n{}\n          END IF;").format(
+                    lost_new
+                )
             lines.append(
                 sql.SQL(
                     "        {w} := NULL;\n"
@@ -416,8 +443,8 @@ class LogObjects(row_sync.Generator):
                     o=o,
                     n=n,
                     apart=all_of(apart),
-                    lost_old=self._conflict("new", _values(part.old, _OLD), _values(part.new, _NEW)),
-                    lost_new=self._conflict("old", _values(part.new, _NEW), _values(part.old, _OLD)),
+                    lost_old=lost_old,
+                    lost_new=lost_new,
                 )
             )
             to_new += [_taken(c, w, "old", _OLD) for c in part.new]
@@ -430,6 +457,8 @@ class LogObjects(row_sync.Generator):
             new=self.target,
             old_key=old_key,
             new_key=new_key,
+            may=self._may(_OLD),
+            lost_new=self._conflict("old", _values(self.mapping.new.followed, _NEW), sql.SQL("NULL")),
             disagree=row_sync.disagree(self.mapping, _OLD, _NEW),
         )
 
@@ -602,7 +631,7 @@ class LogObjects(row_sync.Generator):
             schema=sql.Literal(self.mapping.id.schema_),
             name=sql.Literal(self.mapping.id.name),
             won=sql.Literal(row_sync.across(side)),
-            values=_values(mine.followed, "zdm_s"),
+            values=_values(mine.mapped, "zdm_s"),
             mine=qualified_name(mine.table),
             key=_keyed(mine, "zdm_s", "zdm_c.key"),
             schema_of=sql.Identifier(SCHEMA),

@@ -753,6 +753,17 @@ class Generator(Objects):
     def _first(self) -> sql.Composable:
         if self.side == "old":
             return sql.SQL("")
+        return load("row_first").fill(
+            target=self.target,
+            match=_match(self.yours, "zdm_t", "zdm_at"),
+            claimed=self._claimed,
+            mine=self._guard(self.side, self.mine, "zdm_at"),
+            names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
+        )
+
+    @property
+    def _claimed(self) -> sql.Composable:
+        """A condition over the row over there: one that is inserted here has met it before it was filled."""
         claimed = holds(self.yours, "zdm_t")
         if not all(c.known_empty for c in self.yours.columns):
             # Nothing tells a row that is not filled yet from one of this transaction, until there are none of the former.
@@ -762,20 +773,13 @@ class Generator(Objects):
                     sql.SQL("NOT EXISTS (SELECT {})").format(self._filled(self.mapping.id)),
                 ]
             )
-        if self._filter is not None:
-            met = sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))
-            # A row that stands on its own has none over here where the filter leaves it out; one that is made has another life.
-            if self.yours.kind is SideKind.ROWS:
-                claimed = any_of([claimed, sql.SQL("(NOT {})").format(met)])
-            else:
-                claimed = all_of([claimed, met])
-        return load("row_first").fill(
-            target=self.target,
-            match=_match(self.yours, "zdm_t", "zdm_at"),
-            claimed=claimed,
-            mine=self._guard(self.side, self.mine, "zdm_at"),
-            names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
-        )
+        if self._filter is None:
+            return claimed
+        met = sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))
+        # A row that stands on its own has none over here where the filter leaves it out; one that is made has another life.
+        if self.yours.kind is SideKind.ROWS:
+            return any_of([claimed, sql.SQL("(NOT {})").format(met)])
+        return all_of([claimed, met])
 
     @property
     def _going(self) -> list[sql.Composable]:

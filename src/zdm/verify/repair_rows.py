@@ -68,9 +68,12 @@ def repair_rows(
                 statements.different(),
                 statements.reconciling(statements.different(), "new", row_sync.across(side)),
             )
-            return total + job.run(
+            total += job.run(
                 statements.extra(), statements.reconciling(statements.extra(), "new", row_sync.across(side))
             )
+            if mapping.old.references:
+                total += job.run(statements.astray(), statements.naming_none())
+            return total
         total = job.run(statements.different(), statements.settling(statements.different(), side))
         if mapping.old.references:
             # The values agree by now; what is left is which row is named.
