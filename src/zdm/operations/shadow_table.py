@@ -13,7 +13,7 @@ from zdm.model.mapping import Expose
 from zdm.model.names import QualifiedName, Value, chosen_by_server, fit, qualified
 from zdm.model.plan import Finding, Severity
 from zdm.model.requests import CarriedColumn, CarryRequest, ColumnType
-from zdm.model.row_mapping import SideKind
+from zdm.model.row_mapping import SideKind, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column, Constraint, Index, Table
@@ -26,7 +26,7 @@ from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shadow_steps import shadow_steps
 from zdm.operations.shadows import Shadow, ShadowColumn, ShadowIndex, carry_key, literal
 from zdm.operations.shape import TableShape
-from zdm.operations.target import quoted, readable, required, unique_over
+from zdm.operations.target import quoted, readable, required, unique_over, without_old_form
 from zdm.sql.templates import dollar_quoted
 
 _STANDS = {
@@ -103,6 +103,10 @@ class ShadowTable(Operation):
     )
     using: Name | None = Field(default=None, description="its table access method")
     tablespace: Name | None = Field(default=None, description="its tablespace")
+    without_old_form: WithoutOldForm = Field(
+        default=WithoutOldForm.REFUSE,
+        description="a row of the new table that the old one has no form for: refuse to write it, or record it, so that a rollback keeps it",
+    )
     lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
@@ -245,6 +249,10 @@ class ShadowTable(Operation):
             return problems
         self._collect(draft, shape, shadow, problems)
         self._create(draft, shadow, problems)
+        if problems:
+            return problems
+        if self.without_old_form is WithoutOldForm.RECORD:
+            problems += without_old_form(draft, label, self.without_old_form, table.name, shadow.name, ())
         if problems:
             return problems
         draft.rows.append(self._rows(shadow))
@@ -758,6 +766,7 @@ class ShadowTable(Operation):
                 within=list(table.key) if shadow.partitioned and set(table.key) < set(shadow.key) else [],
             ),
             lossy=self.lossy,
+            without_old_form=self.without_old_form,
         )
 
     def _tell(self, draft: Draft, shadow: Shadow) -> None:
