@@ -1,6 +1,6 @@
 -- template: record_take
 -- version: 1
--- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, meet, recorded, adopt, lazy, write, go, settled
+-- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, meet, recorded, adopt, silent, lazy, write, go, settled
 -- Makes the new side's row hold what this side's row says at this moment, or go with it; but for a row that is recorded as having no
 -- old form. That one stays when this side has none, is asked again whether it has a form when this side has a row that says nothing,
 -- and gives way to one that says something. It is locked before it is looked at: whoever writes it is waited for.
@@ -46,6 +46,7 @@ BEGIN
       zdm_over := true;
     END IF;
   END IF;
+{silent}
   IF zdm_wanted THEN
 {lazy}
 {agree}

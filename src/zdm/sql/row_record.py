@@ -231,6 +231,7 @@ class RecordObjects(row_sync.Generator):
             meet=self._meeting(absent, unsure=sql.SQL("          NULL;"), again=sql.SQL("")),
             recorded=self._recorded_by("zdm_at"),
             adopt=self._adopting(),
+            silent=self._silent(),
             lazy=self._lazily(),
             write=sql.SQL("{}\n{}").format(self._keep(), self._upsert()),
             go=self._go(),
@@ -259,6 +260,14 @@ class RecordObjects(row_sync.Generator):
             key=comma(column(name) for name in self.yours.key),
             unsure=unsure,
             again=again,
+        )
+
+    def _silent(self) -> sql.Composable:
+        """A row that is inserted and says nothing has nothing to mirror; one over there may come of the same statement, whose trigger is next."""
+        if not self._meets:
+            return sql.SQL("")
+        return sql.SQL("  IF zdm_first AND zdm_found AND NOT {} THEN\n    RETURN true;\n  END IF;").format(
+            row_sync.holds(self.mine, "zdm_row")
         )
 
     def _adopting(self) -> sql.Composable:

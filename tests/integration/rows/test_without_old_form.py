@@ -73,6 +73,26 @@ def test_an_old_row_that_says_something_else_wins_and_what_lost_is_kept(
     assert kept == {"statuses": 5, "followers": 0}
 
 
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+@pytest.mark.parametrize(
+    "options", [{"rows": "every"}, {"rows": "needed"}, {"rows": "needed", "where": "statuses > 0"}]
+)
+def test_both_halves_of_a_row_in_one_statement(
+    database: Database, isolation: str, options: dict[str, object]
+) -> None:
+    """The trigger of the one fires before that of the other, and finds a row that nobody has looked at yet."""
+    rows = recording(database, **options)
+    for statement in (
+        "WITH a AS (INSERT INTO accounts (id) VALUES (77) RETURNING id) INSERT INTO account_stats (account_id, statuses, followers) SELECT id, 1, 2 FROM a",
+        "WITH s AS (INSERT INTO account_stats (account_id, statuses, followers) VALUES (78, 1, 2) RETURNING account_id) INSERT INTO accounts (id) SELECT account_id FROM s",
+    ):
+        database.execute(f"BEGIN ISOLATION LEVEL {isolation}; {statement}; COMMIT")
+    assert database.execute(RECORDED) == []
+    both = "SELECT a.id, a.statuses, s.followers FROM accounts a JOIN account_stats s ON account_id = id WHERE id > 70 ORDER BY 1"
+    assert database.execute(both) == [(77, 1, 2), (78, 1, 2)]
+    assert found(rows).clean
+
+
 def test_one_that_is_not_recorded_is_found(database: Database) -> None:
     """Extra rows count as they did, beside those that are known."""
     rows = recording(database)
