@@ -217,3 +217,30 @@ def test_a_dependency_must_be_complete_first(database: Database) -> None:
     assert refused.state is State.PLANNED
     rollout.advance_to(State.COMPLETED, first)
     rollout.advance_to(State.PREPARED)
+
+
+def test_pooled_credentials_are_named_by_a_rollback_and_kept(database: Database) -> None:
+    """They have no old form; the credential that the provider refers to has one."""
+    rollout = rollout_of(database, "dify_provider_credentials")
+    rollout.advance_to(State.SWITCHED_OVER)
+    rollout.execute_new(
+        "INSERT INTO provider_credentials (id, tenant_id, provider_name, credential_name, encrypted_config)"
+        " SELECT gen_random_uuid(), tenant_id, provider_name, 'pool' || n, 'pooled' || n FROM providers, generate_series(1, 2) AS n"
+        " WHERE provider_name = 'provider2'"
+    )
+    rollout.execute_new(
+        "UPDATE provider_credentials SET encrypted_config = 'rotated' WHERE provider_name = 'provider2'"
+    )
+    kept = rollout.engine().rollback(rollout.migration.id).without_old_form
+    assert sorted(row.new_row["credential_name"] for row in kept) == ["pool1", "pool2"]
+    assert {row.new_row["encrypted_config"] for row in kept} == {"rotated"}
+    assert database.execute("SELECT encrypted_config FROM providers WHERE provider_name = 'provider2'") == [
+        ("rotated",)
+    ]
+    assert (
+        database.value(
+            "SELECT count(*) FROM zdm.rows_without_old_form, jsonb_populate_record(NULL::providers, new_row) AS r"
+            " WHERE r.encrypted_config = 'rotated'"
+        )
+        == 2
+    )
