@@ -461,3 +461,70 @@ def test_both_versions_write_a_few_rows(database: Database, options: dict[str, o
     # 55000: an entry of the same key that is archived, and not the report's.
     writers.report.assert_only("40001", "40P01", "55000")
     ledger.agree()
+
+
+@pytest.mark.parametrize("presence", ["every", "needed"])
+def test_both_versions_write_a_few_halves(database: Database, presence: str) -> None:
+    """Rows that stand on their own come and go, as do their other halves, in one statement or in two."""
+    rows = recording(database, rows=presence)
+
+    def old(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        del number
+        connection.execute(
+            rng.choice(
+                [
+                    b"UPDATE public.accounts SET statuses = statuses + 1 WHERE id = %s",
+                    b"UPDATE public.accounts SET statuses = 0, followers = 0 WHERE id = %s",
+                    b"DELETE FROM public.accounts WHERE id = %s",
+                    b"INSERT INTO public.accounts (id) VALUES (%s) ON CONFLICT DO NOTHING",
+                    b"INSERT INTO public.accounts VALUES (%s, 'x', 7, 8) ON CONFLICT (id) DO UPDATE SET statuses = 9",
+                ]
+            ),
+            [rng.randrange(1, 9)],
+        )
+
+    def new(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        del number
+        key = rng.randrange(1, 9)
+        connection.execute(
+            rng.choice(
+                [
+                    b"UPDATE public.account_stats SET followers = followers + 1 WHERE account_id = %(key)s",
+                    b"DELETE FROM public.account_stats WHERE account_id = %(key)s",
+                    (
+                        b"INSERT INTO public.account_stats (account_id, statuses, followers) VALUES (%(key)s, 1, 2)"
+                        b" ON CONFLICT (account_id) DO UPDATE SET statuses = account_stats.statuses + 1"
+                    ),
+                    (
+                        b"WITH a AS (INSERT INTO public.accounts (id) VALUES (%(key)s) ON CONFLICT DO NOTHING RETURNING id)"
+                        b" INSERT INTO public.account_stats (account_id, statuses, followers) SELECT id, 3, 4 FROM a"
+                        b" ON CONFLICT (account_id) DO NOTHING"
+                    ),
+                ]
+            ),
+            {"key": key},
+        )
+
+    with Writers(database.dsn) as writers:
+        for level in LEVELS_OF_WRITERS:
+            writers.add(f"old {level}", old, isolation=level)
+            writers.add(f"new {level}", new, isolation=level)
+        writers.wait_for(150)
+    # 55000: the old version's row is there, and holds what the new one's would overwrite.
+    writers.report.assert_only("40001", "40P01", "55000")
+    looked = found(rows)
+    recorded = dict(
+        database.execute(
+            "SELECT (key ->> 'account_id')::int, new_row - 'serial' FROM zdm.rows_without_old_form"
+        )
+    )
+    alone = dict(
+        database.execute(
+            "SELECT account_id::int, to_jsonb(s) - 'serial' FROM account_stats AS s"
+            " WHERE NOT EXISTS (SELECT FROM accounts WHERE id = account_id)"
+        )
+    )
+    assert recorded == alone
+    assert (looked.clean, looked.without_old_form) == (True, len(recorded))
+    _, missing, stale = rows.bad()
+    assert (missing, stale) == (0, 0)
