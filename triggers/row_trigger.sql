@@ -1,6 +1,6 @@
 -- template: row_trigger
--- version: 2
--- parameters: function, settings, quote, settle, declare, key_changed, unfilled, move, left, lazy, truncate
+-- version: 3
+-- parameters: function, settings, quote, settle, declare, inserted_outside, key_changed, unfilled, move, updated_outside, left, lazy, truncate
 -- What the triggers on one side of a row mapping call. The application's role need have no rights on the other side, hence
 -- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays;
 -- the guard names the row meanwhile, lest the other side should write back what it held before.
@@ -12,12 +12,15 @@ DECLARE
 {declare}
 BEGIN
   IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+{inserted_outside}
     PERFORM {settle}(NEW, {lazy}, true);
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
 {unfilled}
     IF {key_changed} THEN
 {move}
       PERFORM {settle}(OLD, false, false);
+    ELSE
+{updated_outside}
     END IF;
     PERFORM {settle}(NEW, {lazy}, false);
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from zdm.model.row_mapping import Presence, RowMapping, SideKind
 from zdm.sql import row_sync
-from zdm.sql.identifiers import all_of, column, comma, qualified_name
+from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Function, failure_key, key_text, pinned, plain_keys, text_of
 from zdm.sql.rows import render
 from zdm.sql.sync import SCHEMA
@@ -262,12 +262,21 @@ class RecordObjects(row_sync.Generator):
             again=again,
         )
 
+    def _outside(self, aliases: list[str]) -> sql.Composable:
+        # One that is inserted may meet a recorded one.
+        return super()._outside(aliases) if "old" in aliases else sql.SQL("      NULL;")
+
+    @property
+    def _unknown(self) -> list[sql.Composable]:
+        return [sql.SQL("NOT {}").format(self._recorded_by("new"))]
+
     def _silent(self) -> sql.Composable:
         """A row that is inserted and says nothing has nothing to mirror; one over there may come of the same statement, whose trigger is next."""
-        if not self._meets:
-            return sql.SQL("")
-        return sql.SQL("  IF zdm_first AND zdm_found AND NOT {} THEN\n    RETURN true;\n  END IF;").format(
-            row_sync.holds(self.mine, "zdm_row")
+        silent: list[sql.Composable] = [sql.SQL("NOT zdm_wanted")]
+        if self._meets:
+            silent.append(sql.SQL("NOT {}").format(row_sync.holds(self.mine, "zdm_row")))
+        return sql.SQL("  IF zdm_first AND zdm_found AND {} THEN\n    RETURN true;\n  END IF;").format(
+            any_of(silent)
         )
 
     def _adopting(self) -> sql.Composable:

@@ -459,6 +459,8 @@ class Generator(Objects):
             settle=self._settle_name,
             key_changed=self._changed(self.mine.key),
             declare=sql.SQL("  zdm_moved {};").format(self.table) if self.mine.within else sql.SQL(""),
+            inserted_outside=self._outside(["new"]),
+            updated_outside=self._outside(["old", "new"]),
             unfilled=self._unfilled(),
             move=self._move("new"),
             left=self._left(),
@@ -466,6 +468,21 @@ class Generator(Objects):
             truncate=self._truncate(),
         )
         return Function(name, sql.SQL(""), definition, self._label("row_trigger", definition))
+
+    def _outside(self, aliases: list[str]) -> sql.Composable:
+        """A row that the filter leaves out, as it did before, has nothing to mirror: one over there comes of the same statement."""
+        where = self.mapping.where
+        if self.side == "new" or where is None:
+            return sql.SQL("      NULL;")
+        left_out = [sql.SQL("({} IS NOT TRUE)").format(render(where, alias)) for alias in aliases]
+        return sql.SQL(
+            "      BEGIN\n        IF {} THEN\n          RETURN NULL;\n        END IF;\n      EXCEPTION\n{}        WHEN OTHERS THEN NULL;\n      END;"
+        ).format(all_of([*left_out, *self._unknown]), RAISED)
+
+    @property
+    def _unknown(self) -> list[sql.Composable]:
+        """Conditions over the row that was written: nothing else is known of it that would have to be looked at."""
+        return []
 
     def _late(self) -> Function:
         name = self._function_name("late")

@@ -59,3 +59,43 @@ def test_a_row_that_leaves_the_filter_stays(
     ]
     assert database.execute("TABLE reports") == [(4, 4)]
     assert engine.verify("split").clean
+
+
+@on_all_versions
+@pytest.mark.parametrize("policy", ["refuse", "record"])
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+def test_a_row_outside_the_filter_is_written_with_its_other_half(
+    database: Database, isolation: Isolation, policy: str
+) -> None:
+    """In one statement: the old row's trigger is first, and the other half is none of its business."""
+    database.execute(
+        "CREATE TABLE users (id int PRIMARY KEY, team int, bio text);"
+        "INSERT INTO users VALUES (1, 1, 'one'), (2, 1, ''), (3, 1, NULL)"
+    )
+    operation = {
+        "table": "users",
+        "to": "profiles",
+        "key": {"id": "id"},
+        "columns": ["bio"],
+        "copies": {"team": "team"},
+        "rows": "needed",
+        "where": "bio <> ''",
+        "create": {"foreign_key": None},
+        "without_old_form": policy,
+    }
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = Migration.model_validate(
+        {"id": "move", "operations": [{"move_columns": operation}], "gates": OPEN_GATES}
+    )
+    while engine.advance(migration).state is not State.MIGRATED:
+        pass
+    for statement in (
+        "WITH u AS (UPDATE users SET team = 2 WHERE id > 1 RETURNING id, team) INSERT INTO profiles (id, team, bio) SELECT id, team, 'new' FROM u",
+        "WITH u AS (INSERT INTO users VALUES (4, 4, '') RETURNING id, team) INSERT INTO profiles (id, team, bio) SELECT id, team, 'new' FROM u",
+    ):
+        database.execute(f"BEGIN ISOLATION LEVEL {isolation}; {statement}; COMMIT")
+    expected = [(1, 1, "one"), (2, 2, "new"), (3, 2, "new"), (4, 4, "new")]
+    assert database.execute("SELECT id, team, bio FROM users ORDER BY id") == expected
+    assert database.execute("SELECT id, team, bio FROM profiles ORDER BY id") == expected
+    assert engine.verify("move").clean
