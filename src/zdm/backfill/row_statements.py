@@ -34,7 +34,7 @@ class RowStatements:
         self._source = qualified_name(mapping.old.table)
         self._target = qualified_name(mapping.new.table)
         self._key = [column(name, ALIAS) for name in mapping.old.key]
-        self.promised: frozenset[str] = frozenset()
+        self.promised: dict[str, str] = {}
         self._absent: sql.Composable = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
             self._target, row_sync.joined(mapping, ALIAS, "zdm_t")
         )
@@ -297,7 +297,7 @@ class ElementStatements(ByRowStatements):
         self._mapping = mapping
         self._source, self._target = qualified_name(mapping.source.table), qualified_name(mapping.new.table)
         self._key = [column(name, ALIAS) for name in mapping.source.key]
-        self.promised = frozenset()
+        self.promised = {}
         self.failed = _failure(mapping, rollout)
         self._lock = sql.SQL("FOR NO KEY UPDATE")
         if mapping.elements is not None and mapping.elements.one == "new":

@@ -183,5 +183,5 @@ def _why(conn: psycopg.Connection[Any], statements: Statements | RowStatements, 
         except psycopg.Error as error:
             return f"up of {name} raised {error.sqlstate}: {error.diag.message_primary or str(error).strip()}"
         if row is not None and row[0] and name in statements.promised:
-            return f"up of {name} is NULL, and the new version promises NOT NULL"
+            return statements.promised[name]
     return "it has changed meanwhile"

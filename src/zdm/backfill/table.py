@@ -152,7 +152,14 @@ class Statements:
         self._mapping = mapping
         self._table = qualified_name(table or mapping.table)
         self._key = [column(name) for name in mapping.key]
-        self.promised = frozenset(new.final for group in mapping.groups for new in group.new if new.not_null)
+        self.promised = {
+            new.final: f"{group.old[0].name} refers to no row of {group.lookup.table}"
+            if group.lookup is not None
+            else f"up of {new.final} is NULL, and the new version promises NOT NULL"
+            for group in mapping.groups
+            for new in group.new
+            if new.not_null or group.lookup is not None
+        }
         # Rendered once: composing a long SET list again for each chunk costs the client as much as a hundred rows the server.
         self._fill = _rendered(fill_assignments(mapping))
         self._settle = _rendered(settle_assignments(mapping))
@@ -213,13 +220,21 @@ class Statements:
         )
 
     def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
-        """For each derived new column, by its final name, a query of its value over the row at a position."""
+        """For each derived new column, by its final name, a query whether the row at a position has no value for it.
+
+        A reference to nothing is none that is missing.
+        """
         return [
             (
                 new.final,
-                sql.SQL("SELECT CAST({} AS {}) IS NULL FROM ONLY {} WHERE ctid = {}::pg_catalog.tid").format(
+                sql.SQL(
+                    "SELECT CAST({} AS {}) IS NULL AND {} FROM ONLY {} WHERE ctid = {}::pg_catalog.tid"
+                ).format(
                     render(new.up),
                     type_name(new.type),
+                    sql.SQL("true")
+                    if group.lookup is None
+                    else sql.SQL("{} IS NOT NULL").format(column(group.old[0].name)),
                     self._table,
                     sql.Literal(position),
                 ),

@@ -19,6 +19,16 @@ SELECT c.relrowsecurity AND c.relforcerowsecurity AND NOT (
 FROM pg_catalog.pg_class c WHERE c.oid = %s
 """
 
+_COMPARED = """
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_type t
+  JOIN pg_catalog.pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END
+  WHERE t.oid = pg_catalog.to_regtype(%s) AND b.typnamespace = 'pg_catalog'::pg_catalog.regnamespace AND b.typtype = 'b'
+    AND b.typelem = 0 AND (b.typname = 'varchar' OR EXISTS (
+      SELECT FROM pg_catalog.pg_opclass c JOIN pg_catalog.pg_am a ON a.oid = c.opcmethod
+      WHERE a.amname = 'btree' AND c.opcdefault AND c.opcintype = b.oid)))
+"""
+
 _SHARED = """
 SELECT pg_catalog.pg_describe_object(u.classid, u.objid, u.objsubid)
 FROM pg_catalog.pg_depend p
@@ -49,6 +59,13 @@ def _refused(
                 f"{fill.source!r} gives every row the same value, which is no key",
                 group.operation,
                 "Give `generate` a function that returns another value each time, such as gen_random_uuid().",
+            )
+        if not fetch_value(conn, _COMPARED, [new.type]):
+            yield Problem(
+                f"rows cannot be looked up by a key of type {new.type} in every session alike",
+                group.operation,
+                "Let `to` be an integer, uuid, text or another type of the server's own that an index can order.",
+                "no-key",
             )
     if fetch_value(conn, _FORCED, [shape.table.oid]):
         yield Problem(

@@ -152,6 +152,15 @@ class ReplaceKey(Operation):
         if column is None or original is None:
             return problems
         self._check_key(shape, original.name, problems)
+        other = next((group for group in shape.groups if group.paired), None)
+        if other is not None:
+            problems.append(
+                Problem(
+                    f"two keys of {shape.name} would be replaced, {', '.join(other.old)} and {original.name}; its rows are found by one",
+                    remedy="Replace the other one in a migration of its own, after this one.",
+                    rule="no-key",
+                )
+            )
         children = _children(draft, shape, column.physical, problems)
         self._check_named(draft, children, problems)
         if problems:

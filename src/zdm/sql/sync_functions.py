@@ -88,7 +88,23 @@ class FunctionBodies:
             groups=sql.Literal(_ALL_GROUPS),
             decide=LINES.join(self._decide_insert(group) for group in self.mapping.groups),
         )
-        return self._body(decide, update=False)
+        return self._body(LINES.join([*self._copied(), decide]), update=False)
+
+    def _copied(self) -> list[sql.Composable]:
+        """Takes the new key from a copy of another row. Only where the old version alone can copy the marker."""
+        if self.mapping.marker_in_view or self.mapping.expose is Expose.COLUMNS:
+            return []
+        return [
+            part(
+                "part_copied",
+                marker=self.marker,
+                table=self.table,
+                old=sql.Identifier(group.old[0].name),
+                new=sql.Identifier(group.new[0].name),
+            )
+            for group in self.mapping.groups
+            if group.pairs is not None
+        ]
 
     def _settled_as(self, group: ColumnGroup) -> sql.Composable:
         """Sets zdm_agree to false if the group does not hold what the row's marker says of it."""

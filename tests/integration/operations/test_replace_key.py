@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 from tests.conformance.harness import OPEN_GATES, Rollout
 from tests.support.interleave import Isolation, Scene, Session, eventually
 from tests.support.servers import Database
+from zdm.backfill.sweep import BadData
 from zdm.engine.reporter import Silent
 from zdm.engine.rollout import Engine
 from zdm.errors import BadInput
@@ -198,6 +199,25 @@ def test_filling_a_row_waits_for_nobody_who_holds_what_it_refers_to(database: Da
     r.agree()
 
 
+def test_a_reference_to_nothing_that_no_foreign_key_saw_is_named(database: Database) -> None:
+    """Nobody's `up` is to blame. A row may refer to one thing that is there, to nothing, and to what is not there."""
+    r = rollout(database, SETUP.replace("cents int", "cents int, first_id int REFERENCES orders"))
+    with psycopg.connect(database.dsn) as silent:
+        silent.execute("SET session_replication_role = replica")
+        silent.execute("UPDATE refunds SET first_id = 9")
+        silent.execute("UPDATE refunds SET order_id = 9001 WHERE id = 5")
+        silent.execute("UPDATE refunds SET order_id = NULL, first_id = 9001 WHERE id = 6")
+    r.advance_to(State.PREPARED)
+    with pytest.raises(BadData) as caught:
+        r.advance_to(State.MIGRATED)
+    assert [(problem.where, problem.what) for problem in caught.value.problems] == [
+        ("public.refunds id=5", "order_id refers to no row of public.orders"),
+        ("public.refunds id=6", "first_id refers to no row of public.orders"),
+    ]
+    r.engine().rollback(r.migration.id)
+    r.nothing_left()
+
+
 # --- both versions at once ----------------------------------------------------------------------------------------------
 
 
@@ -326,6 +346,27 @@ def test_the_old_key_changes_meanwhile(database: Database, level: Isolation, sta
         new.run("COMMIT" if level == "READ COMMITTED" else "ROLLBACK")
         found = old.run("SELECT DISTINCT order_id, _zdm_order_id = %s FROM items WHERE what = 'moves'", key)
         assert found == [(9001, True)]
+    r.sides_agree(complete=state is not State.PREPARED)
+
+
+@in_every_state
+def test_a_row_that_is_copied_whole_is_another_row(database: Database, state: State) -> None:
+    """SELECT * of the table copies the new key and the marker as well; only where the old key is another one, the new one is too."""
+    r = rollout(database)
+    r.advance_to(state)
+    with versions(database) as (_, old, new):
+        new.run("INSERT INTO orders (customer) VALUES ('copied')")
+        old.run("UPDATE orders SET customer = 'copied' WHERE id = 7")
+        old.run("CREATE TEMP TABLE copy AS SELECT * FROM orders WHERE customer = 'copied'")
+        old.run("INSERT INTO orders SELECT * FROM copy ON CONFLICT (id) DO UPDATE SET customer = 'there'")
+        old.run("DELETE FROM orders WHERE customer = 'there' AND id <> 7")
+        old.run("INSERT INTO orders SELECT * FROM copy WHERE id <> 7")
+        assert old.run("SELECT count(*) FROM copy JOIN orders USING (id, _zdm_id)") == [(2,)]
+        old.run("UPDATE copy SET id = nextval('orders_id_seq')")
+        old.run("INSERT INTO orders SELECT * FROM copy")
+        assert old.run("SELECT count(*), count(DISTINCT _zdm_id) FROM orders WHERE customer = 'copied'") == [
+            (3, 3)
+        ]
     r.sides_agree(complete=state is not State.PREPARED)
 
 
@@ -740,6 +781,16 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         replace(),
         "is of type numeric",
     ),
+    "two keys of one table": (
+        "CREATE TABLE orders (id serial PRIMARY KEY, code int NOT NULL UNIQUE DEFAULT (random() * 1e9)::int)",
+        replace(column="code"),
+        "two keys of public.orders would be replaced, id and code",
+    ),
+    "a new type of an extension": (
+        "CREATE EXTENSION IF NOT EXISTS citext; CREATE TABLE orders (id serial PRIMARY KEY)",
+        {"replace_key": {"table": "orders", "to": "citext", "generate": "gen_random_uuid()::text::citext"}},
+        "cannot be looked up by a key of type public.citext",
+    ),
     "the same value for every row": (
         "CREATE TABLE orders (id serial PRIMARY KEY)",
         {"replace_key": {"table": "orders", "to": "text", "generate": "'x'"}},
@@ -856,7 +907,7 @@ def test_exposed_columns(database: Database) -> None:
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_follow_is_refused_by_name(database: Database, what: str) -> None:
     setup, operation, text = REFUSED[what]
-    more = [replace("items")] if "each other" in what else []
+    more = [replace("items")] if "each other" in what else [replace()] if what.startswith("two keys") else []
     r = rollout(database, setup, *more, operation)
     with pytest.raises(BadInput) as caught:
         r.engine().preview(r.migration)
