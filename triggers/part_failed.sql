@@ -1,5 +1,5 @@
 -- template: part_failed
--- version: 1
+-- version: 2
 -- parameters: when, try, group, rollout, table_oid
 -- Part of function_failed: finds out whether one group is the one that cannot be derived, and why.
 
@@ -8,7 +8,7 @@
     BEGIN
 {try}
     EXCEPTION
-      WHEN transaction_rollback OR insufficient_resources OR operator_intervention OR system_error THEN RAISE;
+      WHEN transaction_rollback OR insufficient_resources OR lock_not_available OR operator_intervention OR system_error THEN RAISE;
       WHEN OTHERS THEN zdm_state := SQLSTATE; zdm_message := SQLERRM;
     END;
     IF zdm_state IS NOT NULL THEN

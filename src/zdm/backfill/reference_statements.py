@@ -123,7 +123,8 @@ class ReferenceStatements(Statements):
         for group, parent in self._groups:
             query = sql.SQL(
                 "WITH zdm_made AS (INSERT INTO {parent} AS zdm_p ({names}) SELECT {values} FROM ONLY {table} AS {row}"
-                " WHERE {ctid} = {position}::pg_catalog.tid AND {wanted} ON CONFLICT ({names}) DO NOTHING RETURNING true)"
+                " WHERE {ctid} = {position}::pg_catalog.tid AND {wanted}"
+                " AND NOT EXISTS (SELECT FROM {parent} AS zdm_p WHERE {there}) RETURNING true)"
                 " SELECT pg_catalog.count(*) < 0 FROM zdm_made"
             ).format(
                 parent=qualified_name(parent.table),
@@ -134,6 +135,10 @@ class ReferenceStatements(Statements):
                 ctid=column("ctid", _ROW),
                 position=sql.Literal(position),
                 wanted=has_parent(parent.where, parent.key_values, _ROW),
+                there=all_of(
+                    sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, "zdm_p"), value)
+                    for name, value in zip(parent.key, natural_key(parent, _ROW), strict=True)
+                ),
             )
             found.append((", ".join(new.final for new in group.new), query))
         return [*found, *super().ups_of(position)]

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 import psycopg
+from psycopg import sql
 
 from zdm.backfill.chunks import Sizer
 from zdm.backfill.options import Hooks, Options
@@ -174,14 +175,23 @@ class Worker:
                 with self._heard():
                     for one in statements.makes(start, end):
                         self.conn.execute(one)
+                        self._hurry(locked)
             rows = self.conn.execute(statement).rowcount
             if isinstance(statements, ReferenceStatements) and not careful:
+                self._hurry(locked)
                 again = self._rest(statements, start, end)
                 rows, left = rows + (again or 0), again != 0
             filled = time.perf_counter()
             # An expression that raised has left its row failed; the sweep tries it again, and tells of it.
             self._record(record, end, rows, left=left)
         return rows, locked, filled
+
+    def _hurry(self, since: float) -> None:
+        """Leave the next statement of a chunk only the time that those before it have left: all keep their locks to its end."""
+        left = self._job.options.statement_timeout.total_seconds() - (time.perf_counter() - since)
+        self.conn.execute(
+            sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(max(1, int(left * 1000))))
+        )
 
     def _rest(self, statements: ReferenceStatements, start: int, end: int) -> int | None:
         """Rows that are settled one by one; None where somebody holds what one of them waits for."""

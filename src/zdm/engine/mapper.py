@@ -165,7 +165,7 @@ class Mapper:
         derived = DerivedDefaults(self.conn, self.target, shape, self.problems, self.findings)
         derived.derive(ups)
         self._spell_defaults(shape)
-        self._refuse_generated(shape, [*ups.items(), *downs.items()])
+        self.refuse_generated(shape, [*ups.items(), *downs.items()])
         self.problems += refused_keys(self.conn, shape, fills)
         if self.problems:
             return ()
@@ -248,7 +248,7 @@ class Mapper:
                 )
             )
 
-    def _refuse_generated(self, shape: TableShape, expressions: Sequence[tuple[str, Expression]]) -> None:
+    def refuse_generated(self, shape: TableShape, expressions: Sequence[tuple[str, Expression]]) -> None:
         """A generated column has its value only after the triggers have run."""
         generated = {column.name for column in shape.table.columns if column.generated}
         for target, expression in expressions:

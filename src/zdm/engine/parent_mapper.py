@@ -70,6 +70,10 @@ def parent_mapping(
             for name, empty in empties.items()
             if empty.columns
         ]
+        read = [*natural.values(), *([where] if where is not None else [])]
+        mapper.refuse_generated(
+            mapper.draft.shapes[old.table], [(old.columns[0].name, expression) for expression in read]
+        )
     if len(mapper.problems) > before:
         return None
     id_ = draft.new.table

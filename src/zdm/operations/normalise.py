@@ -312,6 +312,7 @@ class Normalise(Operation):
     def _parent(
         self, draft: Draft, shape: TableShape, label: str, made: list[Made], problems: list[Problem]
     ) -> DraftSide | None:
+        self._refuse_shared(draft, problems)
         link, reference = self.link, self.reference
         pairs = link.parent if link is not None else reference.columns if reference is not None else {}
         wanted = Wanted(
@@ -331,6 +332,24 @@ class Normalise(Operation):
         side, one = found
         made.append(one)
         return side
+
+    def _refuse_shared(self, draft: Draft, problems: list[Problem]) -> None:
+        """Whoever removes a parent that its own rows have no more asks no row of another operation."""
+        try:
+            name = draft.name(self.parent)
+        except ValueError:
+            return
+        sharing = [
+            rows.parent for rows in draft.rows if rows.parent is not None and rows.parent.side.table == name
+        ]
+        if sharing and UnusedParents.REMOVE in {self.unused, *(parent.unused for parent in sharing)}:
+            problems.append(
+                Problem(
+                    f"rows of {name} are the parents of another operation of this migration as well, and would be removed when one "
+                    "of the two has no use for them",
+                    remedy="Leave out `unused: remove`; remove what nobody uses after cleanup.",
+                )
+            )
 
     def _refer(
         self,

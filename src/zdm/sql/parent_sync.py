@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from zdm.model.expression import Expression
+from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, UnusedParents
 from zdm.sql.identifiers import (
     all_of,
@@ -226,6 +227,7 @@ class ParentObjects(Objects):
         parent = self.parent
         arguments = comma(key_type(type_) for type_ in parent.key_types)
         values = [sql.SQL("${}").format(sql.Literal(n)) for n in range(1, len(parent.key) + 1)]
+        named = ", ".join(parent.key)
         return self._made(
             "find",
             "parent_find",
@@ -235,6 +237,14 @@ class ParentObjects(Objects):
             same=_called(parent, values),
             columns=comma(column(name) for name in parent.key),
             values=comma(values),
+            made=_called(parent, values, "zdm_parent"),
+            other=sql.Literal(
+                f"{named} of a new row of {parent.table} would be another value: a trigger or its type changes it"
+            ),
+            hidden=sql.Literal(
+                f"a row of {parent.table} can neither be found by {named} nor made: another one is taken for equal by its unique "
+                "constraint, or a trigger or a policy hides it"
+            ),
         )
 
     def _wanted(self) -> Function:
@@ -281,6 +291,7 @@ class ParentObjects(Objects):
                 of_link=refers(parent, "zdm_before", PARENT_ALIAS),
                 users=refers(parent, _LINK, PARENT_ALIAS),
                 filled=self._filled(mapping.id),
+                kept=self._spreading(mapping.new.table),
             )
         forget = sql.SQL("  DELETE {};").format(failed(mapping, self.rollout, mapping.old, "zdm_at"))
         return self._made(
@@ -307,6 +318,19 @@ class ParentObjects(Objects):
             released=released,
             fail=record_failure(mapping, self.rollout, mapping.old, "zdm_at"),
             forget=forget,
+        )
+
+    def _spreading(self, table: QualifiedName) -> sql.Composable:
+        """A foreign key to the parent that changes or removes rows with it, but for the mapping's own of a table, as FROM and WHERE."""
+        return sql.SQL(
+            "FROM pg_catalog.pg_trigger AS zdm_t JOIN pg_catalog.pg_constraint AS zdm_c ON zdm_c.oid OPERATOR(pg_catalog.=) zdm_t.tgconstraint"
+            " WHERE zdm_t.tgrelid OPERATOR(pg_catalog.=) {parent}::pg_catalog.regclass"
+            " AND zdm_c.confrelid OPERATOR(pg_catalog.=) zdm_t.tgrelid AND zdm_c.confdeltype OPERATOR(pg_catalog.=) ANY ('{{c,n,d}}')"
+            " AND NOT (zdm_c.conrelid OPERATOR(pg_catalog.=) {table}::pg_catalog.regclass AND zdm_c.conname OPERATOR(pg_catalog.=) {key})"
+        ).format(
+            parent=sql.Literal(self.names["parent"].as_string(None)),
+            table=sql.Literal(qualified_name(table).as_string(None)),
+            key=sql.Literal(self.parent.foreign_key),
         )
 
     @property
@@ -512,10 +536,12 @@ class ParentObjects(Objects):
         ).format(self.others, statement)
 
 
-def _called(parent: ParentSide, values: Sequence[sql.Composable]) -> sql.Composable:
+def _called(
+    parent: ParentSide, values: Sequence[sql.Composable], alias: str = PARENT_ALIAS
+) -> sql.Composable:
     """A condition over the parent: its natural key is this."""
     return all_of(
-        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, PARENT_ALIAS), value)
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, alias), value)
         for name, value in zip(parent.key, values, strict=True)
     )
 

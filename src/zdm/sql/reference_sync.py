@@ -146,6 +146,7 @@ class ReferenceObjects(ParentObjects):
             users=refers(self.parent, "zdm_s", PARENT_ALIAS),
             # The plan's name of the table, also while that is set aside.
             filled=self._filled(self.mapping.new.table),
+            kept=self._spreading(self.mapping.old.table),
         )
         return {"inserted": nothing, "updated": released, "deleted": released, "truncated": nothing}
 

@@ -198,7 +198,7 @@ class FunctionBodies:
             pieces["leads"] = (
                 sql.SQL("    zdm_agree := false;") if group.parent.exact else self._asks_back(group)
             )
-            pieces["beside"] = any_of(changed_in(self.mapping, name) for name in reads_beside_up(group))
+            pieces["beside"] = self._beside_changed(group)
         elif group.new and group.old:
             template = "part_decide_both"
         elif group.new:
@@ -207,6 +207,17 @@ class FunctionBodies:
             template = "part_decide_dropped"
         made = part(template, **{key: pieces[key] for key in load(template).parameters})
         return LINES.join([made, self._keep_paired(group)]) if group.pairs is not None else made
+
+    def _beside_changed(self, group: ColumnGroup) -> sql.Composable:
+        """Whether what else `up` reads changed, or what that follows from, which comes to it only afterwards."""
+        beside = reads_beside_up(group)
+        found = [changed_in(self.mapping, name) for name in beside]
+        found += [
+            new_changed(other)
+            for other in two_sided(self.mapping)
+            if any(old.name in beside and old.down is not None for old in other.old)
+        ]
+        return any_of(found)
 
     def _keep_paired(self, group: ColumnGroup) -> sql.Composable:
         """What may become of a new key once the row has one."""
@@ -450,7 +461,9 @@ class FunctionBodies:
         """The derivations, in an order in which what is read has been derived before."""
         groups = self.mapping.groups
         settled = [self._settle_new(g) for g in groups if update and g.new and g.old]
-        downs = [p for g in groups for p in self._down(g, update=update)]
+        # What a row's parent says is held against the other columns of the natural key, so it comes last.
+        back = sorted(groups, key=lambda g: g.parent is not None)
+        downs = [p for g in back for p in self._down(g, update=update)]
         ups = [p for g in groups for p in self._up(g, update=update)]
         if not any(map(self._down_reads_others, groups)):
             order = [*downs, *ups]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
 from tests.support.writers import Writers
+from zdm.backfill.options import Options
 from zdm.backfill.reference_statements import ReferenceStatements
 from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
@@ -725,4 +727,203 @@ def test_what_cannot_be_is_refused_by_name(database: Database) -> None:
     assert "differs in 1 of 1 rows of public.goods (for example id=1)" in refused(
         **other, values=lower, columns=[{"column": "kind", "down": "name"}]
     )
+    database.execute("ALTER TABLE goods ADD COLUMN twice int GENERATED ALWAYS AS (shop * 2) STORED")
+    assert "'twice' reads the generated column twice" in refused(
+        **other, values={"shop": "twice", "name": "kind"}
+    )
     assert create
+
+
+@on_all_versions
+def test_a_parent_that_its_table_makes_otherwise_is_not_taken(database: Database) -> None:
+    """A trigger gives it another name, under which nobody would find it again: no row may refer to it."""
+    goods = Goods(
+        database,
+        rows=6,
+        options={"create": None},
+        extra="CREATE TABLE kinds (id bigserial PRIMARY KEY, shop int NOT NULL, name text NOT NULL, UNIQUE (shop, name));"
+        "CREATE FUNCTION low() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.name := lower(NEW.name); RETURN NEW; END';"
+        "CREATE TRIGGER low BEFORE INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION low();"
+        "UPDATE goods SET kind = 'K2' WHERE id = 2; UPDATE goods SET shop = 0, kind = 'k2' WHERE id = 3;",
+    )
+    with pytest.raises(BadData, match="1 row") as raised:
+        goods.fill()
+    assert "duplicate key" in str(raised.value)
+    database.execute("INSERT INTO goods VALUES (100, 1, 'ABC'), (102, 1, 'ABC')")
+    database.execute("INSERT INTO goods VALUES (101, 1, 'abc')")
+    assert database.execute("SELECT id FROM goods WHERE kind_id IS NULL ORDER BY id") == [
+        (2,),
+        (100,),
+        (102,),
+    ]
+    assert goods.found() == {Kind.FAILED: 3}
+    said = database.execute("SELECT message FROM zdm.sync_failures WHERE key->>'id' = '100'")
+    assert said == [
+        ("shop, name of a new row of public.kinds would be another value: a trigger or its type changes it",)
+    ]
+    database.execute("UPDATE goods SET kind = lower(kind)")
+    assert (goods.bad(), goods.found()) == (0, {})
+
+
+@on_all_versions
+def test_whoever_waits_for_a_parent_at_most_so_long_is_told(database: Database) -> None:
+    """An application that sets a lock timeout tries again; the row is not taken for one whose value has no parent."""
+    goods = Goods(database)
+    goods.fill()
+    with Scene(database.dsn) as scene:
+        a, b = scene.session("a"), scene.session("b")
+        a.run("BEGIN; SELECT FROM kinds WHERE shop = 0 AND name = 'k2' FOR UPDATE")
+        b.run("SET lock_timeout = '20ms'")
+        for statement in (kept(4, "k2"), "INSERT INTO goods VALUES (100, 0, 'k2')"):
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                b.run(statement)
+        b.run("UPDATE goods SET price = 2 WHERE id = 4")
+        a.run("COMMIT")
+        b.run(kept(4, "k2"))
+    assert (goods.bad(), goods.found()) == (0, {})
+    assert database.execute("SELECT count(*) FROM zdm.sync_failures") == [(0,)]
+
+
+@on_all_versions
+def test_rows_whose_parent_somebody_holds_are_left_and_not_failed(database: Database) -> None:
+    goods = Goods(database, rows=4)
+    database.execute("INSERT INTO kinds (shop, name) VALUES (1, 'k3')")
+    makes, fill, rest = chunk_of(goods)
+    with Scene(database.dsn) as scene:
+        holding, filling = scene.session("holding"), scene.session("filling")
+        holding.run("BEGIN; SELECT FROM kinds FOR UPDATE")
+        filling.run("BEGIN; SET LOCAL lock_timeout = '20ms'; " + "; ".join([*makes, fill]))
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            filling.run("SAVEPOINT s; " + rest)
+        filling.run("ROLLBACK TO s; COMMIT")
+        holding.run("COMMIT")
+    assert goods.found() == {Kind.UNSETTLED: 1}
+    goods.fill()
+    assert (goods.bad(), goods.found()) == (0, {})
+
+
+def test_a_chunk_stays_in_its_time_although_it_is_several_statements(database: Database) -> None:
+    """Whoever wants a parent that it made waits for all of them."""
+    goods = Goods(
+        database,
+        rows=6,
+        options={"create": None},
+        extra="CREATE TABLE kinds (id bigserial PRIMARY KEY, shop int NOT NULL, name text NOT NULL, UNIQUE (shop, name));"
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END';"
+        "CREATE TRIGGER slow BEFORE INSERT ON kinds FOR EACH ROW EXECUTE FUNCTION slow();"
+        "ALTER TABLE goods ADD COLUMN given interval;"
+        "CREATE FUNCTION given() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN"
+        " NEW.given := current_setting(''statement_timeout'')::interval; RETURN NEW; END';"
+        "CREATE TRIGGER given BEFORE UPDATE ON goods FOR EACH ROW EXECUTE FUNCTION given();"
+        "ALTER TABLE goods ENABLE ALWAYS TRIGGER given;",
+    )
+    options = Options(lock_budget=timedelta(seconds=10))
+    assert backfill(goods.connect, goods.number, goods.mapping, options).complete
+    ((fewest, most),) = database.execute("SELECT min(given), max(given) FROM goods")
+    assert timedelta(0) < fewest <= most <= options.statement_timeout - 6 * timedelta(seconds=0.05)
+
+
+SHARED = (
+    "CREATE TABLE kinds (id bigserial PRIMARY KEY, name text NOT NULL UNIQUE, note text);"
+    "CREATE TABLE goods (id int PRIMARY KEY, one text, two text);"
+    "INSERT INTO goods SELECT g, 'k' || g % 5, 'k' || g % 3 FROM generate_series(1, 30) g;"
+)
+
+
+def by(column: str, **options: object) -> dict[str, object]:
+    """A reference to a kind that exists."""
+    reference = {"columns": {f"{column}_id": "id"}, "on_delete": "set null"}
+    operation = {"table": "goods", "columns": [column], "parent": "kinds", "values": {"name": column}}
+    return {"normalise": {**operation, "reference": reference, **options}}
+
+
+@on_all_versions
+def test_two_references_to_one_table(database: Database) -> None:
+    """Both follow; but neither removes what the other may have."""
+    link = {"table": "pairs", "source": {"good": "id"}, "parent": {"kind": "id"}}
+    database.execute(SHARED)
+    with connect(database.dsn, application_name="stage") as conn:
+        for first, second in (
+            (by("one", unused="remove"), by("two")),
+            (by("one"), by("two", unused="remove")),
+            (by("one", unused="remove"), by("two", reference=None, link=link)),
+        ):
+            migration = Migration.model_validate({"id": "no", "operations": [first, second]})
+            with pytest.raises(BadInput, match="parents of another operation of this migration as well"):
+                compile_plan(conn, migration, "public")
+    rollout = Rollout(database, Scenario(setup="", operations=(by("one"), by("two"))))
+    rollout.advance_to(State.MIGRATED)
+    database.execute("UPDATE goods SET one = 'new', two = 'newer' WHERE id = 1")
+    database.execute("UPDATE goods SET two = 'new' WHERE id = 2")
+    database.execute("UPDATE kinds SET name = 'renamed' WHERE name = 'new'")
+    database.execute("DELETE FROM kinds WHERE name = 'newer'")
+    assert database.execute("SELECT one, two FROM goods WHERE id < 3 ORDER BY id") == [
+        ("renamed", None),
+        ("k2", "renamed"),
+    ]
+    mapping = next(m for m in rollout.engine().plan(rollout.migration).mappings if m.groups)
+    found = verify(lambda: connect(database.dsn, application_name="stage"), mapping)
+    assert dict(found.counts) == {}
+
+
+@on_all_versions
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+def test_an_unused_parent_stays_where_its_end_would_take_others_along(
+    database: Database, action: str
+) -> None:
+    """A foreign key that somebody made after the plan."""
+    goods = Goods(database, options={"unused": "remove"})
+    goods.fill()
+    database.execute(f"CREATE TABLE uses (kind bigint REFERENCES kinds ON DELETE {action})")
+    database.execute(kept(1, "rare"))
+    database.execute("INSERT INTO uses SELECT id FROM kinds WHERE name = 'rare'")
+    database.execute(kept(1, "k1"))
+    assert database.execute("SELECT name FROM uses JOIN kinds ON id = kind") == [("rare",)]
+    database.execute("DROP TABLE uses")
+    database.execute(kept(1, "rare"))
+    database.execute(kept(1, "k1"))
+    assert (goods.bad(), goods.found()) == (0, {})
+    assert database.execute("SELECT count(*) FROM kinds WHERE name = 'rare'") == [(0,)]
+
+
+@on_all_versions
+@pytest.mark.parametrize("first", ["normalise", "change_type"])
+def test_a_column_of_the_natural_key_that_the_same_migration_changes(database: Database, first: str) -> None:
+    """It is written by its new name, and is there in time for what refers to the parent by it."""
+    change = {
+        "table": "goods",
+        "column": "shop",
+        "to": "bigint",
+        "up": "shop::bigint",
+        "down": "shop::int",
+    }
+    operations: list[dict[str, object]] = [{"normalise": OPERATION}, {"change_type": change}]
+    setup = (
+        "CREATE TABLE goods (id int PRIMARY KEY, shop int NOT NULL, kind text, price int NOT NULL DEFAULT 1);"
+        "INSERT INTO goods SELECT g, g % 2, 'k' || g % 5 FROM generate_series(1, 30) g;"
+    )
+    ordered = operations if first == "normalise" else operations[::-1]
+    rollout = Rollout(database, Scenario(setup=setup, operations=tuple(ordered)))
+    rollout.advance_to(State.MIGRATED)
+    mapping = next(m for m in rollout.engine().plan(rollout.migration).mappings if m.groups)
+    view = "public_try_it.goods"
+    in_shop = "(SELECT id FROM kinds WHERE shop = {} AND name = '{}')"
+    for statement, good, expected in (
+        (
+            f"INSERT INTO {view} (id, shop, kind_id) VALUES (100, 1, {in_shop.format(1, 'k1')})",
+            100,
+            (1, "k1"),
+        ),
+        (f"INSERT INTO {view} (id, shop, kind_id) VALUES (101, 1, NULL)", 101, (1, None)),
+        (f"UPDATE {view} SET shop = 0, kind_id = {in_shop.format(0, 'k2')} WHERE id = 1", 1, (0, "k2")),
+        (f"UPDATE {view} SET shop = 1 WHERE id = 2", 2, (1, "k2")),
+        (f"UPDATE {view} SET shop = 7 WHERE id = 4", 4, (7, "k4")),
+        ("UPDATE goods SET shop = 9 WHERE id = 5", 5, (9, "k0")),
+        ("UPDATE goods SET shop = 9, kind = 'z' WHERE id = 6", 6, (9, "z")),
+        ("INSERT INTO goods VALUES (102, 3, 'new')", 102, (3, "new")),
+    ):
+        database.execute(statement)
+        assert database.execute(f"SELECT shop, kind FROM goods WHERE id = {good}") == [expected], statement
+        assert database.execute(BAD) == [(0,)], statement
+        found = verify(lambda: connect(database.dsn, application_name="stage"), mapping)
+        assert dict(found.counts) == {}, statement
