@@ -11,6 +11,7 @@ from zdm.model.mapping import SharedParent, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.sql.identifiers import all_of, column, comma, qualified_name
 from zdm.sql.rows import fill_assignments, has_parent, natural_key, unsettled
+from zdm.sql.templates import dollar_quoted
 
 _ROW, _WANTED = "zdm_t", "zdm_w"
 
@@ -19,7 +20,7 @@ class ReferenceStatements(Statements):
     """A chunk is three statements of one transaction, each of a snapshot of its own.
 
     1. `makes` inserts the parents that are not there. It locks no row of the table, so that whoever waits for one of them is never
-       waited for.
+       waited for. Where one of them raises they are made one by one.
     2. `fill` locks the parents, so that none is renamed or removed before the commit, then writes the rows that have theirs. Rows of
        one that somebody has renamed between the two, or is about to, are left.
     3. `rest` lets the triggers settle what is left, row by row; what they would have to wait for is left for the sweep.
@@ -35,19 +36,41 @@ class ReferenceStatements(Statements):
         }
         self._fill = sql.SQL(fill_assignments(mapping, given).as_string(None))
 
-    def makes(self, start: int, end: int) -> list[sql.Composed]:
-        """What makes the parents that rows of these blocks want, and that are not there."""
-        return [self._make(parent, start, end) for _, parent in self._groups]
+    def makes(self, start: int, end: int, *, singly: bool = False) -> list[sql.Composed]:
+        """What makes the parents that rows of these blocks want, and that are not there.
+
+        Parameters
+        ----------
+        singly: one by one, and none for a value that raises; its rows are left.
+        """
+        make = self._make_singly if singly else self._make
+        return [make(parent, start, end) for _, parent in self._groups]
 
     def _make(self, parent: SharedParent, start: int, end: int) -> sql.Composed:
+        return sql.SQL("INSERT INTO {parent} ({names}) {wanted} ON CONFLICT ({names}) DO NOTHING").format(
+            parent=qualified_name(parent.table),
+            names=comma(column(name) for name in parent.key),
+            wanted=self._missing(parent, start, end),
+        )
+
+    def _make_singly(self, parent: SharedParent, start: int, end: int) -> sql.Composed:
+        return dollar_quoted(
+            "reference_makes",
+            wanted=self._missing(parent, start, end),
+            parent=qualified_name(parent.table),
+            names=comma(column(name) for name in parent.key),
+            values=comma(column(f"zdm_{n}", "zdm_wanted") for n, _ in enumerate(parent.key)),
+        )
+
+    def _missing(self, parent: SharedParent, start: int, end: int) -> sql.Composed:
+        """The natural keys that are wanted and not there, in an order that all workers keep."""
         names = [column(name) for name in parent.key]
         return sql.SQL(
-            "INSERT INTO {parent} ({names}) SELECT DISTINCT {keys} FROM (SELECT {values} FROM ONLY {table} AS {row}"
+            "SELECT DISTINCT {keys} FROM (SELECT {values} FROM ONLY {table} AS {row}"
             " WHERE {within} AND {unsettled} AND {wanted}) AS {w} WHERE NOT EXISTS (SELECT FROM {parent} AS zdm_p WHERE {alike})"
-            " ORDER BY {numbers} ON CONFLICT ({names}) DO NOTHING"
+            " ORDER BY {numbers}"
         ).format(
             parent=qualified_name(parent.table),
-            names=comma(names),
             keys=comma(column(f"zdm_{n}", _WANTED) for n, _ in enumerate(names)),
             values=self._named(parent),
             table=self._table,

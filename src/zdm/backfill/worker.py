@@ -124,6 +124,9 @@ class Worker:
         # An expression raised in a chunk that ends before this block; or rows refer to others of the chunk, which only the
         # triggers, row by row, find as the chunk leaves them.
         self._careful_until = LAST_BLOCK if job.mapping.refers_to_itself else 0
+        self._singly_until = (
+            0  # what a row refers to could not be made in a chunk that ends before this block
+        )
         self._meeting_until = 0  # a row was made by somebody else in a chunk that ends before this block
         self._conflicts = 0
         self._last = 0.0
@@ -173,7 +176,7 @@ class Worker:
             locked, left = time.perf_counter(), careful
             if isinstance(statements, ReferenceStatements) and not careful:
                 with self._heard():
-                    for one in statements.makes(start, end):
+                    for one in statements.makes(start, end, singly=start < self._singly_until):
                         self.conn.execute(one)
                         self._hurry(locked)
             rows = self.conn.execute(statement).rowcount
@@ -265,6 +268,9 @@ class Worker:
             return position
         if trouble is Trouble.RAISED and not careful:
             self._job.watch.careful(error)
+            if isinstance(self.statements, ReferenceStatements) and position >= self._singly_until:
+                self._singly_until = position + blocks
+                return position
             self._careful_until = position + blocks
             return position
         if trouble in (Trouble.LOCKED, Trouble.SLOW):

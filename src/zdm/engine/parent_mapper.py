@@ -188,7 +188,13 @@ def _trial(mapper: Mapper, mapping: RowMapping, parent: ParentSide) -> sql.Compo
     if table.rows > _SAMPLE * 1.2:
         share = max(0.0001, 100.0 * _SAMPLE / table.rows)
         source = sql.SQL("{} TABLESAMPLE SYSTEM ({})").format(source, sql.Literal(share))
+    staying = {c.physical for c in mapper.draft.shapes[mapping.old.table].columns}
+    gone = {c.name for c in mapping.old.columns} - staying
     return sql.SQL(
         "CREATE FUNCTION pg_temp._zdm_parents(OUT rows int8, OUT failed int8, OUT failed_keys text[], OUT message text,"
         " OUT lost int8, OUT lost_keys text[]) LANGUAGE plpgsql AS {body}"
-    ).format(body=sql.Literal(parent_sync.trial(mapping, parent, source, limit=_SAMPLE * 2).as_string(None)))
+    ).format(
+        body=sql.Literal(
+            parent_sync.trial(mapping, parent, source, gone=gone, limit=_SAMPLE * 2).as_string(None)
+        )
+    )

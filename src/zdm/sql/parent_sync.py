@@ -7,7 +7,7 @@ row of the source hold its lock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
@@ -583,11 +583,17 @@ def finding(mapping: RowMapping, parent: ParentSide, rollout: int, alias: str) -
     return sql.SQL("{}({})").format(sql.Identifier(SCHEMA, name_of(mapping, rollout, "find")), values)
 
 
-def trial(mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, limit: int) -> sql.Composed:
+def trial(
+    mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, gone: Collection[str], limit: int
+) -> sql.Composed:
     """The body of a function that tries the mapping on rows of the source, without writing.
 
     Values are assigned to variables of the parent's types, as the sync will: what is too long raises. Whether they come back is asked
-    where that depends on the natural key alone.
+    where that depends on the natural key alone; of a row that has no parent, whether a column that goes holds what it is empty with.
+
+    Parameters
+    ----------
+    gone: the held columns that go.
     """
     variables = {f"{PARENT}{name}": _value(number) for number, name in enumerate(parent.key)}
     known = all(
@@ -604,6 +610,11 @@ def trial(mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, li
             )
             for c in mapping.old.columns
         )
+    left = any_of(
+        differs(column(c.name, "zdm_row"), _as(empty_with(c, "zdm_row"), c.type), c.comparison, c.type)
+        for c in mapping.old.columns
+        if c.name in gone
+    )
     lines = [
         sql.SQL(
             "{v} := {e}; IF {v} IS NULL THEN RAISE not_null_violation USING MESSAGE = {m}; END IF;"
@@ -611,10 +622,10 @@ def trial(mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, li
         for number, (name, value) in enumerate(zip(parent.key, parent.key_values, strict=True))
     ]
     return sql.SQL(
-        "DECLARE zdm_row {table}; {declare} zdm_key text; BEGIN rows := 0; failed := 0; lost := 0; failed_keys := '{{}}'; lost_keys := '{{}}';"
+        "DECLARE zdm_row {table}; {declare} zdm_key text; zdm_lost bool; BEGIN rows := 0; failed := 0; lost := 0; failed_keys := '{{}}'; lost_keys := '{{}}';"
         " FOR zdm_row IN SELECT * FROM {source} LIMIT {limit} LOOP rows := rows + 1; zdm_key := pg_catalog.concat_ws(', ', {key});"
-        " BEGIN IF {wants} THEN {compute} IF {lost} THEN lost := lost + 1;"
-        " IF lost <= 3 THEN lost_keys := lost_keys || zdm_key; END IF; END IF; END IF;"
+        " BEGIN IF {wants} THEN {compute} zdm_lost := {lost}; ELSE zdm_lost := {left}; END IF;"
+        " IF zdm_lost THEN lost := lost + 1; IF lost <= 3 THEN lost_keys := lost_keys || zdm_key; END IF; END IF;"
         " EXCEPTION WHEN query_canceled THEN RAISE; WHEN OTHERS THEN failed := failed + 1; message := SQLERRM;"
         " IF failed <= 3 THEN failed_keys := failed_keys || zdm_key; END IF; END; END LOOP; END"
     ).format(
@@ -634,6 +645,7 @@ def trial(mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, li
         wants=wants(mapping, parent, "zdm_row"),
         compute=sql.SQL(" ").join(lines),
         lost=lost,
+        left=left,
     )
 
 

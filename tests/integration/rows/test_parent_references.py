@@ -927,3 +927,54 @@ def test_a_column_of_the_natural_key_that_the_same_migration_changes(database: D
         assert database.execute(BAD) == [(0,)], statement
         found = verify(lambda: connect(database.dsn, application_name="stage"), mapping)
         assert dict(found.counts) == {}, statement
+
+
+@on_all_versions
+def test_a_value_that_no_parent_can_hold_leaves_other_rows_to_the_silent_backfill(database: Database) -> None:
+    """The application's triggers do not fire for rows that only share a chunk with it, which nobody wrote."""
+    goods = Goods(
+        database,
+        extra="ALTER TABLE goods ADD COLUMN touched int NOT NULL DEFAULT 0;"
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN NEW.touched := OLD.touched + 1; RETURN NEW; END';"
+        "UPDATE goods SET kind = 'much too long' WHERE id = 5;"
+        "CREATE TRIGGER touch BEFORE UPDATE ON goods FOR EACH ROW EXECUTE FUNCTION touch();",
+    )
+    with pytest.raises(BadData, match="1 row"):
+        goods.fill()
+    assert goods.found() == {Kind.FAILED: 1}
+    assert database.execute("SELECT id FROM goods WHERE touched > 0") == [(5,)]
+    assert database.execute("SELECT count(*) FROM goods WHERE kind_id IS NOT NULL") == [(29,)]
+
+
+@on_all_versions
+@pytest.mark.parametrize(
+    ("options", "row"),
+    [
+        ({}, "NULL, 'b'"),
+        ({"where": "kind <> ''"}, "1, ''"),
+        (
+            {"reference": None, "link": {"table": "l", "source": {"good": "id"}, "parent": {"kind": "id"}}},
+            "NULL, 'b'",
+        ),
+    ],
+)
+def test_a_value_that_has_no_parent_is_a_loss(
+    database: Database, options: dict[str, object], row: str
+) -> None:
+    """The column goes, and a row without a parent says that it was empty."""
+    database.execute(
+        "CREATE TABLE goods (id int PRIMARY KEY, shop int, kind text);"
+        "INSERT INTO goods VALUES (1, 1, 'a'), (2, 1, NULL), (3, NULL, NULL)"
+    )
+    operation = {k: v for k, v in {**OPERATION, **options}.items() if v is not None}
+    migration = Migration.model_validate({"id": "try_it", "operations": [{"normalise": operation}]})
+    lossy = Migration.model_validate(
+        {"id": "try_it", "operations": [{"normalise": {**operation, "lossy": True}}]}
+    )
+    with connect(database.dsn, application_name="stage") as conn:
+        compile_plan(conn, migration, "public")
+        database.execute(f"INSERT INTO goods VALUES (4, {row})")
+        with pytest.raises(BadInput, match=r"differs in 1 of 4 rows of public.goods .for example id=4"):
+            compile_plan(conn, migration, "public")
+        compile_plan(conn, lossy, "public")
