@@ -339,9 +339,10 @@ class _Generator:
     def _late_trigger(self, event: str) -> _Trigger:
         condition: sql.Composable = has(sql.SQL("NEW.{}").format(self.marker), FAILED)
         if event == "update":
-            # Being tried again is no change, so that nothing goes round in circles.
-            written = any_of(old_changed(g) for g in self.mapping.groups if g.lookup is not None)
-            condition = all_of([condition, written])
+            # Being tried again is no change, so that nothing goes round in circles. A row that moved is found by its key of now.
+            written = [old_changed(g) for g in self.mapping.groups if g.lookup is not None]
+            moved = [changed_in(self.mapping, name) for name in self.mapping.key]
+            condition = all_of([condition, any_of([*written, *moved])])
         name = f"{PREFIX}6_late_{event}"
         definition = dollar_quoted(
             "trigger_late",

@@ -280,6 +280,7 @@ def test_a_deferred_reference_may_come_first(database: Database, level: Isolatio
         old.begin(level)
         old.run("INSERT INTO refunds (order_id, cents) VALUES (9001, -7)")
         old.run("UPDATE refunds SET order_id = 9002 WHERE id = 3")
+        old.run("UPDATE refunds SET id = id + 5000 WHERE order_id = 9001")
         old.run("INSERT INTO orders (id, customer) VALUES (9001, 'late'), (9002, 'late')")
         old.run("COMMIT")
         assert old.run(
