@@ -265,6 +265,26 @@ def test_a_parent_that_is_renamed_or_removed_while_it_is_taken(database: Databas
 
 
 @on_all_versions
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+def test_an_unused_parent_stays_where_its_end_would_take_others_along(
+    database: Database, action: str
+) -> None:
+    """A foreign key that somebody made after the plan."""
+    talks = Talks(database, options={"unused": "remove"})
+    talks.fill()
+    database.execute(f"CREATE TABLE uses (tag bigint REFERENCES tags ON DELETE {action})")
+    database.execute(tagged(1, "rare"))
+    database.execute("INSERT INTO uses SELECT id FROM tags WHERE name = 'rare'")
+    database.execute(tagged(1, "t1"))
+    assert database.execute("SELECT name FROM uses JOIN tags ON id = tag") == [("rare",)]
+    database.execute("DROP TABLE uses")
+    database.execute(tagged(1, "rare"))
+    database.execute(tagged(1, "t1"))
+    assert database.execute("SELECT count(*) FROM tags WHERE name = 'rare'") == [(0,)]
+    assert (talks.bad(), talks.found()) == (0, {})
+
+
+@on_all_versions
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_rename_that_does_not_see_who_took_the_parent(database: Database, level: Isolation) -> None:
     """Taking it only locked it: nothing but the foreign key sees the link, and raises."""
