@@ -19,7 +19,7 @@ from zdm.engine.compile import compile_plan
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Phase, Stage, Transaction
 from zdm.operations.migration import Migration
-from zdm.sql import row_sync
+from zdm.sql import row_objects, row_sync
 from zdm.verify.rows import verify_rows
 
 pytestmark = pytest.mark.bench
@@ -53,7 +53,7 @@ def staged(database: Database) -> tuple[RowMapping, int]:
                 with transaction(conn):
                     for statement in step.action.statements:
                         conn.execute(statement.encode())
-        for side in row_sync.sides(mapping):
+        for side in row_objects.sides(mapping):
             with transaction(conn):
                 for statement in row_sync.install(mapping, rollout, side).statements:
                     conn.execute(statement.encode())

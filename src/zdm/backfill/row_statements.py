@@ -11,7 +11,7 @@ from zdm.backfill.table import column_text, within
 from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_sync, parent_sync, row_log, row_objects, row_sync
+from zdm.sql import element_sync, parent_sync, row_conditions, row_generator, row_log, row_objects
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import render
 
@@ -36,11 +36,11 @@ class RowStatements:
         self._key = [column(name, ALIAS) for name in mapping.old.key]
         self.promised: dict[str, str] = {}
         self._absent: sql.Composable = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
-            self._target, row_sync.joined(mapping, ALIAS, "zdm_t")
+            self._target, row_conditions.joined(mapping, ALIAS, "zdm_t")
         )
         # A row that failed may raise again wherever it is asked about, so that is looked up first.
         self.failed = _failure(mapping, rollout)
-        self._wanted = row_sync.wanted(mapping, ALIAS)
+        self._wanted = row_conditions.wanted(mapping, ALIAS)
         if mapping.logged:
             # Its row may have gone on the new side, which the old one does not know yet.
             noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
@@ -55,9 +55,9 @@ class RowStatements:
         self._one_by_one = bool(mapping.old.references)
         if self._one_by_one:
             self._lock = sql.SQL("FOR NO KEY UPDATE")
-        self._values = _rendered(row_sync.insert_values(mapping.new, ALIAS))
-        self._columns = _rendered(row_sync.insert_columns(mapping.new))
-        settle = row_sync.settle(mapping, rollout, "new")
+        self._values = _rendered(row_conditions.insert_values(mapping.new, ALIAS))
+        self._columns = _rendered(row_conditions.insert_columns(mapping.new))
+        settle = row_generator.settle(mapping, rollout, "new")
         self._settle = _rendered(
             sql.SQL("{}(ROW({}.*)::{}, false, false)").format(settle, sql.Identifier(ALIAS), self._source)
         )
@@ -136,7 +136,7 @@ class RowStatements:
             "NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {} AND {key} >= {} AND {key} <= {})"
         ).format(
             self._target,
-            row_sync.joined(self._mapping, ALIAS, "zdm_t"),
+            row_conditions.joined(self._mapping, ALIAS, "zdm_t"),
             least,
             greatest,
             key=column(key, "zdm_t"),
@@ -354,7 +354,7 @@ class ElementStatements(ByRowStatements):
             source=self._source,
             alias=sql.Identifier(ALIAS),
             split=element_sync.split(mapping, ALIAS),
-            silent=sql.Literal(row_sync.backfilling(mapping)),
+            silent=sql.Literal(row_conditions.backfilling(mapping)),
             position=sql.Literal(position),
         )
         return [(", ".join(c.name for c in elements.columns), query)]
@@ -371,7 +371,7 @@ class JoinStatements(ByRowStatements):
         self._lock = sql.SQL("FOR NO KEY UPDATE")
         self.unsettled = _rendered(
             sql.SQL("CASE WHEN {} THEN false ELSE {}(ROW({}.*)::{}) END").format(
-                self.failed, row_sync.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
+                self.failed, row_generator.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
             )
         )
 
@@ -384,13 +384,13 @@ class JoinStatements(ByRowStatements):
             " AND {unsettled} {lock}) AS {alias} WHERE {joined}"
         ).format(
             target=self._target,
-            assign=row_sync.assigned(self._mapping.new, ALIAS),
+            assign=row_conditions.assigned(self._mapping.new, ALIAS),
             alias=sql.Identifier(ALIAS),
             source=self._source,
             within=self._within(start, end),
             unsettled=self.unsettled,
             lock=self._lock,
-            joined=row_sync.joined(self._mapping, ALIAS, "zdm_t"),
+            joined=row_conditions.joined(self._mapping, ALIAS, "zdm_t"),
         )
 
     def fill_meeting(self, start: int, end: int) -> sql.Composed:

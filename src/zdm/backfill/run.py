@@ -32,7 +32,7 @@ from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import RowMapping
-from zdm.sql.row_sync import backfilling
+from zdm.sql.row_conditions import backfilling
 
 __all__ = ["BadData", "Connect", "backfill"]
 

@@ -17,7 +17,7 @@ from zdm.model.mapping import Authority, TableMapping
 from zdm.model.phases import State, machine
 from zdm.model.plan import Plan
 from zdm.model.step import Phase
-from zdm.sql import fence, row_sync, sync
+from zdm.sql import fence, row_objects, row_sync, sync
 from zdm.sql.fence import FencePart
 
 
@@ -30,7 +30,7 @@ def _installer(work: Work, *, fenced: bool) -> Callable[[TableMapping, Authority
         for planned in work.plan.row_mappings:
             if planned.old.oid == mapping.oid:
                 rows = fence.effective_rows(planned, work.plan, fenced=fenced)
-                for side in row_sync.sides(rows):
+                for side in row_objects.sides(rows):
                     # The new side's triggers stay as they are; what they call writes the renamed columns.
                     added = row_sync.install(rows, work.rollout.id, side)
                     statements += added.functions + added.triggers if side == "old" else added.functions

@@ -27,7 +27,7 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import element_sync, parent_sync, row_sync, rows, sync
+from zdm.sql import element_sync, parent_sync, row_conditions, row_sync, rows, sync
 from zdm.sql.identifiers import qualified_name
 
 
@@ -116,9 +116,9 @@ def _row_chunk(mapping: RowMapping) -> str:
         return template.format(
             t=qualified_name(mapping.new.table),
             s=qualified_name(mapping.old.table),
-            a=row_sync.assigned(mapping.new, "o"),
-            j=row_sync.joined(mapping, "o", "n"),
-            d=row_sync.disagree(mapping, "o", "n"),
+            a=row_conditions.assigned(mapping.new, "o"),
+            j=row_conditions.joined(mapping, "o", "n"),
+            d=row_conditions.disagree(mapping, "o", "n"),
         ).as_string(None)
     template = composing.SQL(
         "INSERT INTO {t} ({c}) SELECT {v} FROM (SELECT o.* FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
@@ -127,10 +127,10 @@ def _row_chunk(mapping: RowMapping) -> str:
     return template.format(
         t=qualified_name(mapping.new.table),
         s=qualified_name(mapping.old.table),
-        c=row_sync.insert_columns(mapping.new),
-        v=row_sync.insert_values(mapping.new, "o"),
-        w=row_sync.wanted(mapping, "o"),
-        j=row_sync.joined(mapping, "o", "n"),
+        c=row_conditions.insert_columns(mapping.new),
+        v=row_conditions.insert_values(mapping.new, "o"),
+        w=row_conditions.wanted(mapping, "o"),
+        j=row_conditions.joined(mapping, "o", "n"),
     ).as_string(None)
 
 

@@ -10,7 +10,7 @@ from zdm.engine.mapper import Mapper
 from zdm.errors import Problem
 from zdm.model.plan import Finding, Roundtrip, Severity
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import row_sync
+from zdm.sql import row_conditions
 from zdm.sql.identifiers import all_of, column, comma, qualified_name, type_name
 from zdm.sql.rows import render
 
@@ -45,9 +45,9 @@ def _there_already(mapper: Mapper, mapping: RowMapping) -> None:
     ).format(
         new=qualified_name(mapping.new.table),
         old=qualified_name(mapping.old.table),
-        joined=all_of([row_sync.joined(mapping, "zdm_o", "zdm_n"), *may]),
+        joined=all_of([row_conditions.joined(mapping, "zdm_o", "zdm_n"), *may]),
         paired=sql.SQL("{} IS NOT NULL").format(column(mapping.old.key[0], "zdm_o")),
-        differs=row_sync.disagree(mapping, "zdm_o", "zdm_n"),
+        differs=row_conditions.disagree(mapping, "zdm_o", "zdm_n"),
     )
     count, keys = _counted(mapper, wrong, mapping.new.key, "zdm_n")
     if count:
@@ -66,7 +66,7 @@ def _alone(mapper: Mapper, mapping: RowMapping) -> None:
     lost = sql.SQL("FROM {old} AS zdm_o WHERE NOT EXISTS (SELECT FROM {new} AS zdm_n WHERE {joined})").format(
         old=qualified_name(mapping.old.table),
         new=qualified_name(mapping.new.table),
-        joined=row_sync.joined(mapping, "zdm_o", "zdm_n"),
+        joined=row_conditions.joined(mapping, "zdm_o", "zdm_n"),
     )
     count, keys = _counted(mapper, lost, mapping.old.key, "zdm_o")
     if count:
@@ -100,10 +100,10 @@ def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
         ]
     )
     source = sql.SQL("FROM {} AS zdm_o CROSS JOIN LATERAL (SELECT {}) AS zdm_n WHERE {}").format(
-        qualified_name(mapping.old.table), made, row_sync.wanted(mapping, "zdm_o")
+        qualified_name(mapping.old.table), made, row_conditions.wanted(mapping, "zdm_o")
     )
     rows, _ = _counted(mapper, source, mapping.old.key, "zdm_o")
-    changed = sql.SQL("{} AND {}").format(source, row_sync.changed(mapping, "zdm_o", "zdm_n"))
+    changed = sql.SQL("{} AND {}").format(source, row_conditions.changed(mapping, "zdm_o", "zdm_n"))
     lost, keys = _counted(mapper, changed, mapping.old.key, "zdm_o")
     mapper.roundtrips.append(
         Roundtrip(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from zdm.engine.table_steps import brief
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Backfill, Phase, Stage, Step, Sync, Transaction, Verify
-from zdm.sql import row_log, row_sync
+from zdm.sql import row_log, row_objects, row_sync
 from zdm.sql.row_objects import Side
 
 
@@ -43,9 +43,9 @@ def _installed(mapping: RowMapping) -> tuple[Side, ...]:
     """The sides in the order in which their triggers are made; a rollback drops the last first."""
     if mapping.logged:
         # What the new version wrote is carried over before anything else goes, while the old version's writes are still noted.
-        return row_sync.sides(mapping)
+        return row_objects.sides(mapping)
     # The new side first: from the moment in which the old one makes rows there, both directions stand.
-    return tuple(reversed(row_sync.sides(mapping)))
+    return tuple(reversed(row_objects.sides(mapping)))
 
 
 def _sync(mapping: RowMapping, side: Side) -> Step:
@@ -79,7 +79,7 @@ def _end(mapping: RowMapping) -> list[Step]:
                 statements=row_sync.drop_triggers(mapping, side), locks=(brief(mapping.side(side).table),)
             ),
         )
-        for side in row_sync.sides(mapping)
+        for side in row_objects.sides(mapping)
         if side != "old" and not mapping.logged
     ]
     steps += [
@@ -91,7 +91,7 @@ def _end(mapping: RowMapping) -> list[Step]:
             operation=mapping.operation,
             action=Sync(table=mapping.id, side=side, on=mapping.side(side).table, remove=True),
         )
-        for side in row_sync.sides(mapping)
+        for side in row_objects.sides(mapping)
     ]
     return steps
 

@@ -16,7 +16,7 @@ from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.row_mapping import RowMapping
 from zdm.model.verdict import Verdict
-from zdm.sql import row_sync, sync, views
+from zdm.sql import row_objects, row_sync, sync, views
 from zdm.sql.fence import aside, effective, effective_rows
 
 _COLUMNS = """
@@ -145,7 +145,7 @@ def _sync_objects(ctx: GateContext, mapping: TableMapping) -> list[str]:
 
 def _rows(ctx: GateContext, mapping: RowMapping) -> list[str]:
     problems: list[str] = []
-    for side in row_sync.sides(mapping):
+    for side in row_objects.sides(mapping):
         there = ctx.conn.execute(sql.SQL(row_sync.state_query(mapping, ctx.rollout.id, side))).fetchall()
         expected = row_sync.expected_objects(mapping, ctx.rollout.id, side)
         table = mapping.side(side).table

@@ -1,6 +1,6 @@
 """A row mapping that is synced by log: triggers that note which row was written, and functions that bring both sides to agree.
 
-Names, besides the ``settle`` functions of `zdm.sql.row_sync`:
+Names, besides the ``settle`` functions of `zdm.sql.row_generator`:
 
 * ``log_<side>`` and ``first_new`` are what the triggers call;
 * ``reconcile(key, side)`` brings one key to agree; ``move`` follows a row to another key, ``expand`` a TRUNCATE;
@@ -18,7 +18,7 @@ from psycopg import sql
 
 from zdm.model.expression import Volatility
 from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts
-from zdm.sql import row_sync
+from zdm.sql import row_conditions, row_generator, row_objects
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import (
     Function,
@@ -130,7 +130,7 @@ def drop_first(mapping: RowMapping) -> str:
 
 def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     """The functions that are installed with one side."""
-    purposes = [f"log_{side}", f"settle_{row_sync.across(side)}"]
+    purposes = [f"log_{side}", f"settle_{row_conditions.across(side)}"]
     purposes += ["reconcile", "move", "expand", "work", "last"] if side == "old" else ["first_new"]
     return [name_of(mapping, rollout, purpose) for purpose in purposes]
 
@@ -139,7 +139,7 @@ def _function(mapping: RowMapping, rollout: int, purpose: str) -> sql.Identifier
     return sql.Identifier(SCHEMA, name_of(mapping, rollout, purpose))
 
 
-class LogObjects(row_sync.Generator):
+class LogObjects(row_generator.Generator):
     """Everything that notes the writes of one side; with the old side's, what brings both to agree."""
 
     def __init__(self, mapping: RowMapping, rollout: int, side: Side) -> None:
@@ -163,7 +163,7 @@ class LogObjects(row_sync.Generator):
         log = self._function_name("log")
         inserted = [*self._backfilled]
         if self._lazy and self.mapping.presence is Presence.NEEDED:
-            inserted.append(row_sync.holds(self.mine, "new"))
+            inserted.append(row_conditions.holds(self.mine, "new"))
         made = [
             self._trigger("insert", "INSERT", log, all_of(inserted)),
             self._trigger("update", "UPDATE", log, self._changed(self._reads)),
@@ -245,7 +245,7 @@ class LogObjects(row_sync.Generator):
             settings=self._key_settings,
             source=self.table,
             target=self.target,
-            match=row_sync.joined_to(self.yours, "zdm_t", "zdm_at"),
+            match=row_conditions.match(self.yours, "zdm_t", "zdm_at"),
             claimed=self._claimed,
             mine=self._guard(self.side, self.mine, "zdm_at"),
             names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
@@ -284,9 +284,11 @@ class LogObjects(row_sync.Generator):
         ]
         declared.append(sql.SQL("  zdm_may pg_catalog.bool;"))
         lazy = sql.Literal(mapping.presence is Presence.NEEDED)
-        to_new = sql.SQL("{}(zdm_o, {}, false)").format(row_sync.settle(mapping, self.rollout, "new"), lazy)
+        to_new = sql.SQL("{}(zdm_o, {}, false)").format(
+            row_generator.settle(mapping, self.rollout, "new"), lazy
+        )
         to_old: sql.Composable = sql.SQL("{}(zdm_n, false, false)").format(
-            row_sync.settle(mapping, self.rollout, "old")
+            row_generator.settle(mapping, self.rollout, "old")
         )
         failure = sql.SQL(
             "        IF zdm_from OPERATOR(pg_catalog.=) 'new' THEN\n{}\n        ELSE\n{}\n        END IF;"
@@ -317,7 +319,7 @@ class LogObjects(row_sync.Generator):
                 new_key=new_key,
                 name_old=name_old,
                 name_new=name_new,
-                differ=all_of([self._may(_OLD), row_sync.disagree(mapping, _OLD, _NEW)]),
+                differ=all_of([self._may(_OLD), row_conditions.disagree(mapping, _OLD, _NEW)]),
                 back=to_old,
                 forth=to_new,
                 missing=missing,
@@ -374,10 +376,10 @@ class LogObjects(row_sync.Generator):
             new=self.target,
             old_key=old_key,
             new_key=new_key,
-            astray=row_sync.disagree(self.mapping, _OLD, _NEW),
+            astray=row_conditions.disagree(self.mapping, _OLD, _NEW),
             back=to_old,
             clear=comma(sql.SQL("{} = NULL").format(column(c.name)) for c in self.mapping.old.references),
-            refers=any_of(row_sync.refers(self.mapping.old, "zdm_s")),
+            refers=any_of(row_conditions.refers(self.mapping.old, "zdm_s")),
         )
 
     def _left_empty(self) -> sql.Composable:
@@ -459,7 +461,7 @@ class LogObjects(row_sync.Generator):
             new_key=new_key,
             may=self._may(_OLD),
             lost_new=self._conflict("old", _values(self.mapping.new.followed, _NEW), sql.SQL("NULL")),
-            disagree=row_sync.disagree(self.mapping, _OLD, _NEW),
+            disagree=row_conditions.disagree(self.mapping, _OLD, _NEW),
         )
 
     def _written(
@@ -550,7 +552,7 @@ class LogObjects(row_sync.Generator):
 
     def _expand(self) -> Function:
         mapping = self.mapping
-        joined = row_sync.joined(mapping, _OLD, _NEW)
+        joined = row_conditions.joined(mapping, _OLD, _NEW)
         new_gone: sql.Composable = sql.SQL("    NULL;")
         if not mapping.one_way:
             new_gone = self._gone("new", mapping.old, _OLD, _NEW, all_of([joined]), self._may(_OLD))
@@ -612,7 +614,7 @@ class LogObjects(row_sync.Generator):
             changes=CHANGES,
             filter=self._here,
             work=_function(self.mapping, self.rollout, "work"),
-            keep=sql.SQL("\n").join(self._kept(side) for side in row_sync.sides(self.mapping)),
+            keep=sql.SQL("\n").join(self._kept(side) for side in row_objects.sides(self.mapping)),
         )
 
     def _kept(self, side: Side) -> sql.Composable:
@@ -630,7 +632,7 @@ class LogObjects(row_sync.Generator):
             rollout=sql.Literal(self.rollout),
             schema=sql.Literal(self.mapping.id.schema_),
             name=sql.Literal(self.mapping.id.name),
-            won=sql.Literal(row_sync.across(side)),
+            won=sql.Literal(row_conditions.across(side)),
             values=_values(mine.mapped, "zdm_s"),
             mine=qualified_name(mine.table),
             key=_keyed(mine, "zdm_s", "zdm_c.key"),

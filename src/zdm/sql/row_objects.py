@@ -250,3 +250,16 @@ def _oid(side: RowSide) -> sql.Composable:
     return sql.SQL("{}::pg_catalog.regclass::pg_catalog.oid").format(
         sql.Literal(text_of(qualified_name(side.table)))
     )
+
+
+def sides(mapping: RowMapping) -> tuple[Side, ...]:
+    """The sides whose writes are mirrored."""
+    if mapping.in_place:
+        return ("parent", "old")
+    if mapping.parent is not None:
+        # What writes of the parent call is made with the new side, which therefore comes first.
+        return ("old", "parent", "new")
+    if mapping.elements is not None and mapping.elements.one == "new":
+        # What the new version writes is refused, if it is not mirrored.
+        return ("old", "new")
+    return ("old",) if mapping.one_way else ("old", "new")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.row_mapping import Presence, RowMapping, SideKind
-from zdm.sql import row_sync
+from zdm.sql import row_conditions, row_generator
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Function, failure_key, key_text, pinned, plain_keys, text_of
 from zdm.sql.rows import render
@@ -39,7 +39,7 @@ def known(mapping: RowMapping, rollout: int, old: str, new: str) -> sql.Composab
     if mapping.where is not None:
         makes.append(sql.SQL("({} IS TRUE)").format(render(mapping.where, old)))
     if mapping.old.kind is SideKind.COLUMNS:
-        makes.append(row_sync.holds(mapping.old, old))
+        makes.append(row_conditions.holds(mapping.old, old))
     return sql.SQL("({} IS NOT NULL AND {} AND NOT {})").format(
         column(mapping.new.key[0], new), recorded(mapping, rollout, new), all_of(makes)
     )
@@ -78,7 +78,7 @@ def _entry(mapping: RowMapping, rollout: int, key: sql.Composable) -> sql.Compos
     )
 
 
-class RecordObjects(row_sync.Generator):
+class RecordObjects(row_generator.Generator):
     """Everything that mirrors the writes of one side, and keeps the record."""
 
     def owner(self) -> sql.Composed:
@@ -128,7 +128,7 @@ class RecordObjects(row_sync.Generator):
 
     @property
     def _match(self) -> sql.Composable:
-        return row_sync.joined_to(self.yours, "zdm_t", "zdm_at")
+        return row_conditions.match(self.yours, "zdm_t", "zdm_at")
 
     @property
     def _computed(self) -> list[sql.Composable]:
@@ -225,7 +225,7 @@ class RecordObjects(row_sync.Generator):
         """What makes the new side's row hold what the old side's row says, unless that has none and the other one is recorded."""
         absent = sql.SQL(
             "zdm_found AND zdm_lazy AND NOT zdm_mirrored AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})"
-        ).format(row_sync.holds(self.mine, "zdm_row"), self.target, self._match)
+        ).format(row_conditions.holds(self.mine, "zdm_row"), self.target, self._match)
         return self._settling(
             "record_take",
             meet=self._meeting(absent, unsure=sql.SQL("          NULL;"), again=sql.SQL("")),
@@ -274,7 +274,7 @@ class RecordObjects(row_sync.Generator):
         """A row that is inserted and says nothing has nothing to mirror; one over there may come of the same statement, whose trigger is next."""
         silent: list[sql.Composable] = [sql.SQL("NOT zdm_wanted")]
         if self._meets:
-            silent.append(sql.SQL("NOT {}").format(row_sync.holds(self.mine, "zdm_row")))
+            silent.append(sql.SQL("NOT {}").format(row_conditions.holds(self.mine, "zdm_row")))
         return sql.SQL("  IF zdm_first AND zdm_found AND {} THEN\n    RETURN true;\n  END IF;").format(
             any_of(silent)
         )
@@ -283,10 +283,10 @@ class RecordObjects(row_sync.Generator):
         if self.mine.kind is not SideKind.COLUMNS:
             return sql.SQL("")
         return load("record_adopt").fill(
-            holds=row_sync.holds(self.mine, "zdm_row"),
+            holds=row_conditions.holds(self.mine, "zdm_row"),
             target=self.target,
             match=self._match,
-            settle=row_sync.settle(self.mapping, self.rollout, "old"),
+            settle=row_generator.settle(self.mapping, self.rollout, "old"),
         )
 
     def _upsert(self) -> sql.Composable:
@@ -305,7 +305,7 @@ class RecordObjects(row_sync.Generator):
             )
         statement = load("record_write").fill(
             target=self.target,
-            columns=row_sync.insert_columns(side),
+            columns=row_conditions.insert_columns(side),
             values=comma([*(render(value, "zdm_row") for value in side.key_values), *self._values]),
             key=comma(column(name) for name in side.key),
             match=self._match,

@@ -17,7 +17,7 @@ from zdm.db.session import transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority
 from zdm.model.row_mapping import Elements, ParentSide, RowMapping
-from zdm.sql import element_sync, parent_sync, row_log, row_record, row_sync
+from zdm.sql import element_sync, parent_sync, row_conditions, row_generator, row_log, row_record
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Side, same_key
 from zdm.sql.rows import render
@@ -66,10 +66,11 @@ def repair_rows(
             # What is noted counts first, so that nothing that waits is written over.
             total = job.run(
                 statements.different(),
-                statements.reconciling(statements.different(), "new", row_sync.across(side)),
+                statements.reconciling(statements.different(), "new", row_conditions.across(side)),
             )
             total += job.run(
-                statements.extra(), statements.reconciling(statements.extra(), "new", row_sync.across(side))
+                statements.extra(),
+                statements.reconciling(statements.extra(), "new", row_conditions.across(side)),
             )
             if mapping.old.references:
                 total += job.run(statements.astray(), statements.naming_none())
@@ -82,7 +83,7 @@ def repair_rows(
         if back:
             return total + job.run(statements.extra(), statements.settling(statements.extra(), side))
         # What is deleted here must not be mirrored.
-        silent = {"zdm.row": row_sync.backfilling(mapping)}
+        silent = {"zdm.row": row_conditions.backfilling(mapping)}
         return total + job.run(statements.extra(), statements.deleting(), silent)
     finally:
         conn.close()
@@ -94,7 +95,7 @@ class _Statements:
     def __init__(self, mapping: RowMapping, rollout: int) -> None:
         self._mapping, self._rollout = mapping, rollout
         self._old, self._new = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
-        self._joined = row_sync.joined(mapping, "zdm_o", "zdm_n")
+        self._joined = row_conditions.joined(mapping, "zdm_o", "zdm_n")
 
     def different(self) -> sql.Composed:
         """Pairs of which neither follows from the other."""
@@ -104,12 +105,14 @@ class _Statements:
             self._old,
             _OLD,
             self._joined,
-            all_of([self._may, row_sync.disagree(self._mapping, "zdm_o", "zdm_n"), *self._unknown("zdm_o")]),
+            all_of(
+                [self._may, row_conditions.disagree(self._mapping, "zdm_o", "zdm_n"), *self._unknown("zdm_o")]
+            ),
         )
 
     def extra(self) -> sql.Composed:
         """Rows of the new side that no row of the old one makes, or fills."""
-        lone = row_sync.holds(self._mapping.new, "zdm_n") if self._mapping.joins else sql.SQL("true")
+        lone = row_conditions.holds(self._mapping.new, "zdm_n") if self._mapping.joins else sql.SQL("true")
         return sql.SQL("FROM {} AS {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
             self._new,
             _NEW,
@@ -133,7 +136,7 @@ class _Statements:
         return sql.SQL("FROM {} AS {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
             self._old,
             _OLD,
-            any_of(row_sync.refers(self._mapping.old, "zdm_o")),
+            any_of(row_conditions.refers(self._mapping.old, "zdm_o")),
             self._new,
             _NEW,
             self._joined,
@@ -170,7 +173,7 @@ class _Statements:
             alias=alias,
             found=found,
             rows=sql.Literal(ROWS),
-            settle=row_sync.settle(self._mapping, self._rollout, side),
+            settle=row_generator.settle(self._mapping, self._rollout, side),
             table=table,
         )
 
@@ -197,7 +200,7 @@ class _Statements:
                 found=self.extra(),
                 rows=sql.Literal(ROWS),
                 new=self._new,
-                clear=row_sync.cleared(self._mapping.new),
+                clear=row_conditions.cleared(self._mapping.new),
                 same=same_key(self._mapping.new, "zdm_o", "zdm_n"),
             )
         return sql.SQL(

@@ -22,7 +22,7 @@ from zdm.db.partitions import leaves
 from zdm.db.session import WORK_MEM, fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind
-from zdm.sql import row_log, row_objects, row_record, row_sync
+from zdm.sql import row_conditions, row_log, row_objects, row_record
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
@@ -237,20 +237,20 @@ class _Statements:
             may = sql.SQL("({} IS TRUE)").format(render(mapping.where, _OLD))
         must = may
         if mapping.old.kind is SideKind.COLUMNS and mapping.presence is Presence.NEEDED:
-            must = all_of([may, row_sync.holds(mapping.old, _OLD)])
+            must = all_of([may, row_conditions.holds(mapping.old, _OLD)])
         # A row that the mapping does not make may be there by itself, as long as it holds nothing.
-        lone = row_sync.holds(mapping.new, _NEW) if mapping.joins else sql.SQL("true")
+        lone = row_conditions.holds(mapping.new, _NEW) if mapping.joins else sql.SQL("true")
         # One expression for all kinds: to ask for each in turn takes as long as joining.
         self._everything: sql.Composable = sql.SQL(
             "CASE WHEN {absent} THEN CASE WHEN {must} THEN {missing} END WHEN {gone} THEN CASE WHEN {lone} THEN {extra} END"
             " WHEN NOT {may} THEN {extra} WHEN {disagree} THEN {different} END"
         ).format(
             absent=absent,
-            must=any_of([must, *row_sync.refers(mapping.old, _OLD)]),
+            must=any_of([must, *row_conditions.refers(mapping.old, _OLD)]),
             gone=gone,
             lone=lone,
             may=may,
-            disagree=row_sync.disagree(mapping, _OLD, _NEW),
+            disagree=row_conditions.disagree(mapping, _OLD, _NEW),
             missing=sql.Literal(_KINDS.index(Kind.MISSING)),
             extra=sql.Literal(_KINDS.index(Kind.EXTRA)),
             different=sql.Literal(_KINDS.index(Kind.DIFFERENT)),
@@ -412,7 +412,7 @@ class _Statements:
         join = sql.SQL("{} FULL JOIN {} ON {}").format(
             self._of_keys(self._mapping.old, _OLD, keys),
             self._of_keys(self._mapping.new, _NEW, keys),
-            row_sync.joined(self._mapping, _OLD, _NEW),
+            row_conditions.joined(self._mapping, _OLD, _NEW),
         )
         counts, samples, _ = self._named(conn, join, self._everything if last else self._kind)
         return _Part(0, counts, samples, waiting=() if last else self._keys_waiting(conn, join))
@@ -456,7 +456,7 @@ class _Statements:
         return sql.SQL("{} FULL JOIN {} ON {}").format(
             self._side(self._mapping.old, _OLD, start, end),
             self._side(self._mapping.new, _NEW, start, end),
-            row_sync.joined(self._mapping, _OLD, _NEW),
+            row_conditions.joined(self._mapping, _OLD, _NEW),
         )
 
     def _side(self, side: RowSide, alias: str, start: Bound, end: Bound) -> sql.Composable:

@@ -12,7 +12,7 @@ from zdm.model.plan import Plan
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Phase, Stage, Transaction
 from zdm.operations.migration import Migration
-from zdm.sql import row_sync
+from zdm.sql import row_objects, row_sync
 
 MIGRATION = {
     "id": "try_it",
@@ -82,7 +82,7 @@ def staged(
         if naive is not None:
             conn.execute("SET search_path = public")
             conn.execute(naive.encode())
-        sides = row_sync.sides(mapping)
+        sides = row_objects.sides(mapping)
         for side in reversed(sides) if new_first else sides:
             objects = row_sync.install(mapping, rollout, side)
             with transaction(conn):

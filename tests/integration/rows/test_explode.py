@@ -25,7 +25,7 @@ from zdm.model.plan import Plan
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Phase, Stage, Transaction
 from zdm.operations.migration import Migration
-from zdm.sql import row_sync
+from zdm.sql import row_objects, row_sync
 from zdm.sql.rows import Kind
 from zdm.verify.elements import verify_elements
 from zdm.verify.repair_rows import repair_rows
@@ -640,7 +640,7 @@ def test_the_forms(database: Database) -> None:
                 for statement in step.action.statements:
                     conn.execute(statement.encode())
         for mapping in plan.row_mappings:
-            for side in reversed(row_sync.sides(mapping)):
+            for side in reversed(row_objects.sides(mapping)):
                 for statement in row_sync.install(mapping, rollout, side).statements:
                     conn.execute(statement.encode())
     for number, (column, _, _, _, rows) in enumerate(FORMS):

@@ -1,0 +1,135 @@
+"""Pieces of SQL over rows of both sides of a row mapping, which triggers, backfill, verification and repair share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from psycopg import sql
+
+from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind
+from zdm.sql.identifiers import all_of, any_of, column, comma, differs, trusted, type_name
+from zdm.sql.row_objects import Side
+from zdm.sql.rows import render
+
+
+def assigned(side: RowSide, other: str) -> sql.Composed:
+    """The SET list that fills a side's columns from the other side's row, under its alias."""
+    return comma(sql.SQL("{} = {}").format(column(c.name), render(c.value, other)) for c in side.columns)
+
+
+def cleared(side: RowSide) -> sql.Composed:
+    """The SET list that empties a side's columns."""
+    return comma(sql.SQL("{} = {}").format(column(c.name), empty(c)) for c in side.columns)
+
+
+def joined(mapping: RowMapping, old: str, new: str) -> sql.Composable:
+    """A condition over two aliases: the rows belong together."""
+    return match(mapping.new, new, old)
+
+
+def wanted(mapping: RowMapping, old: str) -> sql.Composable:
+    """A condition over the old side's row, never NULL: it must have a row of the new side."""
+    found: list[sql.Composable] = []
+    if mapping.where is not None:
+        found.append(sql.SQL("({} IS TRUE)").format(render(mapping.where, old)))
+    if mapping.old.kind is SideKind.COLUMNS and mapping.presence is Presence.NEEDED:
+        found.append(holds(mapping.old, old))
+    return all_of(found)
+
+
+def holds(side: RowSide, alias: str) -> sql.Composable:
+    """A condition over a row of COLUMNS: some column holds anything but what it is empty with."""
+    return any_of(
+        differs(column(c.name, alias), empty(c), c.comparison, c.type) if c.known_empty else sql.SQL("true")
+        for c in side.mapped
+    )
+
+
+def given(side: RowSide, alias: str) -> sql.Composable:
+    """A condition over a new row of COLUMNS: somebody certainly gave it something, so that it is the old version's."""
+    return any_of(
+        differs(column(c.name, alias), empty(c), c.comparison, c.type) for c in side.mapped if c.known_empty
+    )
+
+
+def disagree(mapping: RowMapping, old: str, new: str) -> sql.Composable:
+    """A condition over two rows that belong together: neither follows from the other."""
+    found = [differ(mapping.new, new, old)]
+    if not mapping.one_way and not mirror_images(mapping):
+        found.append(differ(mapping.old, old, new))
+    return any_of([all_of(found), *astray(mapping.old, old, new)])
+
+
+def changed(mapping: RowMapping, old: str, new: str) -> sql.Composable:
+    """A condition over two rows that belong together: the old one is not what the new one says of it."""
+    return differ(mapping.old, old, new)
+
+
+def insert_columns(side: RowSide) -> sql.Composed:
+    """What an INSERT of a mapped row names: the key, then what is filled."""
+    return comma(column(name) for name in (*side.key, *(c.name for c in side.columns)))
+
+
+def insert_values(side: RowSide, alias: str) -> sql.Composed:
+    """The values of these, over the other side's row."""
+    keys = [render(value, alias) for value in side.key_values]
+    return comma([*keys, *(render(c.value, alias) for c in side.columns)])
+
+
+def astray(side: RowSide, mine: str, other: str) -> list[sql.Composable]:
+    """Conditions: a reference does not name the other row."""
+    return [
+        differs(column(c.name, mine), render(c.value, other), c.comparison, c.type) for c in side.references
+    ]
+
+
+def refers(side: RowSide, alias: str) -> list[sql.Composable]:
+    """Conditions over a row: a reference names some row."""
+    return [sql.SQL("({} IS NOT NULL)").format(column(c.name, alias)) for c in side.references]
+
+
+def differ(side: RowSide, mine: str, other: str) -> sql.Composable:
+    """A condition over two rows that belong together: some column of the side's is not what the other row says."""
+    return any_differs(side.mapped, mine, other)
+
+
+def any_differs(columns: Iterable[MirroredColumn], mine: str, other: str) -> sql.Composable:
+    """The same of these columns alone."""
+    return any_of(
+        differs(
+            column(c.name, mine),
+            sql.SQL("CAST({} AS {})").format(render(c.value, other), type_name(c.type)),
+            c.comparison,
+            c.type,
+        )
+        for c in columns
+    )
+
+
+def match(side: RowSide, mine: str, other: str) -> sql.Composable:
+    """A condition over a side's row and a row of the other one: they belong together."""
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, mine), render(value, other))
+        for name, value in zip(side.key, side.key_values, strict=True)
+    )
+
+
+def mirror_images(mapping: RowMapping) -> bool:
+    """Both directions copy values as they are, so that following in one means following in the other."""
+    return all(c.plain for side in (mapping.old, mapping.new) for c in side.mapped)
+
+
+def empty(found: MirroredColumn) -> sql.Composable:
+    """What a column holds where the other side has no row."""
+    value = sql.SQL("NULL") if found.empty is None else trusted(found.empty)
+    return sql.SQL("CAST({} AS {})").format(value, type_name(found.type))
+
+
+def backfilling(mapping: RowMapping) -> str:
+    """What `zdm.row` says while the backfill inserts rows of the new side."""
+    return f"{mapping.number}:new:*"
+
+
+def across(side: Side) -> Side:
+    """The other side's name."""
+    return "new" if side == "old" else "old"
