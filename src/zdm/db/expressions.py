@@ -32,12 +32,18 @@ from zdm.sql.identifiers import differs
 
 @dataclass(frozen=True, slots=True)
 class CheckColumn:
-    """A column that expressions may mention: the name the user writes, and the physical one it stands for."""
+    """A column that expressions may mention: the name the user writes, and the physical one it stands for.
+
+    Parameters
+    ----------
+    own: as `ColumnRef` has it.
+    """
 
     shown_name: str
     physical_name: str
     type: str
     collation: str | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +304,8 @@ class _Check:
         parts: list[str | ColumnRef] = []
         for index, piece in enumerate(re.split(rf"_zdm_{self.nonce}_(\d+)_", text)):
             if index % 2:
-                parts.append(ColumnRef(column=self.columns[int(piece)].physical_name))
+                found = self.columns[int(piece)]
+                parts.append(ColumnRef(column=found.physical_name, own=found.own))
             elif piece:
                 parts.append(piece)
         return tuple(parts)

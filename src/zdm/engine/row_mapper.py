@@ -18,6 +18,7 @@ from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.row_mapping import MirroredColumn, RowMapping, RowSide, SideKind, SyncMode
 from zdm.operations.rows import DraftRows, DraftSide
+from zdm.operations.shape import BEFORE
 
 
 def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMapping, ...]:
@@ -37,6 +38,7 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
 
 def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName]) -> RowMapping | None:
     before = len(mapper.problems)
+    _check_stays(mapper, draft)
     old = _side(mapper, draft, draft.old, draft.new)
     new = _side(mapper, draft, draft.new, draft.old)
     where = None
@@ -113,9 +115,44 @@ def _columns(side: DraftSide) -> Sequence[CheckColumn]:
     return [CheckColumn(name, name, type_, collation) for name, type_, collation in side.readable]
 
 
+def _values(
+    mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide
+) -> tuple[dict[str, Expression], dict[str, Expression]]:
+    """What the side's columns are over the other side's row, and what they are without one where that is over their own."""
+    own = [CheckColumn(f"{BEFORE}{n}", n, type_, c, own=True) for n, type_, c in side.readable]
+    found: dict[str, Expression] = {}
+    for both in (False, True):
+        requests = {
+            c.name: Request(draft.operation, c.value, c.type, c.collation)
+            for c in side.columns
+            if c.over_both is both
+        }
+        found |= mapper.check(other.table.name, [*_columns(other), *(own if both else [])], requests)
+    cleared = {
+        c.name: Request(draft.operation, c.cleared, c.type, c.collation)
+        for c in side.columns
+        if c.cleared is not None
+    }
+    return found, mapper.check(side.table.name, _columns(side), cleared)
+
+
+def _check_stays(mapper: Mapper, draft: DraftRows) -> None:
+    """What both versions know by one column, and another operation changes, would be written by both."""
+    shape = mapper.draft.shapes.get(draft.old.table)
+    for group in shape.groups if shape is not None else ():
+        mapper.problems += [
+            Problem(
+                f"column {c.name} of {draft.old.table} is written by {group.operation}, and mirrored in {draft.new.table}",
+                draft.operation,
+                "Change it in one migration, and give it another table in the next.",
+            )
+            for c in draft.old.columns
+            if c.name in group.old and group.operation != draft.operation
+        ]
+
+
 def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -> RowSide:
-    requests = {c.name: Request(draft.operation, c.value, c.type, c.collation) for c in side.columns}
-    values = mapper.check(other.table.name, _columns(other), requests)
+    values, cleared = _values(mapper, draft, side, other)
     empties = mapper.check(
         side.table.name,
         [],
@@ -141,6 +178,7 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
                 not_null=c.not_null,
                 empty=None if empty is None else empty.render(sql.Identifier).as_string(None),
                 known_empty=empty is None or empty.volatility is Volatility.IMMUTABLE,
+                cleared=cleared.get(c.name),
                 reference=c.reference,
             )
         )

@@ -24,9 +24,15 @@ class Volatility(StrEnum):
 
 
 class ColumnRef(Value):
-    """A reference to a *physical* column of the table (its name in pg_attribute once preparation has run)."""
+    """A reference to a *physical* column of the table (its name in pg_attribute once preparation has run).
+
+    Parameters
+    ----------
+    own: of an expression over two rows: it is a column of the row that gets the value, and not of the one that it follows from.
+    """
 
     column: str
+    own: bool = False
 
 
 class Expression(Value):
@@ -47,14 +53,34 @@ class Expression(Value):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The physical columns that the expression reads, each once, in order of appearance."""
-        return tuple(dict.fromkeys(part.column for part in self.parts if isinstance(part, ColumnRef)))
+        """The physical columns that the expression reads, each once, in order of appearance; those of its own row are `own`."""
+        return tuple(
+            dict.fromkeys(part.column for part in self.parts if isinstance(part, ColumnRef) and not part.own)
+        )
 
-    def render(self, column: Callable[[str], sql.Composable]) -> sql.Composed:
-        """Compose the expression, each column reference being what `column(physical name)` returns."""
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The columns that it reads of the row that gets the value."""
+        return tuple(
+            dict.fromkeys(part.column for part in self.parts if isinstance(part, ColumnRef) and part.own)
+        )
+
+    def render(
+        self, column: Callable[[str], sql.Composable], own: Callable[[str], sql.Composable] | None = None
+    ) -> sql.Composed:
+        """Compose the expression, each column reference being what `column(physical name)` returns, or `own` for one of its own row."""
+
+        def mentioned(part: ColumnRef) -> sql.Composable:
+            if not part.own:
+                return column(part.column)
+            assert own is not None, (
+                f"{self.source!r} reads {part.column} of its own row, which is not at hand"
+            )
+            return own(part.column)
+
         pieces: list[sql.Composable] = [
             # The text was deparsed by the server from its own parse tree; it is SQL by construction.
-            sql.SQL(part) if isinstance(part, str) else column(part.column)
+            sql.SQL(part) if isinstance(part, str) else mentioned(part)
             for part in self.parts
         ]
         return sql.SQL("({})").format(sql.Composed(pieces))

@@ -65,7 +65,8 @@ class MirroredColumn(Value):
 
     Parameters
     ----------
-    value: over the other side's row.
+    value: over the other side's row; and over what its own row, locked, holds at that moment, for a column of COLUMNS of which the other
+        side says only a part (a document).
     empty: for a side of COLUMNS: what it holds where the other side has no row, as SQL; None means NULL.
     known_empty: whether `empty` can be compared with; a volatile default cannot.
     cleared: the same over its own row, where it is no constant (one field of a document).

@@ -2,82 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
-from psycopg import sql
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from zdm.errors import Problem
 from zdm.model.mapping import Conflict, Expose
-from zdm.model.names import Value
+from zdm.model.names import QualifiedName
+from zdm.model.row_mapping import Presence, WithoutOldForm
 from zdm.model.sample import Scenario
+from zdm.model.step import Phase, Step
 from zdm.model.table import Column
-from zdm.operations import ddl
-from zdm.operations.base import Draft, Operation
+from zdm.operations.base import Context, Draft, Operation
+from zdm.operations.json_documents import Documents, JsonField, KeptDocuments, Remove
+from zdm.operations.json_table import check_into_table, into_table, into_table_steps
+from zdm.operations.move_columns import CreatedTable
 from zdm.operations.params import (
-    Dotted,
     Name,
-    Sql,
     TableName,
     check_new_column,
     find_column,
     find_original,
     find_shape,
 )
-from zdm.operations.shape import BEFORE, DraftGroup, DraftNew, ShapeColumn, TableShape
-from zdm.operations.succession import is_text
-
-
-class Remove(StrEnum):
-    """What the new version no longer has, and cleanup removes."""
-
-    NOTHING = "nothing"
-    KEYS = "keys"
-    COLUMN = "column"
-
-
-def _one_key_too(schema: dict[str, Any]) -> None:
-    keys = {name: schema.pop(name) for name in ("type", "items", "minItems")}
-    schema["anyOf"] = [{"type": "string"}, keys]
-
-
-class JsonField(Value):
-    """One field of the document, and the column that it becomes."""
-
-    path: tuple[str, ...] = Field(
-        min_length=1,
-        description="the keys that lead to the field, from object to object; one key may stand by itself",
-        json_schema_extra=_one_key_too,
-    )
-    to: Name | None = Field(default=None, description="the column's name; the last key if not given")
-    type: Sql = Field(description="its type")
-    up: Sql | None = Field(
-        default=None,
-        description="its value, over the old version's columns; the field's text, read as the type, if not given",
-    )
-    down: Sql | None = Field(
-        default=None,
-        description="the field's value as jsonb, over the new version's columns; to_jsonb of the column if not given",
-    )
-    default: Sql | None = Field(
-        default=None,
-        description="its default in the new version; where it is NOT NULL also what a document without the field gives",
-    )
-    not_null: bool = Field(default=False, description="whether the new version promises NOT NULL")
-    collation: Dotted | None = Field(default=None, description="its collation")
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _one_key(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @property
-    def final(self) -> str:
-        """The column's name."""
-        return self.to or self.path[-1]
+from zdm.operations.shape import DraftGroup, DraftNew, ShapeColumn, TableShape
 
 
 class ExtractJson(Operation):
@@ -92,6 +41,24 @@ class ExtractJson(Operation):
     remove: Remove = Field(
         default=Remove.NOTHING,
         description="nothing: the new version shows the document as it is; keys: without these fields; column: not at all",
+    )
+    to: TableName | None = Field(
+        default=None, description="the table that gets the columns, one row for each; this one, if not given"
+    )
+    key: dict[Name, Name] = Field(
+        default_factory=dict,
+        description="with `to`: each key column of `to`, and the key column of `table` that it equals",
+    )
+    create: CreatedTable | None = Field(
+        default=None, description="make `to`; without it, `to` exists already"
+    )
+    rows: Presence = Field(
+        default=Presence.EVERY,
+        description="with `to`: every: each row has one there; needed: only where the document has any of the fields",
+    )
+    without_old_form: WithoutOldForm = Field(
+        default=WithoutOldForm.REFUSE,
+        description="a row of `to` that `table` has no form for: refuse to write it, or record it, so that a rollback keeps it",
     )
     lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
 
@@ -168,22 +135,151 @@ class ExtractJson(Operation):
             agree="SELECT bool_and(name IS NOT NULL AND NOT data ? 'name') FROM things",
             after="SELECT bool_and(name IS NOT NULL AND NOT data ? 'name') AND bool_or(data ? 'other') FROM things",
         ),
+        Scenario(
+            setup="CREATE TABLE orders (id bigserial PRIMARY KEY, payload jsonb NOT NULL DEFAULT '{}');"
+            " INSERT INTO orders (payload) SELECT CASE g % 5"
+            " WHEN 0 THEN jsonb_build_object('category', 'c' || g, 'size', g, 'address', jsonb_build_object('city', 'x', 'zip', g))"
+            ' WHEN 1 THEN \'{}\' WHEN 2 THEN \'{"category": null, "size": "7", "address": null}\''
+            " WHEN 3 THEN jsonb_build_object('size', g, 'other', g) ELSE '[1]' END FROM generate_series(1, 200) g;",
+            operations=(
+                {
+                    "extract_json": {
+                        "table": "orders",
+                        "column": "payload",
+                        "to": "order_details",
+                        "key": {"order_id": "id"},
+                        "create": {"columns": [{"name": "note", "type": "text"}]},
+                        "fields": [
+                            {"path": "category", "type": "varchar(40)"},
+                            {"path": "size", "to": "order_size", "type": "int"},
+                            {"path": ["address", "city"], "type": "text"},
+                        ],
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO orders (payload) VALUES (jsonb_build_object('category', 'old {n}', 'a', {n}))",
+                "INSERT INTO orders (payload) VALUES (jsonb_build_object('a', {n}))",
+                (
+                    "UPDATE orders SET payload = jsonb_set(payload, ARRAY['category'], to_jsonb('o{n}'::text))"
+                    " WHERE id = {n} % 200 + 1 AND jsonb_typeof(payload) = 'object'"
+                ),
+                "UPDATE orders SET payload = payload - 'size' WHERE id = {n} % 200 + 1 AND jsonb_typeof(payload) = 'object'",
+                "DELETE FROM orders WHERE id = (SELECT max(id) FROM orders WHERE id > 200)",
+            ),
+            new_writes=(
+                "INSERT INTO orders (payload) VALUES (jsonb_build_object('b', {n}))",
+                (
+                    "WITH made AS (INSERT INTO orders (payload) VALUES (jsonb_build_object('b', {n})) RETURNING id)"
+                    " INSERT INTO order_details (order_id, category, city) SELECT id, 'new {n}', 'z' FROM made"
+                ),
+                "UPDATE order_details SET category = 'n{n}', order_size = {n}, city = 'y' WHERE order_id = {n} % 200 + 1 AND category IS NOT NULL",
+                "UPDATE order_details SET note = 'seen {n}' WHERE order_id = {n} % 200 + 1",
+                "UPDATE orders SET payload = payload || jsonb_build_object('seen', {n}) WHERE id = {n} % 200 + 1 AND jsonb_typeof(payload) = 'object'",
+            ),
+            old_reads=("SELECT id, payload ->> 'category' FROM orders LIMIT 5",),
+            new_reads=(
+                "SELECT o.payload, d.category, d.city FROM orders o JOIN order_details d ON d.order_id = o.id LIMIT 5",
+            ),
+            agree="SELECT NOT EXISTS (SELECT FROM public.orders o FULL JOIN order_details d ON d.order_id = o.id WHERE o.id IS NULL OR d.order_id IS NULL"
+            " OR (o.payload ->> 'category', o.payload ->> 'size', o.payload -> 'address' ->> 'city')"
+            " IS DISTINCT FROM (d.category::text, d.order_size::text, d.city))",
+            after="SELECT bool_or(o.payload ? 'other') AND bool_or(o.payload ? 'a') AND bool_or(d.category LIKE 'o%') AND bool_or(d.city = 'x')"
+            " FROM orders o JOIN order_details d ON d.order_id = o.id",
+        ),
+        Scenario(
+            setup="CREATE TABLE users (id bigserial PRIMARY KEY, data jsonb);"
+            " INSERT INTO users (data) SELECT CASE WHEN g % 3 > 0 THEN jsonb_build_object('theme', 't' || g, 'other', g)"
+            " ELSE jsonb_build_object('other', g) END FROM generate_series(1, 200) g;",
+            operations=(
+                {
+                    "extract_json": {
+                        "table": "users",
+                        "column": "data",
+                        "to": "preferences",
+                        "key": {"user_id": "id"},
+                        "create": {},
+                        "rows": "needed",
+                        "remove": "keys",
+                        "fields": [
+                            {"path": "theme", "type": "text"},
+                            {"path": "beta", "type": "boolean", "not_null": True, "default": "false"},
+                        ],
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO users (data) VALUES (jsonb_build_object('theme', 'old {n}', 'a', {n}))",
+                "INSERT INTO users (data) VALUES (jsonb_build_object('a', {n}))",
+                "UPDATE users SET data = data || jsonb_build_object('theme', 'o{n}', 'beta', true) WHERE id = {n} % 200 + 1",
+                "UPDATE users SET data = data - 'theme' || jsonb_build_object('old', {n}) WHERE id = {n} % 200 + 1",
+            ),
+            new_writes=(
+                "INSERT INTO users (data) VALUES (jsonb_build_object('b', {n}))",
+                (
+                    "WITH made AS (INSERT INTO users (data) VALUES (jsonb_build_object('b', {n})) RETURNING id)"
+                    " INSERT INTO preferences (user_id, theme) SELECT id, 'new {n}' FROM made"
+                ),
+                "UPDATE preferences SET theme = 'n{n}' WHERE user_id = {n} % 200 + 1",
+                "UPDATE users SET data = data || jsonb_build_object('new', {n}) WHERE id = {n} % 200 + 1 AND data IS NOT NULL",
+                "DELETE FROM preferences WHERE user_id = (SELECT max(user_id) FROM preferences WHERE user_id > 200)",
+            ),
+            old_reads=("SELECT id, data ->> 'theme' FROM users LIMIT 5",),
+            new_reads=(
+                "SELECT u.data, p.theme FROM users u LEFT JOIN preferences p ON p.user_id = u.id LIMIT 5",
+            ),
+            agree="SELECT NOT EXISTS (SELECT FROM public.users u JOIN users n USING (id) LEFT JOIN preferences p ON p.user_id = u.id"
+            " WHERE u.data ->> 'theme' IS DISTINCT FROM p.theme OR COALESCE(CAST(u.data ->> 'beta' AS boolean), false) <> COALESCE(p.beta, false)"
+            " OR n.data IS DISTINCT FROM u.data - 'theme' - 'beta')",
+            after="SELECT bool_and(NOT u.data ?| ARRAY['theme', 'beta']) AND bool_or(u.data ? 'other') AND bool_or(p.theme LIKE 'o%')"
+            " FROM users u LEFT JOIN preferences p ON p.user_id = u.id",
+        ),
     )
 
+    @model_validator(mode="after")
+    def _table_and_key(self) -> Self:
+        beside = {
+            "key": self.key,
+            "create": self.create is not None,
+            "rows": self.rows is not Presence.EVERY,
+            "without_old_form": self.without_old_form is not WithoutOldForm.REFUSE,
+        }
+        if self.to is None and any(beside.values()):
+            names = ", ".join(f"`{name}`" for name, given in beside.items() if given)
+            raise ValueError(f"{names}: only with `to`, which names the table that gets the columns")
+        if self.to is not None and not self.key:
+            raise ValueError(
+                "`to` needs `key`: each key column of it, and the key column of `table` that it equals"
+            )
+        return self
+
     def tables(self) -> Sequence[str]:
-        return (self.table,)
+        if self.to is None or self.create is not None:
+            return (self.table,)
+        return (self.table, self.to)
 
     def types(self) -> Sequence[str]:
-        return tuple(found.type for found in self.fields)
+        own = self.create.columns if self.create is not None else ()
+        return (*(found.type for found in self.fields), *(c.type for c in own))
+
+    def names(self, draft: Draft) -> Sequence[QualifiedName]:
+        if self.to is None or self.create is None:
+            return ()
+        try:
+            return (draft.name(self.to),)
+        except ValueError:
+            return ()
 
     def apply(self, draft: Draft, label: str) -> list[Problem]:
         problems: list[Problem] = []
-        shape = find_shape(draft, self.table, problems)
+        shape = find_shape(draft, self.table, problems, ordinary=self.to is not None)
         column = find_column(shape, self.column, problems) if shape else None
         if shape is None or column is None:
             return problems
         original = find_original(shape, column, problems)
         self._check_fields(shape, problems)
+        if self.to is not None and original is not None:
+            check_into_table(self, shape, original, problems)
         if original is not None and original.type not in {"json", "jsonb"}:
             problems.append(
                 Problem(
@@ -201,15 +297,14 @@ class ExtractJson(Operation):
             )
         if original is None or problems:
             return problems
-        documents = _Documents(original, self.remove, self.fields, draft)
-        group = DraftGroup(
-            name=self.column,
-            operation=label,
-            old={column.physical: documents.down},
-            lossy=self.lossy,
-            reads_before=True,
-        )
-        shape.groups.append(group)
+        if self.to is not None:
+            problems += into_table(self, draft, shape, column, original, label)
+            if self.remove is Remove.KEYS and not problems:
+                kept = KeptDocuments(original, self.remove, self.fields, draft)
+                self._without_fields(shape, column, original, kept, self._group(shape, column, kept, label))
+            return problems
+        documents = Documents(original, self.remove, self.fields, draft)
+        group = self._group(shape, column, documents, label)
         at = shape.columns.index(column)
         if self.remove is Remove.NOTHING:
             # A statement of the new version may write other fields of the document and these columns at once.
@@ -217,18 +312,7 @@ class ExtractJson(Operation):
         elif self.remove is Remove.COLUMN:
             shape.columns.remove(column)
         else:
-            left = DraftNew(
-                physical=shape.physical_name(column.name),
-                final=column.name,
-                type=original.type,
-                up=documents.rest,
-                default=column.default,
-                not_null=column.not_null,
-                replaces=column.physical,
-                inherits=True,
-            )
-            group.new.append(left)
-            shape.columns[at] = _shown(left)
+            self._without_fields(shape, column, original, documents, group)
         at += self.remove is not Remove.COLUMN
         for offset, found in enumerate(self.fields):
             new = DraftNew(
@@ -244,6 +328,38 @@ class ExtractJson(Operation):
             shape.columns.insert(at + offset, _shown(new))
         return []
 
+    def _group(self, shape: TableShape, column: ShapeColumn, documents: Documents, label: str) -> DraftGroup:
+        group = DraftGroup(
+            name=self.column,
+            operation=label,
+            old={column.physical: documents.down},
+            lossy=self.lossy,
+            reads_before=True,
+        )
+        shape.groups.append(group)
+        return group
+
+    @staticmethod
+    def _without_fields(
+        shape: TableShape, column: ShapeColumn, original: Column, documents: Documents, group: DraftGroup
+    ) -> None:
+        """Give the new version a document of its own, which has the other fields."""
+        left = DraftNew(
+            physical=shape.physical_name(column.name),
+            final=column.name,
+            type=original.type,
+            up=documents.rest,
+            default=column.default,
+            not_null=column.not_null,
+            replaces=column.physical,
+            inherits=True,
+        )
+        group.new.append(left)
+        shape.columns[shape.columns.index(column)] = _shown(left)
+
+    def plan(self, phase: Phase, context: Context) -> list[Step]:
+        return into_table_steps(self, phase, context) if self.to is not None else []
+
     def _check_fields(self, shape: TableShape, problems: list[Problem]) -> None:
         names = [found.final for found in self.fields]
         problems.extend(
@@ -254,7 +370,7 @@ class ExtractJson(Operation):
             if names.count(name) > 1
         )
         instead_of = (self.column,) if self.remove is Remove.COLUMN else ()
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(names) if self.to is None else ():
             check_new_column(shape, name, problems, instead_of=instead_of)
         paths = [found.path for found in self.fields]
         problems.extend(
@@ -269,204 +385,3 @@ class ExtractJson(Operation):
 
 def _shown(new: DraftNew) -> ShapeColumn:
     return ShapeColumn(new.final, new.physical, new.type, new.not_null, new.default, fresh=True)
-
-
-# --- the documents of both versions -------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Node:
-    """An object of the document on the way to fields."""
-
-    fields: dict[str, JsonField] = field(default_factory=dict)
-    nodes: dict[str, _Node] = field(default_factory=dict)
-
-    def all(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], JsonField]]:
-        """Every field beneath, with its path."""
-        for key, found in self.fields.items():
-            yield (*path, key), found
-        for key, node in self.nodes.items():
-            yield from node.all((*path, key))
-
-
-class _Documents:
-    """The expressions that take fields out of the document, and put them back.
-
-    Putting back leaves alone what already says the same: where the text of a field is the column's, the field stays as it is
-    written (``"7"`` for 7, null for a missing one), so that nothing is lost of documents that are not uniform.
-    """
-
-    def __init__(self, column: Column, remove: Remove, fields: Sequence[JsonField], draft: Draft) -> None:
-        self.column, self.remove, self.fields, self.draft = column, remove, fields, draft
-        self.tree = _Node()
-        for found in fields:
-            node = self.tree
-            for key in found.path[:-1]:
-                node = node.nodes.setdefault(key, _Node())
-            node.fields[found.path[-1]] = found
-
-    # --- up -------------------------------------------------------------------------------------------------------------
-
-    def up(self, found: JsonField) -> str:
-        """The column's value, over the old version's columns."""
-        if found.up is not None:
-            return found.up
-        document = self._document(sql.Identifier(self.column.name))
-        type_ = self.draft.type(found.type)
-        value = _text(document, found.path)
-        if type_ in {"json", "jsonb"}:
-            value = _within(document, found.path)
-        # Text is assigned, not cast: what is too long must fail, not be cut.
-        if not is_text(type_):
-            value = _cast(value, type_)
-        if self._given(found):
-            assert found.default is not None
-            value = sql.SQL("COALESCE({}, ({}))").format(value, ddl.raw(found.default))
-        return value.as_string(None)
-
-    @property
-    def rest(self) -> str:
-        """The document without the fields. One that is null stays: the column could not tell it from one that is missing."""
-        document = self._document(sql.Identifier(self.column.name))
-        less: sql.Composable = document
-        for found in self.fields:
-            less = sql.SQL("({} #- CASE WHEN {} IS NOT NULL THEN {} ELSE {} END)").format(
-                less, _text(document, found.path), _array(found.path), _array(())
-            )
-        # Only an object has fields.
-        return self._as_written(document, less, sql.Identifier(self.column.name)).as_string(None)
-
-    def _as_written(
-        self, document: sql.Composable, made: sql.Composable, plain: sql.Composable
-    ) -> sql.Composable:
-        anything = sql.SQL(" OR ").join(
-            sql.SQL("{} IS NOT NULL").format(_text(document, found.path)) for found in self.fields
-        )
-        return sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
-            anything, _cast(made, self.column.type), plain
-        )
-
-    # --- down -----------------------------------------------------------------------------------------------------------
-
-    @property
-    def down(self) -> str:
-        """The old document, over the new version's columns and itself."""
-        before = sql.Identifier(f"{BEFORE}{self.column.name}")
-        base = sql.Identifier(self.column.name) if self.remove is Remove.KEYS else before
-        unchanged: sql.Composable = base
-        if self.remove is Remove.COLUMN and self.column.not_null:
-            unchanged = sql.SQL("COALESCE({}, {})").format(base, _cast(sql.Literal("{}"), self.column.type))
-        return (
-            sql.SQL("CASE WHEN {} THEN {} ELSE {} END")
-            .format(
-                self._nothing_to_do(self.tree, before),
-                unchanged,
-                _cast(self._made(self.tree, self._document(base), self._document(before)), self.column.type),
-            )
-            .as_string(None)
-        )
-
-    def _nothing_to_do(
-        self, node: _Node, before: sql.Composable, path: tuple[str, ...] = ()
-    ) -> sql.Composable:
-        """The document may stay as it is: it says what the columns say, or there is nothing to put back."""
-        document = self._document(before)
-        conditions: list[sql.Composable] = []
-        for at, found in node.all(path):
-            if self.remove is Remove.KEYS:
-                conditions.append(sql.SQL("NOT {}").format(self._put(found, document, at)))
-            else:
-                conditions.append(self._same(found, _text(document, at)))
-        return sql.SQL("({})").format(sql.SQL(" AND ").join(conditions))
-
-    def _made(
-        self, node: _Node, base: sql.Composable, before: sql.Composable, path: tuple[str, ...] = ()
-    ) -> sql.Composable:
-        """An object of `base` with the fields put in. Each step mentions the one before it once."""
-        made: sql.Composable = sql.SQL(
-            "COALESCE(NULLIF({}, CAST('null' AS jsonb)), CAST('{{}}' AS jsonb))"
-        ).format(base)
-        nothing = _array(())
-        for key, found in node.fields.items():
-            value, text = self._value(found), _text(before, (key,))
-            if self.remove is not Remove.KEYS:
-                made = sql.SQL("({} #- CASE WHEN {} IS NULL AND {} IS NOT NULL THEN {} ELSE {} END)").format(
-                    made, value, text, _array((key,)), nothing
-                )
-            made = sql.SQL("jsonb_set({}, CASE WHEN {} THEN {} ELSE {} END, COALESCE({}, {}))").format(
-                made,
-                self._put(found, before, (key,)),
-                _array((key,)),
-                nothing,
-                sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
-                    self._same(found, text), _within(before, (key,)), value
-                ),
-                _cast(sql.Literal("null"), "jsonb"),
-            )
-        for key, inner in node.nodes.items():
-            below = (*path, key)
-            deeper = self._made(inner, _within(base, (key,)), _within(before, (key,)), below)
-            made = sql.SQL("jsonb_set({}, CASE WHEN {} THEN {} ELSE {} END, {})").format(
-                made,
-                self._nothing_to_do(inner, sql.Identifier(f"{BEFORE}{self.column.name}"), below),
-                nothing,
-                _array((key,)),
-                sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(
-                    self._nothing_to_do(inner, sql.Identifier(f"{BEFORE}{self.column.name}"), below),
-                    _cast(sql.Literal("null"), "jsonb"),
-                    deeper,
-                ),
-            )
-        return made
-
-    def _put(self, found: JsonField, document: sql.Composable, path: Sequence[str]) -> sql.Composable:
-        """The column has something to put into the document, and it is not the default of a field that is missing there."""
-        there = sql.SQL("{} IS NOT NULL").format(self._value(found))
-        if not self._given(found):
-            return there
-        missing = sql.SQL("({} IS NULL AND {})").format(
-            _within(document, path), self._same(found, _text(document, path))
-        )
-        return sql.SQL("({} AND NOT {})").format(there, missing)
-
-    @staticmethod
-    def _given(found: JsonField) -> bool:
-        """A document without the field gives the column its default."""
-        return found.up is None and found.not_null and found.default is not None
-
-    def _value(self, found: JsonField) -> sql.Composable:
-        """What the column puts into the document; NULL for nothing."""
-        if found.down is not None:
-            return sql.SQL("({})").format(ddl.raw(found.down))
-        return sql.SQL("to_jsonb({})").format(sql.Identifier(found.final))
-
-    def _same(self, found: JsonField, text: sql.Composable) -> sql.Composable:
-        """The field's text is the column's; a missing one has that of the default."""
-        if self._given(found):
-            assert found.default is not None
-            default = _cast(sql.SQL("({})").format(ddl.raw(found.default)), self.draft.type(found.type))
-            text = sql.SQL("COALESCE({}, to_jsonb({}) #>> {})").format(text, default, _array(()))
-        return sql.SQL("({} IS NOT DISTINCT FROM ({} #>> {}))").format(text, self._value(found), _array(()))
-
-    def _document(self, column: sql.Composable) -> sql.Composable:
-        return column if self.column.type == "jsonb" else _cast(column, "jsonb")
-
-
-def _within(document: sql.Composable, path: Sequence[str]) -> sql.Composable:
-    """What lies at the end of the path. By -> and not #>, which takes the number of an element of an array for a key."""
-    for key in path:
-        document = sql.SQL("({} -> CAST({} AS text))").format(document, sql.Literal(key))
-    return document
-
-
-def _text(document: sql.Composable, path: Sequence[str]) -> sql.Composable:
-    """Its text; NULL where it is null or missing."""
-    return sql.SQL("({} ->> CAST({} AS text))").format(_within(document, path[:-1]), sql.Literal(path[-1]))
-
-
-def _array(keys: Sequence[str]) -> sql.Composable:
-    return sql.SQL("CAST({} AS text[])").format(sql.Literal(list(keys)))
-
-
-def _cast(value: sql.Composable, type_: str) -> sql.Composable:
-    return sql.SQL("CAST({} AS {})").format(value, ddl.raw(type_))

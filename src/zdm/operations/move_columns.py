@@ -27,12 +27,14 @@ from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import (
     Target,
     existing_table,
+    keys_of,
+    lent_defaults,
     make_table,
     quoted,
     readable,
+    refuse_loose_key,
     required,
     table_steps,
-    unique_over,
     without_old_form,
 )
 
@@ -390,16 +392,7 @@ class MoveColumns(Operation):
     def _check_key(self, shape: TableShape, problems: list[Problem]) -> None:
         table = shape.table
         wanted = tuple(self.key.values())
-        if not unique_over(table, wanted):
-            problems.append(
-                Problem(
-                    f"({', '.join(wanted)}) is no unique key of {table.name} whose columns are NOT NULL",
-                    remedy=f"Use its key ({', '.join(table.key)})."
-                    if table.key
-                    else "Add a primary key first.",
-                    rule="no-key",
-                )
-            )
+        refuse_loose_key(table, wanted, problems)
         moved = {m.column for m in self.columns}
         problems.extend(
             Problem(f"column {name} is both moved and part of the key") for name in wanted if name in moved
@@ -489,11 +482,7 @@ class MoveColumns(Operation):
         ]
         if self.create is None:
             return existing_table(draft, shape, self.to, self.key, columns, problems)
-        keys = [
-            TableColumn(name=name, type=column.type, not_null=True)
-            for name, source in self.key.items()
-            if (column := shape.table.column(source)) is not None
-        ]
+        keys = keys_of(self.key, shape.table)
         moved = [
             TableColumn(
                 name=c.name,
@@ -521,7 +510,10 @@ class MoveColumns(Operation):
             made = column.plan(phase, replace(context, label=f"{context.label}/reference"))
             steps += [step.model_copy(update={"operation": context.label}) for step in made]
         if phase is Phase.PREPARATION:
-            steps += self._defaults(shape, originals, context.draft.target, context.label)
+            lent = [
+                (c, m.empty) for m, c in originals if m.empty is not None and c.not_null and c.default is None
+            ]
+            steps += lent_defaults(shape, lent, context.draft.target, context.label, "move_columns")
         if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:
             logged = context.draft.sync is SyncMode.LOGGED
             steps += self._foreign_key(shape, target.side, context.label, logged=logged)
@@ -550,32 +542,3 @@ class MoveColumns(Operation):
             references=shape.name,
             naive="create-table-with-foreign-key",
         )
-
-    @staticmethod
-    def _defaults(
-        shape: TableShape, originals: Sequence[tuple[MovedColumn, Column]], target: str, label: str
-    ) -> list[Step]:
-        """Where the new version's rows would have no value for an old column, it gets a default until cleanup."""
-        wanted = [(m, c) for m, c in originals if m.empty is not None and c.not_null and c.default is None]
-        if not wanted:
-            return []
-        made = ddl.alter(
-            shape.name,
-            "{a}",
-            a=sql.SQL(", ").join(
-                sql.SQL("ALTER COLUMN {} SET DEFAULT ({})").format(ddl.ident(c.name), ddl.raw(m.empty or ""))
-                for m, c in wanted
-            ),
-        )
-        undone = [sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(ddl.ident(c.name)) for _, c in wanted]
-        return [
-            Step(
-                id=f"preparation.{shape.name}.move_columns.defaults.{wanted[0][1].name}",
-                title=f"give moved columns of {shape.name} a default for rows of the new version",
-                phase=Phase.PREPARATION,
-                stage=Stage.STRUCTURE,
-                operation=label,
-                action=made.model_copy(update={"statements": ddl.in_target(target, *made.statements)}),
-                undo=(ddl.alter(shape.name, "{a}", a=sql.SQL(", ").join(undone)),),
-            )
-        ]

@@ -11,7 +11,12 @@ from zdm.model.row_mapping import Presence, SideKind, UnusedParents, WithoutOldF
 
 @dataclass(slots=True)
 class DraftMirrored:
-    """A column that the mapping fills; `value` is over the other side's row. `empty` as in `MirroredColumn`."""
+    """A column that the mapping fills; `value` is over the other side's row. `empty` and `cleared` as in `MirroredColumn`.
+
+    Parameters
+    ----------
+    over_both: `value` reads its own row as well, whose columns `BEFORE` marks: it says what becomes of what the column holds.
+    """
 
     name: str
     type: str
@@ -19,6 +24,8 @@ class DraftMirrored:
     collation: str | None = None
     not_null: bool = False
     empty: str | None = None
+    cleared: str | None = None
+    over_both: bool = False
     reference: bool = False
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from psycopg import sql
+
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind, SyncMode, WithoutOldForm
-from zdm.model.step import Phase, Step, Transaction
+from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.model.table import Column, Table
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft
@@ -211,6 +213,55 @@ def unique_over(table: Table, columns: Sequence[str]) -> bool:
         if c.kind in {"primary key", "unique"} and "DEFERRABLE" not in c.definition
     ]
     return any(set(key) == set(columns) for key in keys)
+
+
+def refuse_loose_key(table: Table, wanted: Sequence[str], problems: list[Problem]) -> None:
+    """Append a problem unless rows of the table can be found, and met, by these columns."""
+    if not unique_over(table, wanted):
+        problems.append(
+            Problem(
+                f"({', '.join(wanted)}) is no unique key of {table.name} whose columns are NOT NULL",
+                remedy=f"Use its key ({', '.join(table.key)})." if table.key else "Add a primary key first.",
+                rule="no-key",
+            )
+        )
+
+
+def keys_of(key: Mapping[str, str], table: Table) -> list[TableColumn]:
+    """The key columns of a table to make, which equal those of `table`."""
+    return [
+        TableColumn(name=name, type=column.type, not_null=True)
+        for name, source in key.items()
+        if (column := table.column(source)) is not None
+    ]
+
+
+def lent_defaults(
+    shape: TableShape, wanted: Sequence[tuple[Column, str]], target: str, label: str, kind: str
+) -> list[Step]:
+    """Where the new version's rows would have no value for an old column, it gets a default until cleanup."""
+    if not wanted:
+        return []
+    made = ddl.alter(
+        shape.name,
+        "{a}",
+        a=sql.SQL(", ").join(
+            sql.SQL("ALTER COLUMN {} SET DEFAULT ({})").format(ddl.ident(c.name), ddl.raw(text))
+            for c, text in wanted
+        ),
+    )
+    undone = [sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(ddl.ident(c.name)) for c, _ in wanted]
+    return [
+        Step(
+            id=f"preparation.{shape.name}.{kind}.defaults.{wanted[0][0].name}",
+            title=f"give moved columns of {shape.name} a default for rows of the new version",
+            phase=Phase.PREPARATION,
+            stage=Stage.STRUCTURE,
+            operation=label,
+            action=made.model_copy(update={"statements": ddl.in_target(target, *made.statements)}),
+            undo=(ddl.alter(shape.name, "{a}", a=sql.SQL(", ").join(undone)),),
+        )
+    ]
 
 
 def required(column: Column) -> bool:

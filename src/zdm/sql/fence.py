@@ -106,8 +106,7 @@ def effective_rows(rows: RowMapping, plan: Plan, *, fenced: bool) -> RowMapping:
                 c.model_copy(
                     update={
                         "name": names.get(c.name, c.name),
-                        # Of a mapping of many to one they read their own row as well.
-                        **(_own(c, names) if rows.parent is not None else {}),
+                        **_own(c, names, whole=rows.parent is not None),
                     }
                 )
                 for c in rows.old.columns
@@ -165,9 +164,10 @@ def _fenced_elements(elements: Elements, names: dict[str, str]) -> Elements:
     return elements.model_copy(update=update)
 
 
-def _own(column: MirroredColumn, names: dict[str, str]) -> dict[str, object]:
+def _own(column: MirroredColumn, names: dict[str, str], *, whole: bool) -> dict[str, object]:
+    """What reads the column's own row; `whole`: of a mapping of many to one all that is not marked as the parent's does."""
     return {
-        "value": _renamed(column.value, names),
+        "value": _renamed(column.value, names, names if whole else {}),
         "cleared": _fenced_expression(column.cleared, names),
     }
 
@@ -225,9 +225,15 @@ def _fenced_expression(expression: Expression | None, names: dict[str, str]) -> 
     return None if expression is None else _renamed(expression, names)
 
 
-def _renamed(expression: Expression, names: dict[str, str]) -> Expression:
+def _renamed(
+    expression: Expression, names: dict[str, str], others: dict[str, str] | None = None
+) -> Expression:
+    """The expression with the columns by their present names; those of another row by `others`, where it reads two."""
+    theirs = names if others is None else others
     parts = tuple(
-        ColumnRef(column=names.get(part.column, part.column)) if isinstance(part, ColumnRef) else part
+        part.model_copy(update={"column": (names if part.own else theirs).get(part.column, part.column)})
+        if isinstance(part, ColumnRef)
+        else part
         for part in expression.parts
     )
     return expression.model_copy(update={"parts": parts})

@@ -17,9 +17,9 @@ def assigned(side: RowSide, other: str) -> sql.Composed:
     return comma(sql.SQL("{} = {}").format(column(c.name), render(c.value, other)) for c in side.columns)
 
 
-def cleared(side: RowSide) -> sql.Composed:
-    """The SET list that empties a side's columns."""
-    return comma(sql.SQL("{} = {}").format(column(c.name), empty(c)) for c in side.columns)
+def cleared(side: RowSide, alias: str) -> sql.Composed:
+    """The SET list that empties a side's columns, under its own row's alias."""
+    return comma(sql.SQL("{} = {}").format(column(c.name), empty(c, alias)) for c in side.columns)
 
 
 def joined(mapping: RowMapping, old: str, new: str) -> sql.Composable:
@@ -40,7 +40,9 @@ def wanted(mapping: RowMapping, old: str) -> sql.Composable:
 def holds(side: RowSide, alias: str) -> sql.Composable:
     """A condition over a row of COLUMNS: some column holds anything but what it is empty with."""
     return any_of(
-        differs(column(c.name, alias), empty(c), c.comparison, c.type) if c.known_empty else sql.SQL("true")
+        differs(column(c.name, alias), empty(c, alias), c.comparison, c.type)
+        if c.known_empty
+        else sql.SQL("true")
         for c in side.mapped
     )
 
@@ -48,7 +50,9 @@ def holds(side: RowSide, alias: str) -> sql.Composable:
 def given(side: RowSide, alias: str) -> sql.Composable:
     """A condition over a new row of COLUMNS: somebody certainly gave it something, so that it is the old version's."""
     return any_of(
-        differs(column(c.name, alias), empty(c), c.comparison, c.type) for c in side.mapped if c.known_empty
+        differs(column(c.name, alias), empty(c, alias), c.comparison, c.type)
+        for c in side.mapped
+        if c.known_empty
     )
 
 
@@ -98,7 +102,7 @@ def any_differs(columns: Iterable[MirroredColumn], mine: str, other: str) -> sql
     return any_of(
         differs(
             column(c.name, mine),
-            sql.SQL("CAST({} AS {})").format(render(c.value, other), type_name(c.type)),
+            sql.SQL("CAST({} AS {})").format(render(c.value, other, mine), type_name(c.type)),
             c.comparison,
             c.type,
         )
@@ -119,8 +123,10 @@ def mirror_images(mapping: RowMapping) -> bool:
     return all(c.plain for side in (mapping.old, mapping.new) for c in side.mapped)
 
 
-def empty(found: MirroredColumn) -> sql.Composable:
-    """What a column holds where the other side has no row."""
+def empty(found: MirroredColumn, alias: str) -> sql.Composable:
+    """What a column holds where the other side has no row, under its own row's alias."""
+    if found.cleared is not None:
+        return sql.SQL("CAST({} AS {})").format(render(found.cleared, alias), type_name(found.type))
     value = sql.SQL("NULL") if found.empty is None else trusted(found.empty)
     return sql.SQL("CAST({} AS {})").format(value, type_name(found.type))
 

@@ -148,8 +148,14 @@ class Generator(Objects):
 
     @property
     def _expressions(self) -> list[Expression]:
-        found = [c.value for side in (self.mine, self.yours) for c in side.columns]
+        columns = [c for side in (self.mine, self.yours) for c in side.columns]
+        found = [c.value for c in columns] + [c.cleared for c in columns if c.cleared is not None]
         return [*found, *((self.mapping.where,) if self.mapping.where is not None else ())]
+
+    @property
+    def _over_both(self) -> bool:
+        """Whether what is written over there depends on what that row holds already."""
+        return any(c.value.own for c in self.yours.columns)
 
     @property
     def _values(self) -> list[sql.Composable]:
@@ -243,8 +249,13 @@ class Generator(Objects):
             "function": sql.Identifier(SCHEMA, name),
             "source": self.table,
             "declare": sql.SQL("\n").join(
-                sql.SQL("  {} {};").format(_value(number), type_name(c.type))
-                for number, c in enumerate(self.yours.columns)
+                [
+                    *(
+                        sql.SQL("  {} {};").format(_value(number), type_name(c.type))
+                        for number, c in enumerate(self.yours.columns)
+                    ),
+                    *([sql.SQL("  {} {};").format(_OWN, self.target)] if self._over_both else []),
+                ]
             ),
             "own_key": same_key(self.mine, "zdm_s", "zdm_at"),
             "target": self.target,
@@ -352,12 +363,15 @@ class Generator(Objects):
         """The SET list that empties the row over there; what the filter leaves out is none of the mapping's."""
         where = self._filter
         if where is None:
-            return row_conditions.cleared(self.yours)
+            return row_conditions.cleared(self.yours, "zdm_t")
         return comma(
-            sql.SQL("{} = {}").format(column(c.name), row_conditions.empty(c))
+            sql.SQL("{} = {}").format(column(c.name), row_conditions.empty(c, "zdm_t"))
             if c.reference
             else sql.SQL("{} = CASE WHEN {} THEN {} ELSE {} END").format(
-                column(c.name), render(where, "zdm_t"), row_conditions.empty(c), column(c.name, "zdm_t")
+                column(c.name),
+                render(where, "zdm_t"),
+                row_conditions.empty(c, "zdm_t"),
+                column(c.name, "zdm_t"),
             )
             for c in self.yours.columns
         )
@@ -405,6 +419,13 @@ class Generator(Objects):
     def _compute(self) -> sql.Composable:
         """Whether the row is wanted over there, and what it holds there; nothing is written."""
         lines: list[sql.Composable] = []
+        if self._over_both:
+            # Locked before it is read: whoever is writing the rest of what it holds is waited for, and nothing of it is lost.
+            lines.append(
+                sql.SQL("    SELECT zdm_t.* INTO {} FROM {} AS zdm_t WHERE {} FOR NO KEY UPDATE;").format(
+                    _OWN, self.target, row_conditions.match(self.yours, "zdm_t", "zdm_at")
+                )
+            )
         where = self.mapping.where if self.side == "old" else None
         if where is not None:
             lines.append(
@@ -415,7 +436,7 @@ class Generator(Objects):
         else:
             lines.append(sql.SQL("    zdm_wanted := true;"))
         lines += [
-            sql.SQL("    {} := {};").format(_value(number), render(c.value, "zdm_row"))
+            sql.SQL("    {} := {};").format(_value(number), render(c.value, "zdm_row", "zdm_own"))
             for number, c in enumerate(self.yours.columns)
         ]
         lines += [
@@ -727,6 +748,9 @@ class Generator(Objects):
             target=self.target,
             guard=sql.Literal(f"{self.mapping.number}:{row_conditions.across(self.side)}:*"),
         )
+
+
+_OWN = sql.Identifier("zdm_own")
 
 
 def _value(number: int) -> sql.Identifier:

@@ -90,9 +90,11 @@ class Mismatch(NamedTuple):
     predicate: sql.Composable
 
 
-def render(expression: Expression, alias: str | None = None) -> sql.Composed:
-    """The expression over the columns of the row."""
-    return expression.render(lambda name: column(name, alias))
+def render(expression: Expression, alias: str | None = None, own: str | None = None) -> sql.Composed:
+    """The expression over the columns of the row; `own` is the alias of the row that gets the value, where it reads that as well."""
+    return expression.render(
+        lambda name: column(name, alias), None if own is None else lambda name: column(name, own)
+    )
 
 
 def filled_once(new: NewColumn) -> sql.Composable | None:

@@ -200,7 +200,7 @@ class _Statements:
                 found=self.extra(),
                 rows=sql.Literal(ROWS),
                 new=self._new,
-                clear=row_conditions.cleared(self._mapping.new),
+                clear=row_conditions.cleared(self._mapping.new, "zdm_o"),
                 same=same_key(self._mapping.new, "zdm_o", "zdm_n"),
             )
         return sql.SQL(
