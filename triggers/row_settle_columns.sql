@@ -1,6 +1,6 @@
 -- template: row_settle_columns
--- version: 3
--- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, holds, first, write, clear, unmapped, forget
+-- version: 4
+-- parameters: function, quote, source, target, declare, own_key, match, compute, depth, quick, agree, mine, all, there, holds, first, write, clear, unmapped, back, forget
 -- Makes the columns of the other side's row hold what this side's row says at this moment; without such a row, what they are empty
 -- with.
 
@@ -10,15 +10,17 @@ DECLARE
   zdm_row {source};
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_next pg_catalog.text := {there};
-  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.=) {mine};
+  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.=) {mine} OR pg_catalog.starts_with(zdm_guard, {mine} OPERATOR(pg_catalog.||) '@');
   zdm_wanted pg_catalog.bool := false;
+  zdm_stored pg_catalog.bool;
+  zdm_set pg_catalog.text;
 {declare}
 BEGIN
   IF zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all} THEN
     RETURN true;
   ELSIF zdm_mirrored THEN
     zdm_next := zdm_next OPERATOR(pg_catalog.||) '!';
-  END IF;
+{depth}  END IF;
   -- A snapshot sees the row that somebody else has removed since, and beside it the one that took over its key; the lock tells.
   IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
     PERFORM FROM {source} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
@@ -29,21 +31,23 @@ BEGIN
 {compute}
   END IF;
   IF zdm_wanted THEN
+{quick}
 {agree}
 {first}
-    PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
+    zdm_set := pg_catalog.set_config('zdm.row', zdm_next, true);
 {write}
     IF NOT FOUND THEN
 {unmapped}
     ELSE
+{back}
 {forget}
     END IF;
   ELSE
-    PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
+    zdm_set := pg_catalog.set_config('zdm.row', zdm_next, true);
     UPDATE {target} AS zdm_t SET {clear} WHERE {match} AND {holds};
 {forget}
   END IF;
-  PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);
+  zdm_set := pg_catalog.set_config('zdm.row', zdm_guard, true);
   RETURN true;
 END
 {quote}

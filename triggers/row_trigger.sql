@@ -1,5 +1,5 @@
 -- template: row_trigger
--- version: 3
+-- version: 4
 -- parameters: function, settings, quote, settle, declare, inserted_outside, key_changed, unfilled, move, updated_outside, left, lazy, truncate
 -- What the triggers on one side of a row mapping call. The application's role need have no rights on the other side, hence
 -- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays;
@@ -9,23 +9,24 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpg
   SET search_path = pg_catalog, pg_temp{settings} AS {quote}
 DECLARE
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
+  zdm_done pg_catalog.bool;
 {declare}
 BEGIN
   IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
 {inserted_outside}
-    PERFORM {settle}(NEW, {lazy}, true);
+    zdm_done := {settle}(NEW, {lazy}, true);
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
 {unfilled}
     IF {key_changed} THEN
 {move}
-      PERFORM {settle}(OLD, false, false);
+      zdm_done := {settle}(OLD, false, false);
     ELSE
 {updated_outside}
     END IF;
-    PERFORM {settle}(NEW, {lazy}, false);
+    zdm_done := {settle}(NEW, {lazy}, false);
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
 {left}
-    PERFORM {settle}(OLD, false, false);
+    zdm_done := {settle}(OLD, false, false);
   ELSE
 {truncate}
   END IF;

@@ -23,6 +23,7 @@ from zdm.sql.row_objects import (
     name_of,
     record_failure,
     same_key,
+    text_of,
 )
 from zdm.sql.rows import render
 from zdm.sql.sync import SCHEMA
@@ -63,8 +64,10 @@ class Generator(Objects):
         on, late = self._function_name("on"), self._function_name("late")
         inserted = self._when_inserted
         made = [
-            self._trigger("insert", "INSERT", on, all_of([*self._backfilled, inserted])),
-            self._trigger("update", "UPDATE", on, self._when_updated),
+            self._trigger(
+                "insert", "INSERT", on, all_of([*self._backfilled, inserted, *self._others("new")])
+            ),
+            self._trigger("update", "UPDATE", on, all_of([self._when_updated, *self._others("old", "new")])),
             self._trigger("delete", "DELETE", on),
             self._statement_trigger(on),
         ]
@@ -86,6 +89,27 @@ class Generator(Objects):
     def _when_updated(self) -> sql.Composable:
         """Which updates are mirrored."""
         return self._changed(self._reads)
+
+    @property
+    def _direct(self) -> bool:
+        """Whether what writes a row knows what the row holds then, so that the trigger over there need not look."""
+        return not (
+            self.mapping.logged
+            or self.mapping.records
+            or self.mapping.joins
+            or self.mapping.one_way
+            or self.mapping.where is not None
+            or any(side.references or side.gone for side in (self.mapping.old, self.mapping.new))
+        )
+
+    def _others(self, *aliases: str) -> list[sql.Composable]:
+        """A condition: it is not this mapping that writes this very row here; what triggers of the application write meanwhile, they write deeper."""
+        if not self._direct:
+            return []
+        written = sql.SQL(
+            "(pg_catalog.current_setting('zdm.row', true) IS DISTINCT FROM pg_catalog.concat({}, '@', pg_catalog.pg_trigger_depth()))"
+        ).format(self._guard(self.side, self.mine, "new"))
+        return [written if len(aliases) == 1 else any_of([written, self._changed(self.mine.key)])]
 
     @property
     def _backfilled(self) -> list[sql.Composable]:
@@ -227,9 +251,9 @@ class Generator(Objects):
             return self._settling(
                 "row_settle_rows",
                 lazy=self._lazily(),
-                write=sql.SQL("{}\n{}").format(self._keep(), self._upsert()),
+                write=sql.SQL("{}\n{}\n{}").format(self._keep(), self._upsert(), self._back()),
                 go=self._go(),
-                settled=self._forget_failure(),
+                settled=self._settled(),
                 first=self._first(),
             )
         return self._settling(
@@ -238,7 +262,8 @@ class Generator(Objects):
             write=sql.SQL("{}\n{}").format(self._keep(), self._fill()),
             clear=self._emptied(),
             unmapped=self._unmapped(),
-            forget=self._forget_failure(),
+            back=self._back(),
+            forget=self._settled(),
             first=self._first(),
         )
 
@@ -266,9 +291,78 @@ class Generator(Objects):
             "all": sql.Literal(f"{self.mapping.number}:{self.side}:*"),
             "there": self._guard_across("zdm_at"),
         }
+        if not self.mapping.records:
+            pieces |= {"quick": self._quickly(), "depth": self._depth()}
         definition = dollar_quoted(template, **pieces)
         arguments = sql.SQL("{}, pg_catalog.bool, pg_catalog.bool").format(self.table)
         return Function(name, arguments, definition, self._label(template, definition))
+
+    def _depth(self) -> sql.Composable:
+        """What the guard says besides of a row that the trigger over there need not look at."""
+        if not self._direct:
+            return sql.SQL("")
+        return sql.SQL(
+            "  ELSE\n    zdm_next := pg_catalog.concat(zdm_next, '@', pg_catalog.pg_trigger_depth());\n"
+        )
+
+    def _quickly(self) -> sql.Composable:
+        """An UPDATE that finds the other row, and finds that it does not agree, has asked all that there is to ask."""
+        if (
+            not self._direct
+            or not self.yours.followed
+            or (self.yours.kind is SideKind.COLUMNS and self._repeats)
+            or not row_conditions.mirror_images(self.mapping)
+        ):
+            return sql.SQL("")
+        statement = sql.SQL("      UPDATE {} AS zdm_t SET {} WHERE {} AND NOT ({}){};").format(
+            self.target,
+            comma(
+                sql.SQL("{} = {}").format(column(c.name), _value(number))
+                for number, c in enumerate(self.yours.columns)
+                if not c.once
+            ),
+            row_conditions.match(self.yours, "zdm_t", "zdm_at"),
+            self._follows,
+            self._stored,
+        )
+        recorded = self.yours.guarded and self.side == "old"
+        return load("row_quick").fill(
+            write=self._recorded(statement) if recorded else statement,
+            back=self._back(),
+            settled=self._settled(),
+        )
+
+    @property
+    def _stored(self) -> sql.Composable:
+        """Of a statement that writes the other row: whether it holds then what it was given."""
+        return sql.SQL(" RETURNING {} INTO zdm_stored").format(self._follows) if self._direct else sql.SQL("")
+
+    def _back(self) -> sql.Composable:
+        """What a trigger of the application made of the other row, instead, is mirrored here."""
+        if not self._direct:
+            return sql.SQL("")
+        return load("row_back").fill(
+            target=self.target,
+            match=row_conditions.match(self.yours, "zdm_t", "zdm_at"),
+            settle=settle(self.mapping, self.rollout, self.side),
+            signature=sql.Literal(
+                text_of(
+                    sql.SQL("{}({}, pg_catalog.bool, pg_catalog.bool)").format(
+                        settle(self.mapping, self.rollout, self.side), self.target
+                    )
+                )
+            ),
+        )
+
+    def _settled(self) -> sql.Composable:
+        """The failure that is recorded of the row, if one is, is over."""
+        if self.side == "old" or not self._direct or not self._may_fail:
+            return self._forget_failure()
+        # The trigger over there would say so, and does not look.
+        values = [render(value, "zdm_at") for value in self.yours.key_values]
+        return sql.SQL("  DELETE {};").format(
+            failed(self.mapping, self.rollout, self.yours, "zdm_at", values)
+        )
 
     def _stale(self) -> Function:
         name = name_of(self.mapping, self.rollout, "stale_old")
@@ -312,26 +406,31 @@ class Generator(Objects):
         )
 
     def _fill(self) -> sql.Composable:
-        statement = sql.SQL("    UPDATE {} AS zdm_t SET {} WHERE {};").format(
+        statement = sql.SQL("    UPDATE {} AS zdm_t SET {} WHERE {}{};").format(
             self.target,
             comma(
                 sql.SQL("{} = {}").format(column(c.name), _value(number))
                 for number, c in enumerate(self.yours.columns)
             ),
             row_conditions.match(self.yours, "zdm_t", "zdm_at"),
+            self._stored,
         )
         if self.side == "old":
             return self._recorded(statement) if self.yours.guarded else statement
         checks: list[sql.Composable] = []
         if self._filter is not None:
             checks.append(self._within_filter(self._filter))
-        if not {name for c in self.mine.followed for name in c.value.columns} <= {
-            c.name for c in self.yours.columns
-        }:
+        if self._repeats:
             checks.append(self._belonging())
         if not checks:
             return statement
         return sql.SQL("{}\n    IF FOUND THEN\n{}\n    END IF;").format(statement, sql.SQL("\n").join(checks))
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether rows of the new side repeat columns of the old one that stay there, and are not written from here."""
+        read = {name for c in self.mine.followed for name in c.value.columns}
+        return self.side == "new" and not read <= {c.name for c in self.yours.columns}
 
     def _belonging(self) -> sql.Composable:
         """What repeats a column that stays cannot be written back, and must be what that is."""
@@ -460,18 +559,7 @@ class Generator(Objects):
         match = row_conditions.match(self.yours, "zdm_t", "zdm_at")
         if self._filter is not None:
             match = all_of([match, sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))])
-        up = all_of(
-            [
-                *self._computed,
-                *(
-                    sql.SQL("NOT {}").format(
-                        differs(column(c.name, "zdm_t"), _value(number), c.comparison, c.type)
-                    )
-                    for number, c in enumerate(self.yours.columns)
-                    if not c.once
-                ),
-            ]
-        )
+        up = all_of([*self._computed, self._follows])
         out = sql.SQL("    IF FOUND THEN\n{}\n      RETURN true;\n    END IF;").format(self._forget_failure())
         if self.mapping.one_way or row_conditions.mirror_images(self.mapping):
             return sql.SQL("    PERFORM FROM {} AS zdm_t WHERE {} AND {};\n{}").format(
@@ -492,6 +580,15 @@ class Generator(Objects):
             "    BEGIN\n      PERFORM FROM {} AS zdm_t WHERE {} AND ({} OR {});\n    EXCEPTION\n{}"
             "      WHEN OTHERS THEN PERFORM WHERE false;\n    END;\n{}"
         ).format(self.target, match, up, down, RAISED, out)
+
+    @property
+    def _follows(self) -> sql.Composable:
+        """A condition over the row over there: it holds what was computed."""
+        return all_of(
+            sql.SQL("NOT {}").format(differs(column(c.name, "zdm_t"), _value(number), c.comparison, c.type))
+            for number, c in enumerate(self.yours.columns)
+            if not c.once
+        )
 
     @property
     def _computed(self) -> list[sql.Composable]:
@@ -601,13 +698,14 @@ class Generator(Objects):
                 )
             )
         statement = sql.SQL(
-            "    INSERT INTO {} AS zdm_t ({}) OVERRIDING SYSTEM VALUE VALUES ({}) ON CONFLICT ({}) DO {};"
+            "    INSERT INTO {} AS zdm_t ({}) OVERRIDING SYSTEM VALUE VALUES ({}) ON CONFLICT ({}) DO {}{};"
         ).format(
             self.target,
             row_conditions.insert_columns(side),
             comma(values),
             comma(column(name) for name in side.key),
             action,
+            self._stored,
         )
         if self._filter is not None:
             statement = sql.SQL("{}\n{}").format(statement, self._within_filter(self._filter))
@@ -639,9 +737,14 @@ class Generator(Objects):
             "        PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);\n{}\n        RETURN false;"
         ).format(record_failure(self.mapping, self.rollout, self.mine, "zdm_at"))
 
+    @property
+    def _may_fail(self) -> bool:
+        """Whether rows of the old side may be recorded as having no new form."""
+        new, mapping = self.mapping.new, self.mapping
+        return new.raises or new.guarded or mapping.where is not None or mapping.joins
+
     def _forget_failure(self) -> sql.Composable:
-        may = self.yours.raises or self.yours.guarded or self.mapping.where or self.mapping.joins
-        if self.side == "new" or not may:
+        if self.side == "new" or not self._may_fail:
             return sql.SQL("")
         return sql.SQL("  DELETE {};").format(failed(self.mapping, self.rollout, self.mine, "zdm_at"))
 

@@ -258,6 +258,45 @@ def test_everything_that_can_be_written(database: Database) -> None:
     assert database.execute("SELECT count(*) FROM zdm.sync_failures") == [(0,)]
 
 
+@on_all_versions
+def test_what_a_mapping_mirrors_itself_it_does_not_look_at_again(database: Database) -> None:
+    """One function on the side that was written, one that writes the other; nothing on that one, until a trigger of the application writes there."""
+    rows = Rows(database, rows=10)
+    fill(rows)
+    with psycopg.connect(database.dsn) as conn:
+
+        def counts() -> dict[str, int]:
+            return dict(
+                conn.execute(
+                    "SELECT replace(funcname, 'rows_1_1_', ''), calls FROM pg_stat_xact_user_functions WHERE schemaname = 'zdm'"
+                ).fetchall()
+            )
+
+        def calls(statement: str) -> set[str]:
+            conn.execute("SET LOCAL track_functions = 'all'")
+            before = counts()
+            conn.execute(statement.encode())
+            after = counts()
+            conn.rollback()
+            return {name for name, number in after.items() if number != before.get(name)}
+
+        forth, back = {"on_old", "settle_new"}, {"on_new", "settle_old"}
+        assert calls("UPDATE accounts SET statuses = 70 WHERE id = 7") == forth
+        assert calls("UPDATE account_stats SET statuses = 70 WHERE account_id = 7") == back
+        assert calls("INSERT INTO accounts (id, statuses) VALUES (11, 3)") == forth
+        assert calls("UPDATE accounts SET name = 'of one side' WHERE id = 7") == set()
+        conn.execute(
+            "CREATE FUNCTION rise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " UPDATE public.account_stats SET followers = followers + 1 WHERE account_id = NEW.account_id; RETURN NULL; END $$;"
+            " CREATE TRIGGER rise AFTER UPDATE OF statuses ON account_stats FOR EACH ROW EXECUTE FUNCTION rise()"
+        )
+        conn.commit()
+        assert calls("UPDATE accounts SET statuses = 70 WHERE id = 7") == forth | back
+    database.execute("UPDATE accounts SET statuses = 70 WHERE id = 7")
+    assert database.execute("SELECT statuses, followers FROM accounts WHERE id = 7") == [(70, 8)]
+    assert rows.bad() == (0, 0, 0)
+
+
 def test_a_row_that_is_not_filled_yet_is_not_overwritten(database: Database) -> None:
     """The new version inserts what it does not find: the old version's counters would become its zeros."""
     rows = Rows(database)
