@@ -11,7 +11,7 @@ from zdm.backfill.table import column_text, within
 from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_sync, parent_sync, row_conditions, row_generator, row_log, row_objects
+from zdm.sql import element_sync, group_sync, parent_sync, row_conditions, row_generator, row_log, row_objects
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import render
 
@@ -360,6 +360,85 @@ class ElementStatements(ByRowStatements):
         return [(", ".join(c.name for c in elements.columns), query)]
 
 
+class GroupStatements(ByRowStatements):
+    """The same where one row is made for all rows of a key. A row is *unsettled* if it has a key of which there is no row yet.
+
+    No row of the source is locked: the row that is made is the lock of its key, and what it says is looked at once more under it.
+    """
+
+    def __init__(self, mapping: RowMapping, rollout: int) -> None:
+        self._mapping = mapping
+        self._source, self._target = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
+        self._key = [column(name, ALIAS) for name in mapping.old.key]
+        self.promised = {}
+        self.failed = _failure(mapping, rollout)
+        absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
+            self._target, element_sync.belongs(mapping, ALIAS, "zdm_t")
+        )
+        self.unsettled = _rendered(
+            sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(
+                self.failed, all_of([group_sync.keyed(mapping, ALIAS), absent])
+            )
+        )
+        self._keys = group_sync.key_of(mapping, ALIAS)
+        self._settle = _rendered(element_sync.settling_one(mapping, rollout, self._keys, "fill"))
+
+    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
+        """Make the rows of the keys in these blocks that have none."""
+        del careful
+        return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
+
+    def fill_meeting(self, start: int, end: int) -> sql.Composed:
+        """The same: whatever others make is met by the function."""
+        return self.fill(start, end, careful=True)
+
+    def fill_unlocked(self, start: int, end: int, *, careful: bool, limit: int) -> sql.Composed:
+        """The same for at most `limit` keys: what is locked is not the rows of these blocks."""
+        del careful
+        return sql.SQL("{} LIMIT {}").format(self.fill(start, end, careful=True), sql.Literal(limit))
+
+    def _settled(self, condition: sql.Composable) -> sql.Composed:
+        return sql.SQL("SELECT {} FROM ({}) AS {}").format(
+            self._settle, self._distinct(condition), sql.Identifier(ALIAS)
+        )
+
+    def _distinct(self, condition: sql.Composable) -> sql.Composed:
+        # In one order, so that two workers do not wait for each other.
+        return sql.SQL("SELECT DISTINCT {} FROM ONLY {} AS {} WHERE {} ORDER BY {}").format(
+            self._keys, self._source, sql.Identifier(ALIAS), condition, self._keys
+        )
+
+    def retry_failed(self, start: int, end: int) -> sql.Composed:
+        """Try the failed keys of these blocks again."""
+        return sql.SQL(
+            "WITH tried AS MATERIALIZED (SELECT {} AS good FROM ({}) AS {})"
+            " SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE NOT good) FROM tried"
+        ).format(
+            self._settle,
+            self._distinct(sql.SQL("{} AND {}").format(self._within(start, end), self.failed)),
+            sql.Identifier(ALIAS),
+        )
+
+    def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
+        """What makes the row of the key of the row at a position; it raises what that raises. To be rolled back."""
+        mapping = self._mapping
+        assert mapping.elements is not None
+        named = comma(
+            sql.SQL("{} AS {}").format(column(of, ALIAS), column(own))
+            for of, own in zip(mapping.elements.of, mapping.new.key, strict=True)
+        )
+        query = sql.SQL(
+            "SELECT ({}) IS NULL FROM (SELECT {} FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid) AS zdm_o"
+        ).format(
+            element_sync.gathered(mapping, "zdm_o"),
+            named,
+            self._source,
+            sql.Identifier(ALIAS),
+            sql.Literal(position),
+        )
+        return [(", ".join(c.name for c in mapping.elements.held), query)]
+
+
 class JoinStatements(ByRowStatements):
     """The same where rows that are there are filled. A row is unsettled if the new side's columns do not hold what it says.
 
@@ -400,6 +479,8 @@ class JoinStatements(ByRowStatements):
 
 def statements_of(mapping: RowMapping, rollout: int) -> RowStatements:
     """The statements of a mapping, by its kind."""
+    if mapping.gathers:
+        return GroupStatements(mapping, rollout)
     if mapping.elements is not None:
         return ElementStatements(mapping, rollout)
     if mapping.parent is not None:

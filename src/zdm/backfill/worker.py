@@ -17,7 +17,7 @@ from zdm.backfill.chunks import Sizer
 from zdm.backfill.options import Hooks, Options
 from zdm.backfill.outcome import Trouble, classify
 from zdm.backfill.reference_statements import ReferenceStatements, statements_for
-from zdm.backfill.row_statements import RowStatements
+from zdm.backfill.row_statements import GroupStatements, RowStatements
 from zdm.backfill.table import Shape, relfilenode, shapes
 from zdm.db.session import WORK_MEM, OutcomeUnknown, transaction
 from zdm.errors import ZdmError
@@ -312,8 +312,10 @@ class Worker:
                 elif trouble in (Trouble.LOCKED, Trouble.CONFLICT) and conflicts < MOST_CONFLICTS:
                     conflicts += 1
                     self._pause(conflicts)
-                elif trouble is Trouble.LOCKED and isinstance(self.statements, ReferenceStatements):
-                    # Not the rows are held, which are passed over, but what they refer to.
+                elif trouble is Trouble.LOCKED and isinstance(
+                    self.statements, ReferenceStatements | GroupStatements
+                ):
+                    # Not the rows are held, which are passed over, but what they refer to, or are to make.
                     with self._transaction():
                         self._record(record, block + 1, total, left=True)
                     self._committed(begun, 1, total)

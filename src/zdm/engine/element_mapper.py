@@ -12,9 +12,9 @@ from zdm.engine.mapper import Mapper
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide
+from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide, SideKind
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
-from zdm.sql import element_sync
+from zdm.sql import element_sync, group_sync
 from zdm.sql.identifiers import column, comma, qualified_name
 
 _SAMPLE = 20_000
@@ -42,7 +42,11 @@ def element_mapping(
     if problems or isinstance(split, Problem) or isinstance(join, Problem):
         return None
     id_ = many.table
-    if id_ in taken or asked.one == "new":
+    if asked.one == "new" and draft.new.kind is SideKind.ROWS:
+        id_ = draft.new.table
+    elif asked.one == "new":
+        id_ = qualified(many.table.schema_, f"{draft.old.table.name} to {draft.new.table.name}")
+    if id_ in taken:
         id_ = qualified(many.table.schema_, f"{draft.old.table.name} to {draft.new.table.name}")
     return RowMapping(
         id=id_,
@@ -137,12 +141,14 @@ def measure_elements(mapper: Mapper, mapping: RowMapping) -> None:
 
 def _gathered(mapper: Mapper, mapping: RowMapping) -> None:
     """Whether what many rows say together can be computed, and stored, for each of the rows of today."""
-    one = mapping.source
+    ones: sql.Composable = sql.SQL("{} AS zdm_o").format(qualified_name(mapping.source.table))
+    if mapping.gathers:
+        ones = group_sync.groups(mapping, "zdm_o")
     try:
         with transaction(mapper.conn, isolation="repeatable read", read_only=True, rollback=True):
             mapper.conn.execute(
-                sql.SQL("SELECT pg_catalog.count(*) FROM {} AS zdm_o WHERE ({}) IS NULL").format(
-                    qualified_name(one.table), element_sync.gathered(mapping, "zdm_o")
+                sql.SQL("SELECT pg_catalog.count(*) FROM {} WHERE ({}) IS NULL").format(
+                    ones, element_sync.gathered(mapping, "zdm_o")
                 )
             )
     except psycopg.DataError as error:

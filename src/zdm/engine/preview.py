@@ -27,7 +27,7 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import element_sync, parent_sync, row_conditions, row_sync, rows, sync
+from zdm.sql import element_sync, group_sync, parent_sync, row_conditions, row_sync, rows, sync
 from zdm.sql.identifiers import qualified_name
 
 
@@ -86,6 +86,18 @@ def _row_chunk(mapping: RowMapping) -> str:
             t=qualified_name(mapping.new.table),
             w=parent_sync.wants(mapping, mapping.parent, "o"),
             j=parent_sync.links(mapping, "n", "o"),
+        ).as_string(None)
+    if mapping.gathers:
+        template = composing.SQL(
+            "SELECT <make the row say what these say> FROM (SELECT DISTINCT {k} FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
+            "'(<next block>,0)' AND {w} AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j})) AS o"
+        )
+        return template.format(
+            k=group_sync.key_of(mapping, "o"),
+            s=qualified_name(mapping.old.table),
+            t=qualified_name(mapping.new.table),
+            w=group_sync.keyed(mapping, "o"),
+            j=element_sync.belongs(mapping, "o", "n"),
         ).as_string(None)
     if mapping.elements is not None:
         one, many = mapping.source, mapping.side(mapping.elements.many)

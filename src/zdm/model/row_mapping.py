@@ -238,7 +238,7 @@ class Elements(Value):
 
     Parameters
     ----------
-    one: the side that has one row; it is of kind COLUMNS.
+    one: the side that has one row; it is of kind COLUMNS, or, if it is the new one, of ROWS that are there as long as there are any of the many.
     of: the columns of the many rows that hold the one row's key, in its order.
     key: those that tell the elements of one row apart. Both together carry a unique index.
     columns: everything that `split` fills of an element, its key included.
@@ -321,7 +321,12 @@ class RowMapping(Value):
     @property
     def source(self) -> RowSide:
         """The side whose rows are gone through, and recorded where they have no form on the other one."""
-        return self.old if self.elements is None else self.side(self.elements.one)
+        return self.old if self.elements is None or self.gathers else self.side(self.elements.one)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether a row of the new side is made for all rows of the old one that have its key, and goes with the last of them."""
+        return self.elements is not None and self.elements.one == "new" and self.new.kind is SideKind.ROWS
 
     @property
     def selective(self) -> bool:

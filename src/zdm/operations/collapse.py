@@ -10,7 +10,7 @@ from psycopg import sql
 from pydantic import Field, model_validator
 
 from zdm.errors import Problem
-from zdm.model.names import Value
+from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind
 from zdm.model.sample import Scenario
@@ -18,12 +18,13 @@ from zdm.model.step import Phase, Step
 from zdm.model.table import Table
 from zdm.operations import ddl
 from zdm.operations.add_column import AddColumn
-from zdm.operations.base import Context, Draft, Operation
+from zdm.operations.base import Context, Draft, Operation, readable_names
+from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
 from zdm.operations.drop_table import DropTable
 from zdm.operations.params import Name, Sql, TableName, find_column, find_shape
 from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape
-from zdm.operations.target import readable, unique_over
+from zdm.operations.target import Target, keys_of, make_table, readable, table_steps, unique_over
 
 
 class Gathered(Value):
@@ -54,6 +55,23 @@ class Gathered(Value):
         return self
 
 
+class CreatedRow(Value):
+    """The table to make: what it has besides the key and the columns."""
+
+    columns: tuple[TableColumn, ...] = Field(default=(), description="columns of its own")
+    unique: tuple[UniqueKey, ...] = Field(default=(), description="further unique constraints")
+    checks: tuple[Check, ...] = Field(default=(), description="check constraints")
+    comment: str | None = Field(default=None, description="its comment")
+    grants: dict[Name, tuple[Privilege, ...]] = Field(
+        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
+    )
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """None but the key."""
+        return ()
+
+
 class Collapse(Operation):
     """Keep in columns of a row what the rows of another table say of it: an aggregate, or the latest of them."""
 
@@ -62,6 +80,10 @@ class Collapse(Operation):
 
     table: TableName = Field(description="the table with many rows")
     to: TableName = Field(description="the table with one row for them, which gets the columns")
+    create: CreatedRow | None = Field(
+        default=None,
+        description="make `to`: a row for each key, as long as `table` has any of it; without it, `to` exists already",
+    )
     key: dict[Name, Name] = Field(
         min_length=1,
         description="which rows belong to which: each such column of `table`, and the key column of `to` that it refers to",
@@ -109,23 +131,100 @@ class Collapse(Operation):
             " WHERE e.order_id = o.id ORDER BY at DESC, e.id DESC LIMIT 1), (SELECT count(*) FROM public.events e WHERE e.order_id = o.id)))",
             after="SELECT count(*) > 100 AND sum(changes) > 200 FROM orders WHERE last_status IS NOT NULL",
         ),
+        Scenario(
+            setup="CREATE TABLE payments (id bigserial PRIMARY KEY, order_id bigint, amount numeric(10,2) NOT NULL, status text NOT NULL, at int NOT NULL);"
+            " CREATE INDEX ON payments (order_id); INSERT INTO payments (order_id, amount, status, at)"
+            " SELECT nullif(g % 120, 0), g, 's' || g % 7, g FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "collapse": {
+                        "table": "payments",
+                        "to": "order_totals",
+                        "key": {"order_id": "order_id"},
+                        "create": {"columns": [{"name": "note", "type": "text"}]},
+                        "columns": [
+                            {"column": "paid", "type": "numeric(12,2)", "up": "sum(amount)"},
+                            {"column": "last_status", "latest": "status", "by": ["at"]},
+                        ],
+                        "one_way": True,
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO payments (order_id, amount, status, at) VALUES ({n} % 150 + 1, 1, 'old {n}', 1000 + {n})",
+                "INSERT INTO payments (order_id, amount, status, at) VALUES (1000 + {n}, 2, 'first {n}', {n})",
+                "UPDATE payments SET status = 'late {n}', amount = amount + 1 WHERE id = {n} % 300 + 1",
+                "UPDATE payments SET order_id = 5000 + {n} WHERE id = {n} % 300 + 1",
+                "DELETE FROM payments WHERE id = (SELECT max(id) FROM payments WHERE status LIKE 'first%')",
+            ),
+            new_writes=(
+                "INSERT INTO payments (order_id, amount, status, at) VALUES ({n} % 150 + 1, 3, 'new {n}', 5000 + {n})",
+                "UPDATE order_totals SET note = 'noted {n}' WHERE order_id = {n} % 100 + 1",
+                "DELETE FROM payments WHERE order_id = 1000 + {n} / 2",
+            ),
+            old_reads=("SELECT order_id, status FROM payments ORDER BY at DESC LIMIT 5",),
+            new_reads=("SELECT order_id, paid, last_status FROM order_totals LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM order_totals t FULL JOIN (SELECT order_id, sum(amount) AS paid,"
+            " (array_agg(status ORDER BY at DESC, id DESC))[1] AS last_status FROM public.payments WHERE order_id IS NOT NULL GROUP BY order_id) p"
+            " USING (order_id) WHERE (t.paid, t.last_status) IS DISTINCT FROM (p.paid, p.last_status))",
+            after="SELECT count(*) > 100 AND sum(paid) > 200 FROM order_totals WHERE last_status IS NOT NULL",
+        ),
+        Scenario(
+            setup="CREATE TABLE readings (id bigserial PRIMARY KEY, sensor text NOT NULL, day date NOT NULL, value int NOT NULL);"
+            " CREATE INDEX ON readings (sensor, day); INSERT INTO readings (sensor, day, value)"
+            " SELECT 's' || g % 20, date '2024-01-01' + g % 10, g FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "collapse": {
+                        "table": "readings",
+                        "to": "daily",
+                        "key": {"day": "day", "sensor": "sensor"},
+                        "create": {"columns": [{"name": "note", "type": "text"}]},
+                        "columns": [
+                            {"column": "highest", "type": "int", "up": "max(value)"},
+                            {"column": "n", "type": "bigint", "up": "count(*)"},
+                        ],
+                        "one_way": True,
+                        "drop": True,
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO readings (sensor, day, value) VALUES ('new {n}', '2024-05-01', {n}), ('new {n}', '2024-05-01', 1)",
+                "INSERT INTO readings (sensor, day, value) VALUES ('s1', '2024-01-02', {n})",
+                "DELETE FROM readings WHERE sensor = 'new ' || {n} / 2",
+                "UPDATE readings SET day = day + 1000 WHERE id = {n} % 300 + 1 AND day < '2024-12-01'",
+            ),
+            new_writes=("UPDATE daily SET note = 'noted {n}' WHERE sensor = 's' || {n} % 20",),
+            old_reads=("SELECT sensor, max(value) FROM readings GROUP BY sensor LIMIT 5",),
+            new_reads=("SELECT sensor, day, highest FROM daily LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM daily t FULL JOIN (SELECT sensor, day, max(value) AS highest, count(*) AS n FROM public.readings"
+            " GROUP BY sensor, day) r USING (sensor, day) WHERE (t.highest, t.n) IS DISTINCT FROM (r.highest, r.n))",
+            after="SELECT count(*) > 20 AND bool_and(n > 0) AND to_regclass('public.readings') IS NULL FROM daily",
+        ),
     )
 
     def tables(self) -> Sequence[str]:
-        return (self.table, self.to)
+        return (self.table, self.to) if self.create is None else (self.table,)
 
     def types(self) -> Sequence[str]:
-        return tuple(c.type for c in self.columns if c.type is not None)
+        own = self.create.columns if self.create is not None else ()
+        return (*(c.type for c in self.columns if c.type is not None), *(c.type for c in own))
+
+    def names(self, draft: Draft) -> Sequence[QualifiedName]:
+        return () if self.create is None else readable_names((self.to,), draft.target)
 
     def column_additions(self, draft: Draft) -> Sequence[tuple[str, str | None]]:
         del draft
-        return tuple((type_, None) for type_ in self.types())
+        return () if self.create is not None else tuple((type_, None) for type_ in self.types())
 
     # --- what it means ------------------------------------------------------------------------------------------------
 
     def apply(self, draft: Draft, label: str) -> list[Problem]:
         problems: list[Problem] = []
         shape = find_shape(draft, self.table, problems, ordinary=True)
+        if self.create is not None:
+            return problems if shape is None else self._into_new(draft, shape, self.create, label)
         other = find_shape(draft, self.to, problems, ordinary=True)
         if shape is None or other is None:
             return problems
@@ -133,9 +232,13 @@ class Collapse(Operation):
         self._check(shape, other, problems)
         if problems:
             return problems
-        made = [self._column(c, many, problems) for c in self.columns]
+        gathered = [self._gathered(c, many, problems) for c in self.columns]
         if problems:
             return problems
+        made = [
+            (AddColumn(table=self.to, column=c.column, type=type_, comment=c.comment), up)
+            for c, (type_, up) in zip(self.columns, gathered, strict=True)
+        ]
         held: list[DraftMirrored] = []
         for number, (c, (add, _)) in enumerate(zip(self.columns, made, strict=True)):
             problems += add.apply(draft, f"{label}/{number}")
@@ -144,57 +247,116 @@ class Collapse(Operation):
                 held.append(DraftMirrored(name=found.physical, type=draft.type(add.type), value=""))
         if problems:
             return problems
-        draft.rows.append(
-            DraftRows(
-                operation=label,
-                old=DraftSide(
-                    table=many.name,
-                    oid=many.oid,
-                    kind=SideKind.ROWS,
-                    key=list(self.key),
-                    columns=[],
-                    readable=readable(many),
-                ),
-                new=DraftSide(
-                    table=one.name,
-                    oid=one.oid,
-                    kind=SideKind.COLUMNS,
-                    key=list(self.key.values()),
-                    columns=[],
-                    readable=readable(one),
-                ),
-                one_way=True,
-                elements=DraftElements(
-                    one="new",
-                    of=list(self.key),
-                    key=[],
-                    columns=[],
-                    held=held,
-                    split=None,
-                    join=[text for _, text in made],
-                ),
-            )
+        new = DraftSide(
+            table=one.name,
+            oid=one.oid,
+            kind=SideKind.COLUMNS,
+            key=list(self.key.values()),
+            columns=[],
+            readable=readable(one),
         )
+        draft.rows.append(self._rows(label, many, new, held, [up for _, up in made]))
         draft.memo[label] = [add for add, _ in made]
-        if self.drop:
-            drop = DropTable(table=self.table)
-            problems += drop.apply(draft, f"{label}/drop")
-            draft.memo[f"{label}/dropping"] = drop
+        return self._noted(draft, f"{', '.join(c.column for c in self.columns)} of {one.name}", many, label)
+
+    def _rows(
+        self, label: str, many: Table, new: DraftSide, held: list[DraftMirrored], join: list[str]
+    ) -> DraftRows:
+        return DraftRows(
+            operation=label,
+            old=DraftSide(
+                table=many.name,
+                oid=many.oid,
+                kind=SideKind.ROWS,
+                key=list(self.key),
+                columns=[],
+                readable=readable(many),
+            ),
+            new=new,
+            one_way=True,
+            elements=DraftElements(
+                one="new",
+                of=list(self.key),
+                key=[],
+                columns=[],
+                held=held,
+                split=None,
+                join=join,
+            ),
+        )
+
+    def _noted(self, draft: Draft, what: str, many: Table, label: str) -> list[Problem]:
         draft.findings.append(
             Finding(
                 severity=Severity.NOTE,
-                text=f"until cleanup {', '.join(c.column for c in self.columns)} of {one.name} only follows from {many.name}: what the new "
-                "version writes there is refused, since it has no old form",
+                text=f"until cleanup {what} only follows from {many.name}: what the new version writes there is refused, since it has no "
+                "old form",
             )
         )
-        return problems
+        if not self.drop:
+            return []
+        drop = DropTable(table=self.table)
+        draft.memo[f"{label}/dropping"] = drop
+        return drop.apply(draft, f"{label}/drop")
 
-    def _check(self, shape: TableShape, other: TableShape, problems: list[Problem]) -> None:
-        many, one = shape.table, other.table
+    def _into_new(self, draft: Draft, shape: TableShape, create: CreatedRow, label: str) -> list[Problem]:
+        """Make the table, with a row for each key."""
+        problems: list[Problem] = []
+        many = shape.table
+        self._check_many(shape, problems)
+        gathered = [self._gathered(c, many, problems) for c in self.columns]
+        names = [*self.key.values(), *(c.column for c in self.columns)]
+        problems += [
+            Problem(f"{self.to} would have two columns called {name}")
+            for name in dict.fromkeys(names)
+            if names.count(name) > 1
+        ]
+        problems += [
+            Problem(
+                f"column {c.name} of {self.to} is NOT NULL without a default: rows that the old version makes have no value for it",
+                remedy="Give it a default.",
+            )
+            for c in create.columns
+            if c.not_null and not (c.default or c.identity or c.generated)
+        ]
+        if problems:
+            return problems
+        pairs = list(zip(self.columns, gathered, strict=True))
+        keys = keys_of({name: source for source, name in self.key.items()}, many)
+        held = [DraftMirrored(name=c.column, type=draft.type(type_), value="") for c, (type_, _) in pairs]
+        target = make_table(
+            draft,
+            shape,
+            self.to,
+            keys,
+            [TableColumn(name=c.column, type=type_, comment=c.comment) for c, (type_, _) in pairs],
+            [],
+            create,
+            f"{label}/table",
+            problems,
+        )
+        if target is None:
+            return problems
+        # What it says follows from rows of `table` and its key: it is computed before there is a row.
+        target.side.readable = [found for found in target.side.readable if found[0] in target.side.key]
+        draft.rows.append(self._rows(label, many, target.side, held, [up for _, up in gathered]))
+        draft.memo[label] = target
+        return self._noted(draft, f"{target.side.table}", many, label)
+
+    def _check_many(self, shape: TableShape, problems: list[Problem]) -> None:
         for name in self.key:
             find_column(shape, name, problems)
-        if many.name == one.name:
-            problems.append(Problem("a table's rows cannot be collapsed into the table itself"))
+        if not any(
+            i.valid and "WHERE" not in i.definition and set(i.columns[: len(self.key)]) == set(self.key)
+            for i in shape.table.indexes
+        ):
+            problems.append(
+                Problem(
+                    f"no index of {shape.name} begins with ({', '.join(self.key)}): each row would be looked for in the whole table",
+                    remedy="Create it first (create_index).",
+                    rule="no-key",
+                )
+            )
         if shape.groups or shape.removed or shape.final_name != shape.name.name:
             problems.append(
                 Problem(
@@ -202,6 +364,12 @@ class Collapse(Operation):
                     remedy="Change it in one migration, and collapse it in the next.",
                 )
             )
+
+    def _check(self, shape: TableShape, other: TableShape, problems: list[Problem]) -> None:
+        many, one = shape.table, other.table
+        self._check_many(shape, problems)
+        if many.name == one.name:
+            problems.append(Problem("a table's rows cannot be collapsed into the table itself"))
         wanted = tuple(self.key.values())
         if not unique_over(one, wanted):
             problems.append(
@@ -227,17 +395,6 @@ class Collapse(Operation):
                     rule="no-key",
                 )
             )
-        if not any(
-            i.valid and "WHERE" not in i.definition and set(i.columns[: len(self.key)]) == set(self.key)
-            for i in many.indexes
-        ):
-            problems.append(
-                Problem(
-                    f"no index of {many.name} begins with ({', '.join(self.key)}): each row would be looked for in the whole table",
-                    remedy="Create it first (create_index).",
-                    rule="no-key",
-                )
-            )
         if many.owner != one.owner:
             problems.append(
                 Problem(
@@ -248,8 +405,8 @@ class Collapse(Operation):
                 )
             )
 
-    def _column(self, c: Gathered, many: Table, problems: list[Problem]) -> tuple[AddColumn, str]:
-        """What makes the column, and the aggregate that fills it."""
+    def _gathered(self, c: Gathered, many: Table, problems: list[Problem]) -> tuple[str, str]:
+        """The column's type, and the aggregate that fills it."""
         type_, up = c.type, c.up
         if c.latest is not None:
             found = many.column(c.latest)
@@ -268,13 +425,17 @@ class Collapse(Operation):
             )
         assert type_ is not None
         assert up is not None
-        return AddColumn(table=self.to, column=c.column, type=type_, comment=c.comment), up
+        return type_, up
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
         steps: list[Step] = []
-        for number, add in enumerate(context.draft.memo[context.label]):
+        made = context.draft.memo[context.label]
+        if isinstance(made, Target):
+            steps += table_steps(made, phase, context)
+            made = []
+        for number, add in enumerate(made):
             steps += [
                 step.model_copy(update={"operation": context.label})
                 for step in add.plan(phase, replace(context, label=f"{context.label}/{number}"))

@@ -40,6 +40,7 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     purposes = [f"on_{side}"]
     if elements.one == "new":
         purposes += ["agree", "settle_new"] if side == "new" else []
+        purposes += ["late_new"] if side == "new" and mapping.gathers else []
     elif side == "new" or mapping.one_way:
         # What either side's triggers call is made with the new one, which comes first.
         purposes += ["wanted", "agree", "settle_new"]
@@ -387,16 +388,11 @@ def agreeing(mapping: RowMapping, rollout: int, alias: str) -> sql.Composed:
     return sql.SQL("{}(ROW({}.*)::{})").format(
         sql.Identifier(SCHEMA, name_of(mapping, rollout, "agree")),
         sql.Identifier(alias),
-        qualified_name(mapping.source.table),
+        qualified_name(mapping.side(_of(mapping).one).table),
     )
 
 
 # --- generating ---------------------------------------------------------------------------------------------------------
-
-
-def objects(mapping: RowMapping, rollout: int, side: Side) -> ElementObjects:
-    """Everything that watches one side, by the direction of the mapping."""
-    return (ElementObjects if _of(mapping).one == "old" else GatheredObjects)(mapping, rollout, side)
 
 
 class ElementObjects(Objects):
@@ -594,6 +590,11 @@ class ElementObjects(Objects):
             elements_of(self.mapping, "zdm_q"), split(self.mapping, alias)
         )
 
+    @property
+    def _takes(self) -> sql.Composable:
+        """The types of what such a function takes: the row's key, and how."""
+        return comma([*(type_name(type_) for type_ in self.one.key_types), sql.SQL("pg_catalog.text")])
+
     def _of_one(self) -> dict[str, sql.Composable]:
         """What a function needs that makes a row say what its elements say; its arguments are the row's key, and how."""
         mapping, elements = self.mapping, self.elements
@@ -640,7 +641,7 @@ class ElementObjects(Objects):
         return self._made(
             f"settle_{elements.one}",
             "element_settle_one",
-            comma([*(type_name(type_) for type_ in self.one.key_types), sql.SQL("pg_catalog.text")]),
+            self._takes,
             **self._of_one(),
             all=self.others,
             failure=failed(mapping, self.rollout, self.one, "zdm_row"),
@@ -772,7 +773,7 @@ class GatheredObjects(ElementObjects):
         return self._made(
             "settle_new",
             "element_gather",
-            comma([*(type_name(type_) for type_ in self.one.key_types), sql.SQL("pg_catalog.text")]),
+            self._takes,
             **{name: pieces[name] for name in _GATHERING},
             fail=record_failure(self.mapping, self.rollout, self.one, "zdm_row"),
             forget=sql.SQL("  DELETE {};").format(failed(self.mapping, self.rollout, self.one, "zdm_row")),

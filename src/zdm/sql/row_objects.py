@@ -181,20 +181,26 @@ def key_text(side: RowSide, alias: str) -> sql.Composable:
     )
 
 
-def failure_key(side: RowSide, alias: str) -> sql.Composable:
-    """A row's key as ``zdm.sync_failures`` has it."""
-    pairs = comma(sql.SQL("{}, {}").format(sql.Literal(name), column(name, alias)) for name in side.key)
+def failure_key(side: RowSide, alias: str, values: Sequence[sql.Composable] = ()) -> sql.Composable:
+    """A row's key as ``zdm.sync_failures`` has it; of these values, where `alias` is not a row of this side."""
+    found = values or [column(name, alias) for name in side.key]
+    pairs = comma(
+        sql.SQL("{}, {}").format(sql.Literal(name), value)
+        for name, value in zip(side.key, found, strict=True)
+    )
     return sql.SQL("pg_catalog.jsonb_build_object({})").format(pairs)
 
 
-def record_failure(mapping: RowMapping, rollout: int, side: RowSide, alias: str) -> sql.Composable:
-    """Inside an exception handler: note that this row has no form over there at present."""
+def record_failure(
+    mapping: RowMapping, rollout: int, side: RowSide, alias: str, values: Sequence[sql.Composable] = ()
+) -> sql.Composable:
+    """Inside an exception handler: note that this row has no form over there at present; `values` as for `failed`."""
     return sql.SQL(
         "        INSERT INTO zdm.sync_failures (rollout, table_oid, key, group_name, sqlstate, message)\n"
         "        VALUES ({}, {}, {}, {}, SQLSTATE, SQLERRM)\n"
         "        ON CONFLICT (rollout, table_oid, key, group_name)\n"
         "        DO UPDATE SET sqlstate = EXCLUDED.sqlstate, message = EXCLUDED.message, at = DEFAULT;"
-    ).format(sql.Literal(rollout), _oid(side), failure_key(side, alias), sql.Literal(str(mapping.id)))
+    ).format(sql.Literal(rollout), _oid(side), failure_key(side, alias, values), sql.Literal(str(mapping.id)))
 
 
 def failed(
@@ -206,12 +212,7 @@ def failed(
     ----------
     values: of its key, where `alias` is not a row of this side.
     """
-    key = failure_key(side, alias)
-    if values:
-        pairs = [
-            part for name, value in zip(side.key, values, strict=True) for part in (sql.Literal(name), value)
-        ]
-        key = sql.SQL("pg_catalog.jsonb_build_object({})").format(comma(pairs))
+    key = failure_key(side, alias, values)
     return sql.SQL(
         "FROM zdm.sync_failures AS zdm_f WHERE zdm_f.rollout = {} AND zdm_f.table_oid = {} AND zdm_f.key = {}"
         " AND zdm_f.group_name = {}"

@@ -14,6 +14,7 @@ from psycopg import sql
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
     element_sync,
+    group_sync,
     parent_sync,
     reference_sync,
     row_conditions,
@@ -122,6 +123,8 @@ def comparison(mapping: RowMapping) -> sql.Composed:
     """What the verification asks, in short: the pairs that disagree, and rows without the other one."""
     if mapping.parent is not None:
         return parent_sync.comparison(mapping, mapping.parent)
+    if mapping.gathers:
+        return sql.SQL("SELECT count(*) FROM ({})").format(group_sync.disagreeing(mapping, 0, known=False))
     if mapping.elements is not None:
         return element_sync.comparison(mapping)
     return sql.SQL(
@@ -140,7 +143,11 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
         made = reference_sync.ReferenceObjects if mapping.in_place else parent_sync.ParentObjects
         return made(mapping, mapping.parent, rollout, side)
     if mapping.elements is not None:
-        return element_sync.objects(mapping, rollout, side)
+        if mapping.gathers:
+            return group_sync.GroupObjects(mapping, rollout, side)
+        gathered = mapping.elements.one == "new"
+        kind = element_sync.GatheredObjects if gathered else element_sync.ElementObjects
+        return kind(mapping, rollout, side)
     if mapping.logged:
         return row_log.LogObjects(mapping, rollout, side)
     if mapping.records:

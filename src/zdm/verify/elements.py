@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_sync
+from zdm.sql import element_sync, group_sync
 from zdm.verify.run import SAMPLES, Found
 from zdm.verify.statement import in_one_statement
 
@@ -36,6 +36,11 @@ def verify_elements(
         rollout,
         lambda known: sql.SQL(
             "SELECT kind, pg_catalog.count(*), (pg_catalog.array_agg(key))[1:{}] FROM ({}) AS zdm_found GROUP BY kind"
-        ).format(sql.Literal(SAMPLES), element_sync.disagreeing(mapping, rollout, known=known)),
+        ).format(
+            sql.Literal(SAMPLES),
+            group_sync.disagreeing(mapping, rollout, known=known)
+            if mapping.gathers
+            else element_sync.disagreeing(mapping, rollout, known=known),
+        ),
         workers=workers,
     )

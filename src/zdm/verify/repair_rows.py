@@ -17,7 +17,7 @@ from zdm.db.session import transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority
 from zdm.model.row_mapping import Elements, ParentSide, RowMapping
-from zdm.sql import element_sync, parent_sync, row_conditions, row_generator, row_log, row_record
+from zdm.sql import element_sync, group_sync, parent_sync, row_conditions, row_generator, row_log, row_record
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Side, same_key
 from zdm.sql.rows import render
@@ -56,6 +56,8 @@ def repair_rows(
             linked = _Links(mapping, mapping.parent, rollout)
             total = job.run(linked.astray(), linked.dropping()) if not back else 0
             return total + job.run(linked.wrong(), linked.settling(side))
+        if mapping.gathers:
+            return job.run(*_groups(mapping, rollout))
         if mapping.elements is not None:
             several = _Elements(mapping, mapping.elements, rollout)
             astray = mapping.elements.one == "old" and not back
@@ -325,6 +327,15 @@ class _Elements:
         return sql.SQL(
             "WITH found AS MATERIALIZED (SELECT zdm_s.* {} LIMIT {} FOR NO KEY UPDATE OF zdm_s) SELECT {} FROM found AS zdm_s"
         ).format(self.wrong(), sql.Literal(ROWS), settle)
+
+
+def _groups(mapping: RowMapping, rollout: int) -> tuple[sql.Composed, sql.Composed]:
+    """Keys whose row is missing, one too many, or says something else; and what makes some of them right."""
+    keys = comma(sql.Identifier(f"zdm_k{number}") for number, _ in enumerate(mapping.new.key))
+    found = sql.SQL("FROM ({}) AS zdm_w").format(group_sync.disagreeing(mapping, rollout))
+    return found, sql.SQL("WITH found AS MATERIALIZED (SELECT {} {} LIMIT {}) SELECT {} FROM found").format(
+        keys, found, sql.Literal(ROWS), element_sync.settling_one(mapping, rollout, keys, "repair")
+    )
 
 
 @dataclass(frozen=True, slots=True)
