@@ -1,6 +1,6 @@
 -- template: log_decide_rows
--- version: 1
--- parameters: may, lost_old, lost_new
+-- version: 2
+-- parameters: may, unseen, lost_old, lost_new
 -- Whose row counts, where each side's rows are made by the other's: a deletion wins over an update, whichever came first, as it would
 -- if they had met on one table; a row that was inserted since stays.
 
@@ -18,7 +18,7 @@
       ELSIF zdm_has_o AND zdm_has_n THEN
         zdm_from := 'both';
       ELSIF zdm_has_o AND zdm_gone_n OPERATOR(pg_catalog.>) COALESCE(zdm_made_o, 0) THEN
-        IF zdm_last_o OPERATOR(pg_catalog.>) zdm_gone_n THEN
+        IF {unseen} THEN
 {lost_old}
         END IF;
         zdm_from := 'new';

@@ -1,10 +1,10 @@
 -- template: log_reconcile
--- version: 1
--- parameters: function, settings, quote, old, new, lock, old_key, new_key, name_old, name_new, changes, filter, winners, declare, told, decide, merge, settle_new, settle_old, again, failure, forget
+-- version: 2
+-- parameters: function, settings, quote, old, new, lock, old_key, new_key, name_old, name_new, changes, filter, winners, declare, told, decide, merge, settle_new, settle_old, again, failure, forget, alone
 -- Brings both sides of one key to agree: under a lock on the key among reconcilers, then on the old side's row, then on the new side's,
 -- so that what both hold and what was noted of it is read together. What is noted while it works (a row that was not there could not
--- be locked) is found at the end, and it begins again. Returns done, failed (recorded), taken by another reconciler, or
--- busy: the application holds a row.
+-- be locked) is found at the end, and it begins again. Returns done, failed (recorded), taken by another reconciler, busy (the
+-- application holds a row), or in the way: another row still has a value that this one takes, which is recorded, and tried again.
 -- Without anything noted, `zdm_side` says whose row counts; without that either there is nothing to do.
 
 CREATE OR REPLACE FUNCTION {function}(zdm_key pg_catalog.text[], zdm_side pg_catalog.text)
@@ -40,6 +40,7 @@ BEGIN
       IF NOT zdm_has_n THEN
 {name_new}
       END IF;
+{alone}
       SELECT COALESCE(pg_catalog.array_agg(zdm_c.id), '{{}}'), {winners}
       INTO zdm_ids, {told}
       FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key;
@@ -76,6 +77,10 @@ BEGIN
         RAISE;
       WHEN OTHERS THEN
 {failure}
+        IF SQLSTATE OPERATOR(pg_catalog.=) ANY (ARRAY['23505', '23P01'])
+          AND pg_catalog.current_setting('zdm.patient', true) OPERATOR(pg_catalog.=) 'on' THEN
+          RETURN 'in the way';
+        END IF;
         UPDATE {changes} AS zdm_c SET failed = true WHERE {filter} AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key;
         RETURN 'failed';
     END;

@@ -1,6 +1,6 @@
 -- template: log_trigger
--- version: 1
--- parameters: function, settings, quote, changes, here, mine, mine_before, all, key, key_before, key_changed, inserted, updated
+-- version: 2
+-- parameters: function, settings, quote, changes, here, mine, mine_before, all, key, key_before, key_changed, inserted, updated, declare, arrived, left, went
 -- What the triggers on one side of a logged row mapping call: it notes which row was written, and of an update which parts. Nothing of
 -- the other side is read or locked. What the reconciler itself mirrors is not noted: `zdm.row` names the row.
 
@@ -8,8 +8,10 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpg
   SET search_path = pg_catalog, pg_temp{settings} AS {quote}
 DECLARE
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
+{declare}
 BEGIN
   IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
+{arrived}
     IF zdm_guard OPERATOR(pg_catalog.=) '' OR zdm_guard OPERATOR(pg_catalog.<>) ALL (ARRAY[{mine}, {mine} OPERATOR(pg_catalog.||) '!', {all}]) THEN
       INSERT INTO {changes} (rollout, mapping, side, event, key, parts) VALUES ({here}, 'insert', {key}, {inserted});
     END IF;
@@ -24,8 +26,9 @@ BEGIN
       END IF;
     END IF;
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'DELETE' THEN
+{left}
     IF zdm_guard OPERATOR(pg_catalog.=) '' OR zdm_guard OPERATOR(pg_catalog.<>) ALL (ARRAY[{mine_before}, {mine_before} OPERATOR(pg_catalog.||) '!', {all}]) THEN
-      INSERT INTO {changes} (rollout, mapping, side, event, key) VALUES ({here}, 'delete', {key_before});
+      INSERT INTO {changes} (rollout, mapping, side, event, key, parts) VALUES ({here}, 'delete', {key_before}, {went});
     END IF;
   ELSE
     INSERT INTO {changes} (rollout, mapping, side, event) VALUES ({here}, 'truncate');

@@ -50,7 +50,9 @@ class RowStatements:
                 self.failed, all_of([self._absent, self._wanted])
             )
         )
-        self._lock = sql.SQL("FOR SHARE" if mapping.selective else "FOR KEY SHARE")
+        # Where no index keeps a key unique, a row that others make meanwhile is not met: nobody may make one.
+        self.locks_first = mapping.new.loose
+        self._lock = sql.SQL("FOR SHARE" if mapping.selective or self.locks_first else "FOR KEY SHARE")
         # The triggers write the reference to what is made.
         self._one_by_one = bool(mapping.old.references)
         if self._one_by_one:
@@ -71,9 +73,19 @@ class RowStatements:
             return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
         return self._insert(self._within(start, end), self._absent_between(start, end))
 
+    def lock(self, start: int, end: int) -> sql.Composed:
+        """Lock the rows of these blocks that have none over there, before another statement looks for those."""
+        return sql.SQL("SELECT FROM ONLY {} AS {} WHERE {} AND {} {}").format(
+            self._source,
+            sql.Identifier(ALIAS),
+            self._within(start, end),
+            self._absent_between(start, end),
+            self._lock,
+        )
+
     def fill_meeting(self, start: int, end: int) -> sql.Composed:
         """The same where rows may be made by others at this moment."""
-        if self._one_by_one:
+        if self._one_by_one or self.locks_first:
             return self.fill(start, end, careful=True)
         # Only where the key is met: what another constraint refuses is recorded row by row.
         return sql.SQL("{} ON CONFLICT ({}) DO NOTHING").format(

@@ -179,6 +179,9 @@ class Worker:
                     for one in statements.makes(start, end, singly=start < self._singly_until):
                         self.conn.execute(one)
                         self._hurry(locked)
+            if isinstance(statements, RowStatements) and statements.locks_first and not careful:
+                self.conn.execute(statements.lock(start, end))
+                self._hurry(locked)
             rows = self.conn.execute(statement).rowcount
             if isinstance(statements, ReferenceStatements) and not careful:
                 self._hurry(locked)

@@ -63,6 +63,16 @@ class Tally:
         self.failed += other.failed
 
 
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """How far one transaction came, the entries that others held it off, those whose value another row has, and what it did."""
+
+    reached: int
+    held: list[int]
+    blocked: list[int]
+    tally: Tally
+
+
 @dataclass(slots=True)
 class Reconciler:
     """Works on the log of one mapping.
@@ -80,15 +90,28 @@ class Reconciler:
     def once(self) -> Tally:
         """Go over what waits at this moment, once; what was held is tried again by itself, a little longer."""
         last = row_changes.waiting(self.conn, self.rollout, self.mapping.number).last
-        tally, held, after = Tally(), list[int](), 0
+        tally, held, blocked, after = Tally(), list[int](), list[int](), 0
         while after < last:
-            after, some, found = self._some(after, ROWS, _IN_PASSING)
-            tally.add(found)
-            held += some
+            found = self._some(after, ROWS, _IN_PASSING)
+            tally.add(found.tally)
+            held += found.held
+            blocked += found.blocked
+            after = found.reached
         for entry in held:
-            _, still, found = self._some(entry - 1, 1, self.lock_budget / 2)
-            tally.add(found)
-            tally.busy += len(still)
+            found = self._some(entry - 1, 1, self.lock_budget / 2)
+            tally.add(found.tally)
+            tally.busy += len(found.held)
+            blocked += found.blocked
+        # A value that another row had is free now, if that row was noted after this one; or one of these has it.
+        while blocked:
+            tried, blocked = blocked, []
+            for entry in tried:
+                found = self._some(entry - 1, 1, self.lock_budget / 2)
+                tally.add(found.tally)
+                blocked += found.held + found.blocked
+            if len(blocked) == len(tried):
+                break
+        tally.busy += len(blocked)
         return tally
 
     def drain(self, patience: timedelta = PATIENCE) -> Tally:
@@ -109,16 +132,17 @@ class Reconciler:
                 left = row_changes.waiting(self.conn, self.rollout, self.mapping.number)
                 raise Busy(
                     f"{left.entries} changes of {self.mapping.id} still wait after {patience.total_seconds():.0f} s: rows have been "
-                    "locked all the time.",
-                    remedy="Let the transactions that hold them end, and run again; nothing is lost meanwhile.",
+                    "locked all the time, or take a value that another row still has.",
+                    remedy="Let the transactions that hold them end, and run again; nothing is lost meanwhile. zdm.sync_failures says what "
+                    "stands in the way of a row.",
                 )
             time.sleep(random.uniform(0.002, 0.02))  # noqa: S311  # jitter
         return tally
 
-    def _some(self, after: int, rows: int, lock_timeout: timedelta) -> tuple[int, list[int], Tally]:
-        """One transaction: how far it came, the entries that others held it off, and what it did."""
+    def _some(self, after: int, rows: int, lock_timeout: timedelta) -> _Some:
+        """One transaction."""
         statement = sql.SQL(
-            "SELECT reached, seen, done, failed, held FROM {}({}, {}, pg_catalog.clock_timestamp() + {}::pg_catalog.interval)"
+            "SELECT reached, seen, done, failed, held, blocked FROM {}({}, {}, pg_catalog.clock_timestamp() + {}::pg_catalog.interval)"
         ).format(
             row_log.work(self.mapping, self.rollout),
             sql.Literal(after),
@@ -128,8 +152,8 @@ class Reconciler:
         with transaction(self.conn, lock_timeout=lock_timeout, settings={"synchronous_commit": "off"}):
             row = self.conn.execute(statement).fetchone()
         assert row is not None
-        reached, seen, done, failed, held = row
-        return (reached if seen else _END), held, Tally(done, 0, failed)
+        reached, seen, done, failed, held, blocked = row
+        return _Some((reached if seen else _END), held, blocked, Tally(done, 0, failed))
 
 
 def drain(

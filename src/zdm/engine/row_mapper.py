@@ -76,6 +76,7 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
         one_way=draft.one_way,
         logged=mapper.draft.sync is SyncMode.LOGGED,
         without_old_form=draft.without_old_form,
+        replaces=draft.replaces,
     )
 
 
@@ -84,14 +85,15 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
     if not draft.loggable:
         mapper.problems.append(
             Problem(
-                f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns and "
-                "split_table can",
+                f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns, "
+                "split_table and shadow_table can",
                 draft.operation,
                 "Use `sync: immediate`, or put this operation into a migration of its own.",
                 rule="logged-sync",
             )
         )
         return
+    mapper.problems += _reactions(mapper, draft)
     if draft.new.created:
         return
     rows = mapper.conn.execute(
@@ -109,6 +111,30 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         )
         for (name,) in rows
     ]
+
+
+def _reactions(mapper: Mapper, draft: DraftRows) -> list[Problem]:
+    """Foreign keys that write rows which say what they said before: the other table's may say something else already."""
+    found: list[Problem] = []
+    for side in (draft.old, draft.new):
+        rows = mapper.conn.execute(
+            "SELECT c.conname::text, c.confrelid::pg_catalog.regclass::text FROM pg_catalog.pg_constraint AS c WHERE c.contype = 'f'"
+            " AND c.conrelid = %s AND (c.confdeltype IN ('c', 'n', 'd') OR c.confupdtype IN ('c', 'n', 'd'))"
+            " AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)"
+            " AND a.attname = ANY (%s)) ORDER BY 1",
+            (side.oid, [c.name for c in side.columns]),
+        ).fetchall()
+        found += [
+            Problem(
+                f"foreign key {name} of {side.table} deletes or writes rows when {table} does: with `sync: logged` they may say what the "
+                "other version has changed already, so that the wrong rows would go",
+                draft.operation,
+                "Make it NO ACTION first, or use `sync: immediate`.",
+                rule="logged-sync",
+            )
+            for name, table in rows
+        ]
+    return found
 
 
 def _columns(side: DraftSide) -> Sequence[CheckColumn]:
@@ -200,6 +226,7 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
         fixed=tuple(side.fixed),
         within=tuple(side.within),
         required=tuple(side.required),
+        loose=side.loose,
     )
 
 

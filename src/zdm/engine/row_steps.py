@@ -101,7 +101,7 @@ def _end_of_log(mapping: RowMapping) -> list[Step]:
     if mapping.one_way:
         return []
     table = mapping.new.table
-    return [
+    steps = [
         Step(
             id=f"cleanup.{mapping.id}.first.new",
             title=f"stop comparing what is inserted into {table} with {mapping.old.table}",
@@ -110,12 +110,17 @@ def _end_of_log(mapping: RowMapping) -> list[Step]:
             operation=mapping.operation,
             action=Transaction(statements=(row_log.drop_first(mapping),), locks=(brief(table),)),
         ),
-        Step(
-            id=f"cleanup.{mapping.id}.mirror.new",
-            title=f"stop noting what is written to {table}",
-            phase=Phase.CLEANUP,
-            stage=Stage.FINISH,
-            operation=mapping.operation,
-            action=Transaction(statements=row_sync.drop_triggers(mapping, "new"), locks=(brief(table),)),
-        ),
     ]
+    if not mapping.replaces:
+        # A table that takes the other's place loses its triggers in the swap.
+        steps.append(
+            Step(
+                id=f"cleanup.{mapping.id}.mirror.new",
+                title=f"stop noting what is written to {table}",
+                phase=Phase.CLEANUP,
+                stage=Stage.FINISH,
+                operation=mapping.operation,
+                action=Transaction(statements=row_sync.drop_triggers(mapping, "new"), locks=(brief(table),)),
+            )
+        )
+    return steps

@@ -10,12 +10,13 @@ from zdm.engine.key_swap import after_columns_stand, before_columns_go
 from zdm.engine.table_steps import brief, fresh_columns, not_null_proof, table, text
 from zdm.engine.version_views import created_view
 from zdm.model.mapping import TableMapping
-from zdm.model.names import qualified
+from zdm.model.names import QualifiedName, qualified
 from zdm.model.plan import Plan
 from zdm.model.step import Phase, Stage, Step, Sync, Transaction
 from zdm.operations import fidelity
 from zdm.operations.base import Context
 from zdm.operations.shadow_steps import swap_statements
+from zdm.operations.shadows import Shadow
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.sql import pairs, row_log, row_sync, sync, views
 from zdm.sql.fence import aside
@@ -97,6 +98,8 @@ def _swap(
             if rows.logged:
                 triggers.append(row_log.end(rows, "old", over=True))
             triggers += row_sync.drop_triggers(rows, "old")
+            if rows.logged and rows.replaces:
+                triggers += row_sync.drop_triggers(rows, "new")
     shadow = context.draft.shadows.get(mapping.table)
     if shadow is not None:
         shown = created_view(shadow.name, context.draft.created[shadow.name])
@@ -117,13 +120,25 @@ def _swap(
             first=tuple(drops),
             statements=tuple(statements),
             locks=tuple(
-                brief(name) for name in (*views_first, mapping.table, *((shadow.name,) if shadow else ()))
+                brief(name)
+                for name in (
+                    *views_first,
+                    mapping.table,
+                    *((shadow.name,) if shadow else ()),
+                    *(_referred_to(shadow) if shadow and shadow.logged else ()),
+                )
             ),
         ),
         naive="drop-column",
         # The triggers of what refers to a table read its old key, so they go first.
         turn=-mapping.depth,
     )
+
+
+def _referred_to(shadow: Shadow) -> list[QualifiedName]:
+    """The tables that the old one refers to, which its end locks as well."""
+    found = [key.references for key in shadow.old.constraints if key.references is not None]
+    return [name for name in dict.fromkeys(found) if name != shadow.old.name]
 
 
 def forget_plans(schema: str) -> str:

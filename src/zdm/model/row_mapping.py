@@ -111,6 +111,7 @@ class RowSide(Value):
     fixed: key columns that no UPDATE may write (GENERATED ALWAYS AS IDENTITY).
     within: of a partitioned side: those key columns that name a row by themselves, in whatever partition it is.
     required: columns besides the key that an INSERT must name.
+    loose: of a side that is synced by log: no index of its table keeps the key unique, since that names rows of the other side.
     """
 
     table: QualifiedName
@@ -126,6 +127,7 @@ class RowSide(Value):
     fixed: tuple[str, ...] = ()
     within: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    loose: bool = False
 
     @property
     def followed(self) -> tuple[MirroredColumn, ...]:
@@ -282,6 +284,7 @@ class RowMapping(Value):
     elements: of a mapping of one to many.
     logged: writes are noted, and carried over by a reconciler.
     without_old_form: what becomes of rows of the new side that the old one cannot hold.
+    replaces: the new side's table takes the old one's name at cleanup.
     """
 
     id: QualifiedName
@@ -296,6 +299,7 @@ class RowMapping(Value):
     elements: Elements | None = None
     logged: bool = False
     without_old_form: WithoutOldForm = WithoutOldForm.REFUSE
+    replaces: bool = False
 
     @property
     def records(self) -> bool:

@@ -37,7 +37,7 @@ class DraftSide:
     ----------
     key: its key columns.
     readable: name, type and collation of each column that the other side's expressions may read.
-    fixed / within / required: as `RowSide` has them.
+    fixed / within / required / loose: as `RowSide` has them.
     """
 
     table: QualifiedName
@@ -52,6 +52,7 @@ class DraftSide:
     fixed: list[str] = field(default_factory=list)
     within: list[str] = field(default_factory=list)
     required: list[str] = field(default_factory=list)
+    loose: bool = False
 
 
 @dataclass(slots=True)
@@ -105,6 +106,7 @@ class DraftRows:
     ----------
     loggable: it may be synced by log.
     without_old_form: what becomes of rows that the new version writes and the old one cannot hold.
+    replaces: the new table takes the old one's name at cleanup.
     """
 
     operation: str
@@ -118,3 +120,4 @@ class DraftRows:
     elements: DraftElements | None = None
     loggable: bool = False
     without_old_form: WithoutOldForm = WithoutOldForm.REFUSE
+    replaces: bool = False

@@ -32,7 +32,8 @@ def shadow_steps(phase: Phase, context: Context, shadow: Shadow) -> list[Step]:
         return [step for child, key in _keys(shadow) for step in _add_key(context, shadow, child, key)]
     return [
         *(_release(shadow, child, key) for child, key in shadow.others),
-        *(_let_go(shadow, key) for key in shadow.own),
+        # What nobody has carried over yet stands in the old table alone, whose keys hold until it goes.
+        *(_let_go(shadow, key) for key in shadow.own if not shadow.logged),
         *_finish(context, shadow),
     ]
 

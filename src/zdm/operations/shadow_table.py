@@ -13,7 +13,7 @@ from zdm.model.mapping import Expose
 from zdm.model.names import QualifiedName, Value, chosen_by_server, fit, qualified
 from zdm.model.plan import Finding, Severity
 from zdm.model.requests import CarriedColumn, CarryRequest, ColumnType
-from zdm.model.row_mapping import SideKind, WithoutOldForm
+from zdm.model.row_mapping import SideKind, SyncMode, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column, Constraint, Index, Table
@@ -195,6 +195,46 @@ class ShadowTable(Operation):
             " AND (SELECT confrelid = 'parts'::regclass AND convalidated FROM pg_constraint WHERE conname = 'orders_part_fkey')"
             " AND (SELECT attidentity = 'a' AND attnum = 2 FROM pg_attribute WHERE attrelid = 'parts'::regclass AND attname = 'id')"
             " AND nextval('parts_id_seq') > 300",
+        ),
+        # Rows that the old version takes to another month are none of those that the new one writes: the server would refuse whoever
+        # waits for such a row.
+        Scenario(
+            sync=SyncMode.LOGGED,
+            setup="CREATE TABLE kinds (name text PRIMARY KEY); INSERT INTO kinds VALUES ('click'), ('view');"
+            " CREATE TABLE hits (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at date NOT NULL DEFAULT '2024-02-10',"
+            " kind text NOT NULL DEFAULT 'click' REFERENCES kinds, seen int NOT NULL DEFAULT 0, note text, legacy text DEFAULT 'x');"
+            " INSERT INTO hits (at, note) SELECT date '2024-01-01' + g % 90, 'n' || g FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "shadow_table": {
+                        "table": "hits",
+                        "partition_by": {"by": "range", "columns": ["at"]},
+                        "partitions": [{"every": "month", "start": "2024-01", "end": "2024-05"}],
+                        "columns": [{"column": "seen", "type": "bigint"}],
+                        "drop": ["legacy"],
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO hits (note) VALUES ('old {n}')",
+                "UPDATE hits SET at = date '2024-01-01' + {n} % 90, note = 'moved' WHERE id = {n} % 150 * 2 + 2",
+                "UPDATE hits SET seen = {n}, legacy = 'y' WHERE id = {n} % 150 * 2 + 1",
+                "DELETE FROM hits WHERE id = (SELECT max(id) FROM hits WHERE note LIKE 'old%')",
+            ),
+            new_writes=(
+                "INSERT INTO hits (at, note) VALUES ('2024-03-01', 'new {n}')",
+                "UPDATE hits SET at = date '2024-01-01' + {n} % 90, kind = 'view' WHERE id = {n} % 150 * 2 + 1",
+                "UPDATE hits SET note = 'new' WHERE id = {n} % 150 * 2 + 1",
+                "DELETE FROM hits WHERE id = (SELECT max(id) FROM hits WHERE note LIKE 'new %')",
+            ),
+            old_reads=("SELECT id, at, seen FROM hits WHERE id < 10",),
+            new_reads=("SELECT id, at, seen FROM hits WHERE at < '2024-02-01' LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM public.hits o FULL JOIN hits n ON n.id = o.id"
+            " WHERE (o.id, o.at, o.kind, o.seen, o.note) IS DISTINCT FROM (n.id, n.at, n.kind, n.seen, n.note))",
+            after="SELECT (SELECT relkind = 'p' FROM pg_class WHERE oid = 'hits'::regclass) AND count(*) >= 250"
+            " AND (SELECT attidentity = 'a' FROM pg_attribute WHERE attrelid = 'hits'::regclass AND attname = 'id')"
+            " AND (SELECT count(*) = 1 AND bool_and(convalidated) FROM pg_constraint"
+            " WHERE conrelid = 'hits'::regclass AND contype = 'f' AND conparentid = 0) FROM hits",
         ),
     )
 
@@ -448,11 +488,32 @@ class ShadowTable(Operation):
                     )
                 )
         shadow_name = qualified(_schema(draft), table.name.name)
-        found = Shadow(table, shadow_name, label, tuple(key), columns, partitioned=by is not None)
+        logged = draft.sync is SyncMode.LOGGED
+        # What the old key names is one row for the old version, whatever else is in the new key: by log, that is what a write is of.
+        named = old_key if logged and set(old_key) < set(key) else key
+        if set(key[: len(named)]) != set(named):
+            problems.append(
+                Problem(
+                    f"the primary key ({', '.join(key)}) of the new {table.name} does not begin with ({', '.join(named)}), by which rows "
+                    "that are synced by log are looked for",
+                    remedy=f"Begin `primary_key` with {', '.join(named)}, or use `sync: immediate`.",
+                    rule="logged-sync",
+                )
+            )
+        found = Shadow(
+            table,
+            shadow_name,
+            label,
+            tuple(key),
+            tuple(named),
+            columns,
+            logged=logged,
+            partitioned=by is not None,
+        )
         if by is not None:
             found.partitions = partitions_of(table.name, by, self.partitions, problems)
             found.complete = by.by == "hash" or any(spec.default for spec in self.partitions)
-        if not unique_over(table, key):
+        if not unique_over(table, named):
             found.extra_index = fit(f"_zdm_{table.name.name}_key")
         return found
 
@@ -619,6 +680,17 @@ class ShadowTable(Operation):
                 continue
             assert child is not None
             assert key is not None
+            if shadow.logged:
+                problems.append(
+                    Problem(
+                        f"{what} points at a row of {shadow.old.name}: with `sync: logged` one that the new version inserts is not there yet "
+                        "when something refers to it",
+                        remedy=f"Add drop_constraint {pointing.name} in a migration before this one and add_foreign_key in one after it, or "
+                        "use `sync: immediate`.",
+                        rule="logged-sync",
+                    )
+                )
+                continue
             shadow.others.append((child, key))
             shadow.carries.append(self._key_request(shadow, child, key, shadow.name))
 
@@ -716,8 +788,8 @@ class ShadowTable(Operation):
 
     def _rows(self, shadow: Shadow) -> DraftRows:
         table = shadow.old
-        backs = {c.name: c.back for c in shadow.columns if c.back is not None and c.name not in shadow.key}
-        backs |= {name: value for name, value in self.down.items() if name not in shadow.key}
+        backs = {c.name: c.back for c in shadow.columns if c.back is not None and c.name not in shadow.named}
+        backs |= {name: value for name, value in self.down.items() if name not in shadow.named}
         new = [
             DraftMirrored(
                 name=c.name,
@@ -727,7 +799,7 @@ class ShadowTable(Operation):
                 not_null=c.not_null,
             )
             for c in shadow.columns
-            if c.value is not None and c.name not in shadow.key
+            if c.value is not None and c.name not in shadow.named
         ]
         changed = any(
             c.source is None or c.value != quoted(c.name) for c in shadow.columns if c.value is not None
@@ -738,7 +810,7 @@ class ShadowTable(Operation):
                 table=table.name,
                 oid=table.oid,
                 kind=SideKind.ROWS,
-                key=list(shadow.key),
+                key=list(shadow.named),
                 columns=[
                     DraftMirrored(
                         name=c.name,
@@ -752,20 +824,25 @@ class ShadowTable(Operation):
                     if c.name in backs
                 ],
                 readable=readable(table),
-                fixed=[c.name for c in table.columns if c.identity == "always" and c.name in shadow.key],
+                fixed=[c.name for c in table.columns if c.identity == "always" and c.name in shadow.named],
             ),
             new=DraftSide(
                 table=shadow.name,
                 oid=0,
                 kind=SideKind.ROWS,
-                key=list(shadow.key),
+                key=list(shadow.named),
                 columns=new,
                 readable=[(c.name, c.type, c.collation) for c in shadow.columns],
                 guarded=bool(self.checks or self.exclusion or self.unique or not shadow.complete or changed),
                 created=True,
-                within=list(table.key) if shadow.partitioned and set(table.key) < set(shadow.key) else [],
+                within=list(shadow.named if shadow.logged else table.key)
+                if shadow.partitioned and (shadow.logged or set(table.key) < set(shadow.key))
+                else [],
+                loose=shadow.named != shadow.key,
             ),
             lossy=self.lossy,
+            loggable=True,
+            replaces=True,
             without_old_form=self.without_old_form,
         )
 
@@ -825,17 +902,24 @@ def _option(name: str) -> sql.Composable:
 
 def _checked_row_by_row(shadow: Shadow, left: Collection[str]) -> list[Finding]:
     """Keys that wait for the end of the statement, which a mirror that writes row by row does not reach."""
+    late = [
+        c
+        for c in shadow.old.constraints
+        if c.kind in {"primary key", "unique"} and c.name not in left and " DEFERRABLE" in c.definition
+    ]
+    told = (
+        "rows are carried over one by one: two that exchange their values wait for each other, which refuses the gates, until one is given "
+        "another value for a moment"
+        if shadow.logged
+        else "rows are mirrored one by one: until cleanup a statement of the new version that exchanges its values fails, and one of the old "
+        "version leaves rows for `zdm verify --repair`. A constraint that is INITIALLY DEFERRED has no such trouble"
+    )
     return [
         Finding(
             severity=Severity.WARNING,
-            text=f"{c.name} of {shadow.old.name} is checked at the end of a statement, but rows are mirrored one by one: until cleanup a "
-            "statement of the new version that exchanges its values fails, and one of the old version leaves rows for `zdm verify "
-            "--repair`. A constraint that is INITIALLY DEFERRED has no such trouble",
+            text=f"{c.name} of {shadow.old.name} is checked at the end of a statement, but {told}",
             where=shadow.label,
         )
-        for c in shadow.old.constraints
-        if c.kind in {"primary key", "unique"}
-        and c.name not in left
-        and " DEFERRABLE" in c.definition
-        and not c.definition.endswith(" INITIALLY DEFERRED")
+        for c in late
+        if shadow.logged or not c.definition.endswith(" INITIALLY DEFERRED")
     ]

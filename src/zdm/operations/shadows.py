@@ -73,7 +73,9 @@ class Shadow:
 
     Parameters
     ----------
-    key: the columns by which rows belong together; unique on both sides.
+    key: the new table's primary key.
+    named: the columns by which rows belong together; unique on both sides, or, of rows that are synced by log, on the old one.
+    logged: its rows are synced by log.
     extra_index: the name of the unique index over them that the old table gets; None if it has one.
     create: the statements that make the table and its partitions.
     carries: what the server is asked to spell; the answers come with `Context.carried`.
@@ -85,7 +87,9 @@ class Shadow:
     name: QualifiedName
     label: str
     key: tuple[str, ...]
+    named: tuple[str, ...]
     columns: tuple[ShadowColumn, ...]
+    logged: bool = False
     create: list[str] = field(default_factory=list)
     partitioned: bool = False
     partitions: tuple[Partition, ...] = ()

@@ -203,7 +203,7 @@ class LogObjects(row_generator.Generator):
             "",
             settings=self._key_settings,
             changes=CHANGES,
-            here=comma([sql.Literal(self.rollout), sql.Literal(self.mapping.number), sql.Literal(self.side)]),
+            here=self._whose,
             mine=self._guard(self.side, self.mine, "new"),
             mine_before=self._guard(self.side, self.mine, "old"),
             all=sql.Literal(f"{self.mapping.number}:{self.side}:*"),
@@ -215,7 +215,64 @@ class LogObjects(row_generator.Generator):
                 self._changed(part.old_reads if self.side == "old" else part.new_reads)
                 for part in self._parts
             ),
+            declare=sql.SQL(
+                "  zdm_left constant pg_catalog.text[] := NULLIF(pg_catalog.current_setting('zdm.left', true), '')::pg_catalog.text[];"
+            )
+            if self.mine.within
+            else sql.SQL(""),
+            arrived=self._arrived(),
+            left=self._leaving(),
+            # What it says is said by the row that takes its place, if one does.
+            went=sql.SQL("'{}'" if self.mine.within else "NULL"),
         )
+
+    def _reads_of(self, alias: str) -> list[sql.Composable]:
+        """What this side's row says to each part, as text."""
+        return [
+            sql.SQL("ROW({})::pg_catalog.text").format(
+                comma(
+                    column(name, alias) for name in (part.old_reads if self.side == "old" else part.new_reads)
+                )
+            )
+            for part in self._parts
+        ]
+
+    def _leaving(self) -> sql.Composable:
+        """Leave word of the row that goes, for the one that takes its place in another partition."""
+        if not self.mine.within:
+            return sql.SQL("")
+        return load("log_left").fill(
+            word=comma([*self._word("old"), *self._reads_of("old")]),
+        )
+
+    def _arrived(self) -> sql.Composable:
+        """A row that the same statement has taken out of another partition is the same row, and was written like any other."""
+        if not self.mine.within:
+            return sql.SQL("")
+        word = self._word("new")
+        return load("log_arrived").fill(
+            same=sql.SQL(
+                "zdm_left[1] OPERATOR(pg_catalog.=) {} AND zdm_left[2] OPERATOR(pg_catalog.<>) {}"
+            ).format(*word),
+            mine=self._guard(self.side, self.mine, "new"),
+            all=sql.Literal(f"{self.mapping.number}:{self.side}:*"),
+            changes=CHANGES,
+            here=self._whose,
+            key=key_text(self.mine, "new"),
+            updated=_numbers(
+                sql.SQL("zdm_left[{}] IS DISTINCT FROM {}").format(sql.Literal(number), said)
+                for number, said in enumerate(self._reads_of("new"), len(word) + 1)
+            ),
+        )
+
+    def _word(self, alias: str) -> list[sql.Composable]:
+        """Which row it is, and of which partition."""
+        return [self._guard(self.side, self.mine, alias), sql.SQL("TG_RELID::pg_catalog.text")]
+
+    @property
+    def _whose(self) -> sql.Composable:
+        """How an entry of this side begins."""
+        return comma([sql.Literal(self.rollout), sql.Literal(self.mapping.number), sql.Literal(self.side)])
 
     def _inserted(self) -> sql.Composable:
         """The parts that a new row says something of."""
@@ -329,7 +386,9 @@ class LogObjects(row_generator.Generator):
             "log_reconcile",
             "pg_catalog.text[], pg_catalog.text",
             # The backfill says that its rows need not be looked at; but the row that refers to one does.
-            settings=sql.SQL("\n  SET \"zdm.row\" = ''" if mapping.old.references else ""),
+            settings=sql.SQL("{}{}").format(
+                sql.SQL("\n  SET \"zdm.row\" = ''" if mapping.old.references else ""), self._by_index
+            ),
             old=old,
             new=new,
             lock=self._lock,
@@ -349,6 +408,45 @@ class LogObjects(row_generator.Generator):
             again=again,
             failure=failure,
             forget=forgotten,
+            alone=self._alone(new_key),
+        )
+
+    @property
+    def _by_index(self) -> sql.Composable:
+        """Plans are made while the table is empty, when to read it in whole looks cheaper than to look into an index that is not unique."""
+        return sql.SQL("\n  SET enable_seqscan = off" if self.mapping.new.loose else "")
+
+    def _alone(self, new_key: sql.Composable) -> sql.Composable:
+        """Where no index keeps the key unique, one row alone of those that have it has a form on the other side; nobody can tell which."""
+        if not self.mapping.new.loose:
+            return sql.SQL("")
+        return load("log_alone").fill(
+            new=self.target,
+            new_key=new_key,
+            message=sql.Literal(
+                f"several rows of {self.mapping.new.table} have the same ({', '.join(self.mapping.new.key)}), and {self.mapping.old.table}"
+                " can hold one of them"
+            ),
+        )
+
+    def _recorded(self, statement: sql.Composable) -> sql.Composable:
+        # The reconciler records what is refused; what another row stands in the way of may go later.
+        return statement
+
+    def _upsert(self) -> sql.Composable:
+        if not self.yours.loose:
+            return super()._upsert()
+        # The row over here is locked, and so is the one over there, if there is one: nobody else makes it.
+        return load("log_write").fill(
+            target=self.target,
+            match=row_conditions.match(self.yours, "zdm_t", "zdm_at"),
+            assigned=comma(
+                sql.SQL("{} = {}").format(column(c.name), value)
+                for c, value in zip(self.yours.columns, self._values, strict=True)
+                if not c.once
+            ),
+            columns=row_conditions.insert_columns(self.yours),
+            values=comma([*(render(value, "zdm_row") for value in self.yours.key_values), *self._values]),
         )
 
     def _may(self, alias: str) -> sql.Composable:
@@ -361,8 +459,11 @@ class LogObjects(row_generator.Generator):
             return load("log_decide_columns").fill(
                 may=self._may(_OLD), emptied=self._left_empty(), lost_new=lost_new
             )
+        # A row that a key takes to another partition goes there and comes here: whoever took it has not seen what the old side wrote.
+        moves = bool(self.mapping.new.within) and not self.mapping.new.loose
         return load("log_decide_rows").fill(
             may=self._may(_OLD),
+            unseen=sql.SQL("true") if moves else sql.SQL("zdm_last_o OPERATOR(pg_catalog.>) zdm_gone_n"),
             lost_old=self._conflict("new", _values(self.mapping.old.mapped, _OLD), sql.SQL("NULL")),
             lost_new=lost_new,
         )
@@ -505,7 +606,7 @@ class LogObjects(row_generator.Generator):
             "move",
             "log_move",
             "pg_catalog.int8",
-            settings=sql.SQL(""),
+            settings=self._by_index,
             old=self.table,
             new=self.target,
             lock=self._lock,
@@ -522,7 +623,8 @@ class LogObjects(row_generator.Generator):
     def _taking(self, leader: Side, follower: Side) -> sql.Composable:
         """Take the row over there along, unless another one has the new key, or the old key is taken again."""
         mine, yours = self.mapping.side(leader), self.mapping.side(follower)
-        if yours.kind is not SideKind.ROWS or (follower == "old" and self.mapping.one_way):
+        # A key that no UPDATE may write ends with its row, and another one is made.
+        if yours.kind is not SideKind.ROWS or yours.fixed or (follower == "old" and self.mapping.one_way):
             return sql.SQL("      NULL;")
         values = [
             sql.SQL("CAST(zdm_key[{}] AS {})").format(sql.Literal(number), type_name(type_))
@@ -532,22 +634,30 @@ class LogObjects(row_generator.Generator):
             sql.SQL("{} = {}").format(column(name), value)
             for name, value in zip(yours.key, values, strict=True)
         )
+        guard: sql.Composable = sql.SQL("pg_catalog.concat_ws(':', {}, ROW({})::pg_catalog.text)").format(
+            sql.Literal(f"{self.mapping.number}:{follower}"), comma(values)
+        )
+        if yours.within:
+            # In another partition it is another row, and both are meant.
+            guard = sql.Literal(f"{self.mapping.number}:{follower}:*")
         return sql.SQL(
-            "      PERFORM pg_catalog.set_config('zdm.row', pg_catalog.concat_ws(':', {guard}, ROW({values})::pg_catalog.text), true);\n"
+            "      PERFORM pg_catalog.set_config('zdm.row', {guard}, true);\n"
             "      UPDATE {yours} AS zdm_t SET {assigned} WHERE {was}\n"
-            "        AND NOT EXISTS (SELECT FROM {yours} AS zdm_s WHERE {key})"
-            " AND NOT EXISTS (SELECT FROM {mine} AS zdm_s WHERE {taken});\n"
+            "        AND NOT EXISTS (SELECT FROM {yours} AS zdm_s WHERE {key} AND NOT {still})"
+            " AND NOT EXISTS (SELECT FROM {mine} AS zdm_s WHERE {taken} AND NOT {same});\n"
             "      zdm_moved := FOUND;\n"
             "      PERFORM pg_catalog.set_config('zdm.row', '', true);"
         ).format(
-            guard=sql.Literal(f"{self.mapping.number}:{follower}"),
-            values=comma(values),
+            guard=guard,
             yours=qualified_name(yours.table),
             mine=qualified_name(mine.table),
             assigned=assigned,
             was=_keyed(yours, "zdm_t", "zdm_was"),
             key=_keyed(yours, "zdm_s", "zdm_key"),
             taken=_keyed(mine, "zdm_s", "zdm_was"),
+            # A key that is only spelled in another way is the same row's.
+            still=_keyed(yours, "zdm_s", "zdm_was"),
+            same=_keyed(mine, "zdm_s", "zdm_key"),
         )
 
     def _expand(self) -> Function:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+from typing import Any
 
+import psycopg
 import pytest
 
 from tests.conformance.harness import Rollout
 from tests.support.interleave import eventually
 from tests.support.servers import Database
+from tests.support.writers import Work, Writers
 from zdm.engine.results import Outcome
 from zdm.errors import BadInput, GateRefused
 from zdm.model.phases import State
@@ -20,6 +24,7 @@ from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 from zdm.operations.move_columns import MoveColumns
 from zdm.operations.normalise import Normalise
+from zdm.operations.shadow_table import ShadowTable
 from zdm.operations.split_table import SplitTable
 
 
@@ -31,7 +36,12 @@ MOVED = logged(MoveColumns.scenarios[0])
 
 
 @pytest.mark.parametrize(
-    "scenario", [pytest.param(MOVED, id="move"), pytest.param(logged(SplitTable.scenarios[0]), id="split")]
+    "scenario",
+    [
+        pytest.param(MOVED, id="move"),
+        pytest.param(logged(SplitTable.scenarios[0]), id="split"),
+        pytest.param(ShadowTable.scenarios[2], id="shadow"),
+    ],
 )
 def test_run_through(database: Database, scenario: Scenario) -> None:
     rollout = Rollout(database, scenario)
@@ -63,6 +73,87 @@ def test_roll_back_with_what_nobody_has_reconciled(database: Database) -> None:
     assert rollout.dump() == rollout.before
     assert database.execute("SELECT DISTINCT statuses_count FROM accounts WHERE id <= 200") == [(4711,)]
     assert database.execute("SELECT * FROM zdm.row_changes") == []
+
+
+def counting(database: Database, table: str, path: str) -> Work:
+    """Adds one to a row at a time, under a name that is there before the swap and after it; counts what was committed."""
+
+    def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        connection.execute(f"SET LOCAL search_path = {path}")
+        connection.execute(f"UPDATE {table} SET seen = seen + 1 WHERE id = {rng.randrange(20) + 1}")
+
+    return work
+
+
+def test_what_is_written_until_the_swap(database: Database) -> None:
+    """The swap carries the rest over while it keeps everybody away: each write is in the table that takes the other's place."""
+    rollout = Rollout(database, ShadowTable.scenarios[2])
+    rollout.advance_to(State.SWITCHED_OVER)
+    with Writers(database.dsn) as writers:
+        for level in ("READ COMMITTED", "SERIALIZABLE"):
+            writers.add(level, counting(database, "hits", "public"), isolation=level)
+        rollout.advance_to(State.COMPLETED)
+        writers.wait_for(3)
+    writers.report.assert_only("40001")
+    committed = sum(len(writer.latencies) for writer in writers.report.writers)
+    assert database.value("SELECT sum(seen) FROM hits") == committed
+    assert database.execute("SELECT * FROM zdm.row_conflicts") == []
+    rollout.nothing_left()
+
+
+def test_roll_back_a_table_that_takes_the_others_place(database: Database) -> None:
+    """Rows of partitions, moved and new, that nobody has reconciled, are in the old table afterwards."""
+    rollout = Rollout(database, ShadowTable.scenarios[2])
+    rollout.advance_to(State.SWITCHED_OVER)
+    rollout.execute_new(
+        "UPDATE hits SET at = at + 40, seen = 7 WHERE id = 2; INSERT INTO hits (at, note) VALUES ('2024-04-04', 'late');"
+        " DELETE FROM hits WHERE id = 3"
+    )
+    assert rollout.engine().rollback("try_it").state is State.ROLLED_BACK
+    rollout.nothing_left()
+    assert rollout.dump() == rollout.before
+    assert database.execute(
+        "SELECT at::text, seen, legacy FROM hits WHERE id IN (2, 3) OR note = 'late' ORDER BY id"
+    ) == [
+        ("2024-02-12", 7, "x"),
+        ("2024-04-04", 0, "x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("extra", "changes", "said"),
+    [
+        (
+            "CREATE TABLE uses (hit bigint REFERENCES hits)",
+            {"partition_by": None, "partitions": []},
+            "is not there yet when something refers to it",
+        ),
+        (
+            "ALTER TABLE hits DROP CONSTRAINT hits_kind_fkey, ADD CONSTRAINT hits_kind FOREIGN KEY (kind) REFERENCES kinds ON DELETE CASCADE",
+            {},
+            "foreign key hits_kind of public.hits deletes or writes rows",
+        ),
+        ("", {"primary_key": ["at", "id"]}, "does not begin with (id)"),
+    ],
+)
+def test_tables_that_cannot_take_anothers_place_by_log(
+    database: Database, extra: str, changes: dict[str, object], said: str
+) -> None:
+    """By name, before anything is changed."""
+    scenario = ShadowTable.scenarios[2]
+    operation = {**scenario.operations[0]["shadow_table"], **changes}  # type: ignore[dict-item]
+    rollout = Rollout(
+        database,
+        scenario.model_copy(
+            update={"setup": f"{scenario.setup} {extra}", "operations": ({"shadow_table": operation},)}
+        ),
+    )
+    with pytest.raises(BadInput) as refused:
+        rollout.engine().plan(rollout.migration)
+    (found,) = refused.value.problems
+    assert found.rule == "logged-sync"
+    assert said in found.what
+    assert rollout.dump() == rollout.before
 
 
 def test_the_gate_the_verification_and_the_command(database: Database) -> None:

@@ -24,7 +24,8 @@ LEVELS: tuple[Isolation, ...] = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZA
 class Edge:
     """Where the backfill is, for writers that want to be there."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int = ROWS) -> None:
+        self._rows = rows
         self._lock = threading.Lock()
         self._at = 0.0
 
@@ -36,7 +37,7 @@ class Edge:
         """An account around the edge."""
         with self._lock:
             at = self._at
-        return max(1, min(ROWS, int(at * ROWS + rng.gauss(300, 600))))
+        return max(1, min(self._rows, int(at * self._rows + rng.gauss(300, 600))))
 
 
 @pytest.mark.parametrize(("naive", "options"), [(False, {}), (False, {"rows": "needed"}), (True, {})])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.integration.rows.stage import Rows
+from tests.integration.rows.test_logged_shadow import NEW, Events
 from tests.integration.rows.test_stress import LEVELS, ROWS, Edge
 from tests.support.servers import Database
 from tests.support.writers import Writers
@@ -147,3 +149,86 @@ def test_chasing_the_edge(database: Database, naive: bool) -> None:
         assert zombies + missing + stale > 0
     else:
         assert (zombies, missing, stale) == (0, 0, 0)
+
+
+def hits_old(edge: Edge, slot: int) -> Work:
+    def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        # An application thinks; what must keep up with it shares the processors.
+        time.sleep(rng.uniform(0, 0.02))
+        connection.execute("SELECT 1 FROM public.events LIMIT 1")
+        for _ in range(3):
+            event = edge.near(rng) // 6 * 6 + slot
+            kind = rng.randrange(6 if slot else 4)
+            if kind == 0:
+                connection.execute("DELETE FROM public.events WHERE id = %s", [event])
+            elif kind == 1:
+                connection.execute(
+                    "INSERT INTO public.events (id, kind) VALUES (%s, 'again') ON CONFLICT (id) DO UPDATE SET kind = 'met'",
+                    [event],
+                )
+            elif kind == 2:
+                connection.execute(
+                    "UPDATE public.events SET id = -nextval('public.moved') WHERE id = %s", [event]
+                )
+            elif kind == 3:
+                connection.execute("UPDATE public.events SET kind = kind || 'o' WHERE id = %s", [event])
+            else:
+                connection.execute(
+                    "UPDATE public.events SET at = timestamptz '2024-01-01' + %s * interval '1 day' WHERE id = %s",
+                    [rng.randrange(90), event],
+                )
+
+    return work
+
+
+def hits_new(edge: Edge, slot: int) -> Work:
+    def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        time.sleep(rng.uniform(0, 0.01))
+        event = max(0, edge.near(rng) - rng.choice([0, 1000])) // 6 * 6 + slot
+        if number % 5 == 0:
+            connection.execute(f"DELETE FROM {NEW} WHERE id = %s", [event])
+        elif number % 5 < 3:
+            connection.execute(f"UPDATE {NEW} SET kind = kind || 'n' WHERE id = %s", [event])
+        else:
+            connection.execute(
+                f"UPDATE {NEW} SET at = timestamptz '2024-01-01' + %s * interval '1 day' WHERE id = %s",
+                [rng.randrange(90), event],
+            )
+
+    return work
+
+
+def test_chasing_the_edge_from_partition_to_partition(database: Database) -> None:
+    """The same where the other table has its rows in partitions, and no index that would tell two of one old key apart.
+
+    Where both versions write one row, the old one does not move it: the server refuses whoever waits for a row that goes to another
+    partition.
+    """
+    events = Events(database, rows=ROWS // 5, filled=False)
+    edge = Edge(ROWS // 5)
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(
+                reconciling(
+                    events.session, (events.mapping,), events.rollout, lock_budget=Options().lock_budget
+                )
+            )
+        with Writers(database.dsn) as writers:
+            for number, level in enumerate(LEVELS):
+                writers.add(f"old {level}", hits_old(edge, number), isolation=level)
+                writers.add(f"new {level}", hits_new(edge, number + 3 if number else 0), isolation=level)
+            writers.wait_for(1)
+            assert backfill(
+                events.session,
+                events.rollout,
+                events.mapping,
+                Options(workers=2, first_rows=100, most_rows=200),
+                Hooks(progress=edge.progress),
+            ).complete
+            writers.wait_for(5)
+        writers.report.assert_only()
+    events.reconcile()
+    assert database.execute("SELECT count(*) FROM zdm.row_changes") == [(0,)]
+    assert database.execute("SELECT count(*) FROM zdm.sync_failures") == [(0,)]
+    assert events.bad() == (0, 0, 0)
+    assert database.value(f"SELECT count(*) FROM {NEW}") == database.value("SELECT count(*) FROM events")
