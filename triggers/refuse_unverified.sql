@@ -23,7 +23,7 @@ BEGIN
       zdm_partition.relname, {wrong}) INTO zdm_wrong;
     IF zdm_wrong THEN
       RAISE EXCEPTION USING ERRCODE = '55000',
-        MESSAGE = pg_catalog.format('%I.%I became a partition of %s after that was verified, and has rows that are not filled',
+        MESSAGE = pg_catalog.format('%I.%I became %s after that was verified, and has rows that are not filled',
           zdm_partition.nspname, zdm_partition.relname, {called}),
         HINT = 'Run zdm verify --repair for this migration, then advance again.';
     END IF;

@@ -168,9 +168,7 @@ class _Run:
             tracker.sweeping()
             self._steadily(lambda conn: sweep(conn, job, self._rollout), tracker)
         # A partition that came while the others were filled is filled as well.
-        if self._mapping.partitioned and not self._steadily(
-            lambda conn: same_parts(conn, self._mapping, found)
-        ):
+        if self._mapping.spread and not self._steadily(lambda conn: same_parts(conn, self._mapping, found)):
             raise FileChanged
         self._steadily(lambda conn: self._mark(conn, backfills.finish), tracker)
         tracker.finished()

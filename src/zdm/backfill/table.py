@@ -10,12 +10,14 @@ import psycopg
 from psycopg import sql
 
 from zdm.catalog.backfills import Part
-from zdm.db.partitions import leaves
+from zdm.db.partitions import holding
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import BadInput, Drift
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
+from zdm.sql import children
 from zdm.sql.identifiers import any_of, column, comma, qualified_name, trusted, type_name
+from zdm.sql.partitions import over_family
 from zdm.sql.rows import failed, fill_assignments, render, settle_assignments, unsettled
 
 
@@ -52,7 +54,12 @@ def shapes(conn: psycopg.Connection[Any], mapping: TableMapping) -> list[Shape]:
     Drift: it is not there any more.
     BadInput: it is of another kind than it was.
     """
-    found = {leaf.oid: leaf.name for leaf in leaves(conn, mapping.oid)}
+    found = {leaf.oid: leaf.name for leaf in holding(conn, mapping)}
+    if mapping.has_children:
+        # What is filled must be kept in step from then on; a child that came without triggers is left until it has them.
+        with transaction(conn, read_only=True):
+            bare = {number for number, *_ in conn.execute(children.lacking(mapping)).fetchall()}
+        found = {oid: name for oid, name in found.items() if oid not in bare}
     rows = conn.execute(
         """
         SELECT c.oid::int8, pg_catalog.pg_relation_filenode(c.oid)::int8,
@@ -108,22 +115,27 @@ def may_silence(conn: psycopg.Connection[Any]) -> bool:
         return False
 
 
+_FIRING = r"""
+SELECT t.tgname FROM pg_catalog.pg_trigger t
+WHERE t.tgparentid = 0 AND t.tgrelid IN {family} AND NOT t.tgisinternal AND t.tgname NOT LIKE '~zdm\_%'
+  AND t.tgtype & 16 <> 0 AND t.tgenabled = ANY ({enabled}::"char"[])
+  AND (t.tgattr = '' OR EXISTS (
+    SELECT FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr) AND a.attname = ANY ({touched}::text[])))
+ORDER BY t.tgname
+"""
+
+
 def triggers_that_fire(conn: psycopg.Connection[Any], mapping: TableMapping, *, silenced: bool) -> list[str]:
     """The user's triggers that an UPDATE of the new columns and the marker fires, by name."""
     touched = [new.name for group in mapping.groups for new in group.new] + [mapping.marker]
     rows = conn.execute(
-        r"""
-        SELECT t.tgname FROM pg_catalog.pg_trigger t
-        WHERE (t.tgrelid = %(oid)s OR t.tgparentid = 0 AND t.tgrelid IN (
-            SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid::pg_catalog.regclass) p))
-          AND NOT t.tgisinternal AND t.tgname NOT LIKE '~zdm\_%%'
-          AND t.tgtype & 16 <> 0 AND t.tgenabled = ANY (%(enabled)s)
-          AND (t.tgattr = '' OR EXISTS (
-              SELECT FROM pg_catalog.pg_attribute a
-              WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr) AND a.attname = ANY (%(touched)s)))
-        ORDER BY t.tgname
-        """,
-        {"oid": mapping.oid, "touched": touched, "enabled": ["A", "R"] if silenced else ["O", "A"]},
+        over_family(
+            _FIRING,
+            mapping.oid,
+            touched=sql.Literal(touched),
+            enabled=sql.Literal(["A", "R"] if silenced else ["O", "A"]),
+        )
     ).fetchall()
     return [row[0] for row in rows]
 

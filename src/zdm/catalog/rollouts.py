@@ -250,17 +250,30 @@ def is_paused(conn: psycopg.Connection[Any], rollout: int) -> bool:
     return row is not None and bool(row[0])
 
 
+# What is done to a table is done to all that inherits from it.
+_HOLDS = """
+WITH RECURSIVE self (oid) AS (
+  SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE n.nspname = %(schema)s AND c.relname = %(name)s
+), above (oid) AS (
+  SELECT oid FROM self UNION SELECT h.inhparent FROM above a JOIN pg_catalog.pg_inherits h ON h.inhrelid = a.oid
+), below (oid) AS (
+  SELECT oid FROM self UNION SELECT h.inhrelid FROM below b JOIN pg_catalog.pg_inherits h ON h.inhparent = b.oid
+)
+SELECT DISTINCT rollout FROM zdm.rollout_tables
+WHERE active AND (schema_name = %(schema)s AND table_name = %(name)s
+  OR table_oid IN (SELECT oid FROM above UNION SELECT oid FROM below))
+"""
+
+
 def conflicts(
     conn: psycopg.Connection[Any], tables: Iterable[QualifiedName]
 ) -> list[tuple[QualifiedName, Rollout]]:
-    """Those of `tables` that a rollout under way changes, each with that rollout."""
+    """Those of `tables` that a rollout under way changes, each with that rollout; by a parent or child of theirs as well."""
     found: list[tuple[QualifiedName, Rollout]] = []
     with conn.cursor(row_factory=tuple_row) as cursor:
         for table in tables:
-            cursor.execute(
-                "SELECT rollout FROM zdm.rollout_tables WHERE schema_name = %s AND table_name = %s AND active",
-                [table.schema_, table.name],
-            )
+            cursor.execute(_HOLDS, {"schema": table.schema_, "name": table.name})
             found += [(table, get(conn, row[0])) for row in cursor.fetchall()]
     return found
 

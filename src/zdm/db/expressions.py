@@ -28,6 +28,7 @@ from zdm.model.expression import ColumnRef, Expression, Volatility
 from zdm.model.mapping import ColumnGroup, NewColumn, OldColumn, TableMapping
 from zdm.model.plan import Roundtrip
 from zdm.sql.identifiers import differs
+from zdm.sql.partitions import over_family
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,16 +479,16 @@ def _measure(
     return Measured(measured, everything and rows <= size * 2)
 
 
+_ROWS = """
+SELECT sum(pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::float8
+  * CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples / c.relpages ELSE 50 END)
+FROM pg_catalog.pg_class c WHERE c.relkind = 'r' AND c.oid IN {family}
+"""
+
+
 def _estimate(conn: Connection, mapping: TableMapping) -> float:
     """Rows by the table's present size and the density it had when it was last analysed; 50 a page if it never was."""
-    found = fetch_value(
-        conn,
-        "SELECT sum(pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::float8"
-        " * CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples / c.relpages ELSE 50 END)"
-        " FROM pg_catalog.pg_class c WHERE c.oid = %(oid)s"
-        " OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(%(oid)s::regclass) WHERE isleaf)",
-        {"oid": mapping.oid},
-    )
+    found = fetch_value(conn, over_family(_ROWS, mapping.oid))
     return float(found or 0)
 
 

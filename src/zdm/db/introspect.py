@@ -11,6 +11,7 @@ from typing import Any, LiteralString, cast
 import psycopg
 from psycopg import pq, sql
 
+from zdm.db.routes import routes
 from zdm.db.session import Connection, execute_one, fetch_value, search_path_of, transaction
 from zdm.errors import BadInput
 from zdm.model.mapping import Comparison
@@ -61,16 +62,23 @@ GROUP BY r.root
 """
 
 
+# The direct parents by the table's number.
+_PARENTS = """
+SELECT h.inhrelid::int8, n.nspname, p.relname FROM pg_inherits h
+JOIN pg_class p ON p.oid = h.inhparent JOIN pg_namespace n ON n.oid = p.relnamespace
+WHERE h.inhrelid = ANY (%s::oid[]) ORDER BY h.inhseqno
+"""
+
+
 def _with_partitions(conn: Connection, tables: Sequence[Table]) -> list[Table]:
-    """The tables, partitioned ones with what they are made of."""
-    roots = [table.oid for table in tables if table.partitioned]
+    """The tables; those that are partitioned, or in a tree of inheritance, with what they are made of."""
+    roots = [table.oid for table in tables if table.partitioned or table.kind is TableKind.INHERITED]
     if not roots:
         return list(tables)
     query = files("zdm.db").joinpath("partitions.sql").read_text(encoding="utf-8")
     found: dict[int, list[Partition]] = {root: [] for root in roots}
-    for root, schema, name, oid, kind, owner, may_alter, own, triggers in conn.execute(
-        query, {"roots": roots}
-    ).fetchall():
+    rows = conn.execute(query, {"roots": roots}).fetchall()
+    for root, schema, name, oid, kind, owner, may_alter, own, triggers, columns, merged, above in rows:
         partition = Partition(
             name=QualifiedName(schema_=schema, name=name),
             oid=oid,
@@ -79,24 +87,36 @@ def _with_partitions(conn: Connection, tables: Sequence[Table]) -> list[Table]:
             may_alter=may_alter,
             own=tuple(Dependent(**d) for d in own),
             triggers=tuple(Trigger(**t) for t in triggers),
+            columns=tuple(columns),
+            merged=tuple(merged),
+            parents=tuple(QualifiedName(**p) for p in above),
         )
         found[root].append(partition)
     keys = {
         root: (tuple(columns), expressions)
         for root, columns, expressions in conn.execute(_PARTITION_KEYS, [roots]).fetchall()
     }
-    return [
-        table.model_copy(
-            update={
+    parents: dict[int, list[QualifiedName]] = {}
+    for oid, schema, name in conn.execute(_PARENTS, [roots]).fetchall():
+        parents.setdefault(oid, []).append(QualifiedName(schema_=schema, name=name))
+    made = []
+    for table in tables:
+        update: dict[str, object] = {}
+        if table.oid in found:
+            update = {
                 "partitions": tuple(found[table.oid]),
+                "parents": () if table.partitioned else tuple(parents.get(table.oid, ())),
+            }
+        if table.kind is TableKind.INHERITED and found[table.oid]:
+            names = [table.name.name, *(child.name.name for child in found[table.oid])]
+            update["routes"] = routes(conn, table.oid, names)
+        if table.partitioned:
+            update |= {
                 "partition_key": keys[table.oid][0],
                 "partition_expressions": keys[table.oid][1],
             }
-        )
-        if table.partitioned
-        else table
-        for table in tables
-    ]
+        made.append(table.model_copy(update=update) if update else table)
+    return made
 
 
 _COLUMNS = 10

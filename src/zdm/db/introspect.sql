@@ -1,11 +1,15 @@
 -- One row for each relation asked for, everything about it as jsonb. Runs under the pinned settings, so that whatever
 -- the server deparses comes qualified. Parameters: %(schemas)s and %(names)s, two text arrays of one length.
-WITH asked AS (
+WITH RECURSIVE asked AS (
   SELECT c.*, n.nspname
   FROM ROWS FROM (unnest(%(schemas)s::text[]), unnest(%(names)s::text[])) AS w (schema_name, table_name)
   JOIN pg_namespace n ON n.nspname = w.schema_name
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.table_name
   WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm')
+), family (root, oid) AS (  -- the table itself, its partitions, and what inherits from it
+  SELECT asked.oid, asked.oid FROM asked WHERE asked.relkind IN ('r', 'p')
+  UNION
+  SELECT f.root, h.inhrelid FROM family f JOIN pg_inherits h ON h.inhparent = f.oid WHERE NOT h.inhdetachpending
 )
 SELECT
   t.nspname, t.relname, t.oid::int8,
@@ -19,12 +23,12 @@ SELECT
        ELSE 'table' END AS kind,
   pg_get_userbyid(t.relowner) AS owner,
   pg_has_role(t.relowner, 'USAGE') AS may_alter,
-  CASE WHEN t.relkind <> 'p' THEN t.reltuples::float8
+  CASE WHEN t.relkind NOT IN ('r', 'p') THEN t.reltuples::float8
        ELSE (SELECT CASE WHEN bool_and(l.reltuples >= 0) THEN sum(l.reltuples)::float8 ELSE -1 END
-             FROM pg_partition_tree(t.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf) END AS rows,
-  CASE WHEN t.relkind IN ('r', 'm') THEN coalesce(pg_table_size(t.oid), 0)
-       WHEN t.relkind = 'p' THEN (SELECT coalesce(sum(pg_table_size(p.relid)), 0)::int8 FROM pg_partition_tree(t.oid) p
-             WHERE p.isleaf) ELSE 0 END AS bytes,
+             FROM family f JOIN pg_class l ON l.oid = f.oid WHERE f.root = t.oid AND l.relkind = 'r') END AS rows,
+  CASE WHEN t.relkind = 'm' THEN coalesce(pg_table_size(t.oid), 0)
+       WHEN t.relkind IN ('r', 'p') THEN (SELECT coalesce(sum(pg_table_size(l.oid)), 0)::int8
+             FROM family f JOIN pg_class l ON l.oid = f.oid WHERE f.root = t.oid AND l.relkind = 'r') ELSE 0 END AS bytes,
   t.relrowsecurity AS row_security,
   obj_description(t.oid, 'pg_class') AS comment,
 
@@ -43,6 +47,7 @@ SELECT
       'storage', CASE WHEN a.attstorage <> y.typstorage THEN CASE a.attstorage WHEN 'p' THEN 'plain' WHEN 'e' THEN 'external'
         WHEN 'x' THEN 'extended' WHEN 'm' THEN 'main' ELSE '' END ELSE '' END,
       'compression', CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE '' END,
+      'inherited', a.attinhcount > 0 AND NOT t.relispartition,
       'statistics', nullif(a.attstattarget, -1), 'options', coalesce(to_jsonb(a.attoptions), '[]'),
       'numbered_for', CASE WHEN a.attidentity = '' THEN '[]' ELSE (
         SELECT coalesce(jsonb_agg(CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END), '[]')
@@ -72,6 +77,7 @@ SELECT
       'index', CASE WHEN c.contype IN ('p', 'u', 'x') THEN (SELECT x.relname FROM pg_class x WHERE x.oid = c.conindid) END,
       'references', (SELECT jsonb_build_object('schema_', n.nspname, 'name', r.relname) FROM pg_class r
         JOIN pg_namespace n ON n.oid = r.relnamespace WHERE r.oid = c.confrelid AND c.contype = 'f'),
+      'inherited', c.coninhcount > 0 AND NOT t.relispartition,
       'comment', obj_description(c.oid, 'pg_constraint')) ORDER BY c.contype = 'n', c.conname), '[]')
    FROM pg_constraint c WHERE c.conrelid = t.oid AND c.contype IN ('p', 'u', 'f', 'c', 'x', 'n')
      -- a foreign key to a partitioned table has one more row for each partition, which is nobody's to name
@@ -123,13 +129,12 @@ SELECT
       ) ORDER BY g.tgname), '[]')
    FROM pg_trigger g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgname !~ '^[~!]zdm_') AS triggers,
 
-  -- rules that rewrite statements on it, or on one of its partitions -----------------------------------------------------
+  -- rules that rewrite statements on it, or on a partition or child of it ------------------------------------------------
   (SELECT coalesce(jsonb_agg(jsonb_build_object(
       'name', format('%%I on %%I.%%I', r.rulename, n.nspname, c.relname),
       'event', CASE r.ev_type WHEN '2' THEN 'update' WHEN '3' THEN 'insert' ELSE 'delete' END) ORDER BY r.rulename), '[]')
    FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
-   WHERE r.ev_enabled <> 'D' AND r.ev_type <> '1' AND t.relkind IN ('r', 'p')
-     AND (r.ev_class = t.oid OR t.relkind = 'p' AND r.ev_class IN (SELECT p.relid FROM pg_partition_tree(t.oid) p))) AS rules,
+   WHERE r.ev_enabled <> 'D' AND r.ev_type <> '1' AND r.ev_class IN (SELECT f.oid FROM family f WHERE f.root = t.oid)) AS rules,
 
   -- whatever else hangs on it ------------------------------------------------------------------------------------------
   (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', z.kind, 'name', z.name, 'oid', z.oid::int8, 'digest', coalesce(CASE

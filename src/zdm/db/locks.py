@@ -83,7 +83,7 @@ class LockBudget:
 
 @dataclass(frozen=True, slots=True)
 class WaitReport:
-    """What we are waiting for, for people: told before each wait, and about once a second while it lasts.
+    """What we are waiting for and who is in the way, one line for people: told before each wait, and about once a second.
 
     reason: "older transaction", "autovacuum", "lock timeout", "deadlock", "too long under lock" or "older snapshots".
     """
@@ -93,6 +93,10 @@ class WaitReport:
     waited: timedelta
     sleeping: timedelta
     blockers: tuple[Blocker, ...] = field(default=())
+
+    def __str__(self) -> str:
+        who = "; ".join(str(blocker) for blocker in self.blockers)
+        return f"waiting ({self.reason}){': ' + who if who else ''}"
 
 
 OnWait = Callable[[WaitReport], None]

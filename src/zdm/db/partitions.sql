@@ -1,12 +1,13 @@
--- One row for each descendant of the partitioned tables in %(roots)s, with what it has of its own on its columns, and its own
--- triggers, as jsonb. Runs under the pinned settings, so that whatever the server deparses comes qualified.
-WITH tree AS (
-  SELECT r.root, p.relid, p.isleaf
-  FROM unnest(%(roots)s::oid[]) AS r (root) CROSS JOIN LATERAL pg_partition_tree(r.root) AS p
-  WHERE p.level > 0
+-- One row for each descendant of the tables in %(roots)s, partitions or what inherits from them, with what it has of its own on
+-- its columns, and its own triggers, as jsonb. Runs under the pinned settings, so that whatever the server deparses comes qualified.
+WITH RECURSIVE tree (root, relid) AS (
+  SELECT h.inhparent, h.inhrelid FROM pg_inherits h WHERE h.inhparent = ANY (%(roots)s::oid[]) AND NOT h.inhdetachpending
+  UNION
+  SELECT t.root, h.inhrelid FROM tree t JOIN pg_inherits h ON h.inhparent = t.relid WHERE NOT h.inhdetachpending
 )
 SELECT t.root::int8, n.nspname, c.relname, c.oid::int8,
-  CASE c.relkind WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table' ELSE 'partition' END AS kind,
+  CASE c.relkind WHEN 'p' THEN 'partitioned table' WHEN 'f' THEN 'foreign table'
+    ELSE CASE WHEN c.relispartition THEN 'partition' ELSE 'child table' END END AS kind,
   pg_get_userbyid(c.relowner) AS owner,
   pg_has_role(c.relowner, 'USAGE') AS may_alter,
   (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', own.kind, 'name', own.name, 'columns', (
@@ -40,18 +41,20 @@ SELECT t.root::int8, n.nspname, c.relname, c.oid::int8,
        FROM pg_constraint k CROSS JOIN LATERAL unnest(k.confkey) AS u (attnum)
        WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0
        UNION ALL
-       SELECT CASE WHEN a.acl THEN 'column grant' WHEN a.comment THEN 'comment' WHEN a.default THEN 'default' ELSE 'setting' END,
+       SELECT CASE WHEN a.acl THEN 'column grant' WHEN a.comment THEN 'comment' WHEN a.default THEN 'default'
+              WHEN a.required THEN 'NOT NULL' ELSE 'setting' END,
               a.attname, a.attnum
        FROM (
          SELECT m.attname, m.attnum, m.attacl IS NOT NULL AS acl, col_description(c.oid, m.attnum) IS NOT NULL AS comment,
            pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM pg_get_expr(e.adbin, e.adrelid) AS default,
+           m.attnotnull AND NOT o.attnotnull AS required,
            (m.attstorage, m.attcompression, m.attstattarget, m.attoptions)
              IS DISTINCT FROM (o.attstorage, o.attcompression, o.attstattarget, o.attoptions) AS setting
          FROM pg_attribute m JOIN pg_attribute o ON o.attrelid = t.root AND o.attname = m.attname
          LEFT JOIN pg_attrdef d ON d.adrelid = m.attrelid AND d.adnum = m.attnum
          LEFT JOIN pg_attrdef e ON e.adrelid = o.attrelid AND e.adnum = o.attnum
          WHERE m.attrelid = c.oid AND m.attnum > 0 AND NOT m.attisdropped) AS a
-       WHERE a.acl OR a.comment OR a.default OR a.setting
+       WHERE a.acl OR a.comment OR a.default OR a.required OR a.setting
        UNION ALL
        SELECT CASE p.classid WHEN 'pg_rewrite'::regclass THEN 'view or rule' WHEN 'pg_policy'::regclass THEN 'policy'
               WHEN 'pg_statistic_ext'::regclass THEN 'statistics' WHEN 'pg_proc'::regclass THEN 'function'
@@ -77,6 +80,14 @@ SELECT t.root::int8, n.nspname, c.relname, c.oid::int8,
             AND p.refclassid = 'pg_class'::regclass AND p.refobjid = c.oid AND p.refobjsubid = a.attnum)))
       ) ORDER BY g.tgname), '[]')
    FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgparentid = 0
-     AND NOT starts_with(g.tgname::text, '~zdm_')) AS triggers
+     AND g.tgname !~ '^[~!]zdm_') AS triggers,
+  (SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
+   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+  (SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
+   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+     AND (a.attinhcount > 1 OR a.attinhcount = 1 AND a.attislocal)) AS merged,
+  (SELECT coalesce(jsonb_agg(jsonb_build_object('schema_', s.nspname, 'name', p.relname) ORDER BY h.inhseqno), '[]')
+   FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent JOIN pg_namespace s ON s.oid = p.relnamespace
+   WHERE h.inhrelid = c.oid) AS parents
 FROM tree t JOIN pg_class c ON c.oid = t.relid JOIN pg_namespace n ON n.oid = c.relnamespace
 ORDER BY c.oid

@@ -14,6 +14,7 @@ from zdm.catalog.lease import Lease
 from zdm.catalog.steps import StepStatus
 from zdm.db.locks import LockBudget, WaitReport, run_concurrently, run_locked, run_scan
 from zdm.db.session import Connection, OutcomeUnknown, Session, transaction
+from zdm.engine.children import Children
 from zdm.engine.partitions import Partitions
 from zdm.engine.reconcile import drain
 from zdm.engine.reporter import Reporter
@@ -171,10 +172,14 @@ class Executor:
         first: tuple[str, ...] = ()
         if mapping.partitioned and mapping.needs_sync:
             self._sync_partitioned(action, mapping)
+        inherited = mapping.has_children and mapping.needs_sync
+        children = Children(self.session, mapping, self.rollout, self.budget, self.guard, self._waiting)
         if action.remove:
+            if inherited:
+                children.remove()
             if sync_installed(self.session, mapping):
                 statements = sync.remove(mapping, self.rollout)
-                locks = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE),)
+                locks = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE, only=inherited),)
             else:
                 # The swap has dropped the triggers; DROP TRIGGER IF EXISTS would lock the table for nothing.
                 statements = tuple(sync.drop_functions(mapping, self.rollout))
@@ -186,8 +191,13 @@ class Executor:
         else:
             objects = sync.install(mapping, self.rollout, action.authority)
             first, statements = objects.functions, objects.triggers + objects.comments
-            locks = (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE),)
-        run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=first)
+            locks = (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE, only=inherited),)
+        keeps = inherited and not action.remove
+        done = self.guard if keeps else mark
+        run_locked(self.session, statements, locks, self.budget, done, self._waiting, first=first)
+        if keeps:
+            children.keep_in_step()
+            self._in_own_transaction(mark)
 
     def _sync_rows(self, action: Sync, mark: Mark) -> None:
         mapping = self.rows(action.table)
@@ -306,7 +316,7 @@ class Executor:
 
     def _waiting(self, report: WaitReport) -> None:
         self.attempts = max(self.attempts, report.attempt)
-        self.reporter.waiting(describe_wait(report))
+        self.reporter.waiting(str(report))
 
     @staticmethod
     def _ran(
@@ -350,9 +360,3 @@ def by_another_zdm(conn: Session, mapping: TableMapping, rollout: int) -> list[s
         item for item in sync.expected_objects(mapping, rollout, Authority.OLD) if item.kind == "trigger"
     ]
     return sync.by_another_zdm(expected, rows)
-
-
-def describe_wait(report: WaitReport) -> str:
-    """One line for people: what is waited for, and who is in the way."""
-    who = "; ".join(str(blocker) for blocker in report.blockers)
-    return f"waiting ({report.reason}){': ' + who if who else ''}"

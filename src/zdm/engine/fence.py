@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from zdm.catalog import rollouts
 from zdm.db.locks import run_locked
 from zdm.db.session import fetch_value, transaction
-from zdm.engine.executor import Executor, describe_wait
+from zdm.engine.executor import Executor
 from zdm.engine.leased import leased
 from zdm.engine.move_gates import evaluate_gates, refuse_drift
 from zdm.engine.results import FenceResult
@@ -25,8 +25,8 @@ def _installer(work: Work, *, fenced: bool) -> Callable[[TableMapping, Authority
     def install(mapping: TableMapping, authority: Authority) -> Sequence[str]:
         # The triggers' definitions follow the renames, so their comments must as well.
         made = sync.install(mapping, work.rollout.id, authority)
-        # On each partition of a table they would take too long to make again, and need not be.
-        statements = list(made.functions + made.comments if mapping.partitioned else made.statements)
+        # On each partition or child of a table they would take too long to make again, and need not be.
+        statements = list(made.functions + made.comments if mapping.spread else made.statements)
         for planned in work.plan.row_mappings:
             if planned.old.oid == mapping.oid:
                 rows = fence.effective_rows(planned, work.plan, fenced=fenced)
@@ -170,7 +170,7 @@ def _do(work: Work, executor: Executor, part: FencePart) -> None:
         part.action.locks,
         work.budget,
         executor.guard,
-        lambda report: work.reporter.waiting(describe_wait(report)),
+        lambda report: work.reporter.waiting(str(report)),
     )
 
 

@@ -35,12 +35,20 @@ from zdm.operations.migration import Migration
 from zdm.operations.shape import BEFORE, DraftNew, ShapeColumn, TableShape, is_sequence_default
 from zdm.operations.succession import plain_defaults
 from zdm.sql import pairs
+from zdm.sql.partitions import over_family
 
 MARKER = "_zdm_state"
 MOST_COLUMNS = 1600
 """What the server allows, dropped columns counted."""
 OUR_TRIGGERS = b"~zdm_1"
 """How the first of the sync triggers' names begins; the server fires triggers in the bytewise order of their names."""
+
+
+_MOST_COLUMNS_THERE = """
+SELECT c.oid::pg_catalog.regclass::text, max(a.attnum), count(*) FILTER (WHERE a.attisdropped)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+WHERE c.oid IN {family} GROUP BY c.oid ORDER BY 2 DESC LIMIT 1
+"""
 
 
 @dataclass(slots=True)
@@ -136,6 +144,7 @@ class Mapper:
             ),
             dropped_in_new=shape.dropped,
             partitioned=table.partitioned,
+            has_children=table.has_children,
         )
         if self.problems or not mapping.needs_sync or shape.expose is Expose.COLUMNS:
             return mapping
@@ -193,14 +202,7 @@ class Mapper:
         added = len(shape.all_new()) + (1 if shape.groups else 0)
         if not added:
             return
-        row = self.conn.execute(
-            """SELECT c.oid::pg_catalog.regclass::text, max(a.attnum), count(*) FILTER (WHERE a.attisdropped)
-               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-               WHERE c.oid = %(oid)s
-                 OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid::pg_catalog.regclass) p)
-               GROUP BY c.oid ORDER BY 2 DESC LIMIT 1""",
-            {"oid": shape.table.oid},
-        ).fetchone()
+        row = self.conn.execute(over_family(_MOST_COLUMNS_THERE, shape.table.oid)).fetchone()
         if row is not None and row[1] + added > MOST_COLUMNS:
             name, there, dropped = row
             self.problems.append(
@@ -625,7 +627,7 @@ def _column(table: Table, name: str):  # type: ignore[no-untyped-def]
 
 def _free(name: str, shape: TableShape) -> str:
     """A name for the marker that neither the table has nor a new column takes: that of `state` begins like it."""
-    taken = {c.name for c in shape.table.columns} | {new.physical for new in shape.all_new()}
+    taken = shape.physical_names()
     candidate, count = name, 1
     while candidate in taken:
         count += 1

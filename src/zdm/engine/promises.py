@@ -144,14 +144,16 @@ def _planned(table: QualifiedName, mapping: TableMapping | None, draft: Draft) -
     """The table as it will be once it is filled: new columns are what `up` makes of the row."""
     if mapping is None:
         known = draft.tables.get(table)
-        return Source(table, {}, known.key if known is not None else ())
+        return Source(
+            table, {}, known.key if known is not None else (), known is not None and known.has_children
+        )
     derived: dict[str, sql.Composable] = {
         new.name: sql.SQL("CAST({} AS {})").format(render(new.up), sql.SQL(new.type))
         for group in mapping.groups
         for new in group.new
         if new.up is not None and not group.elsewhere
     }
-    return Source(table, derived, mapping.key)
+    return Source(table, derived, mapping.key, mapping.has_children)
 
 
 def _finding(promise: Promise, found: Measured) -> list[Finding]:
@@ -238,4 +240,4 @@ def _present(plan: Plan, table: QualifiedName, *, fenced: bool) -> Source:
     renamed: dict[str, sql.Composable] = (
         {name: sql.Identifier(aside(name)) for name in fenced_columns(planned)} if fenced else {}
     )
-    return Source(now.table, renamed, planned.key)
+    return Source(now.table, renamed, planned.key, planned.has_children)

@@ -17,13 +17,15 @@ from zdm.backfill.run import backfill
 from zdm.catalog import rollouts, verifications
 from zdm.catalog.lease import Lease
 from zdm.catalog.verifications import Verification
-from zdm.db.session import Session, transaction
+from zdm.db.locks import WaitReport
+from zdm.db.session import Connection, Session, transaction
+from zdm.engine.children import Children
 from zdm.engine.promises import promise_checks
 from zdm.engine.reconcile import carry_over, drain, logged
 from zdm.engine.results import BackfillResult, TableBackfill, TableVerification, VerifyResult, Violation
 from zdm.engine.work import Work
 from zdm.errors import Busy, Interrupted
-from zdm.model.mapping import Authority
+from zdm.model.mapping import Authority, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import RowMapping
 from zdm.sql.rows import Kind, describe
@@ -94,7 +96,27 @@ class RowWorker:
                 workers=work.settings.workers, lock_budget=work.settings.lock_budget, again=again
             )
             mapping = work.rows(table) or work.mapping(table)
+            if isinstance(mapping, TableMapping) and mapping.has_children and mapping.needs_sync:
+                self._keep_in_step(mapping)
             return backfill(self.connect, work.rollout.id, mapping, options, hooks)
+
+    def _keep_in_step(self, mapping: TableMapping) -> None:
+        """Children that came since the sync was installed get their triggers before they are filled."""
+        work = self.work
+
+        def guard(conn: Connection) -> None:
+            with conn.cursor() as cursor:
+                self.lease.guard(cursor)
+
+        def waiting(report: WaitReport) -> None:
+            work.reporter.waiting(str(report))
+
+        with self.connect() as session:
+            children = Children(session, mapping, work.rollout.id, work.budget, guard, waiting)
+            if came := children.keep_in_step():
+                work.reporter.note(
+                    f"{came} more tables that inherit from {mapping.table} are kept in step now"
+                )
 
     def verify_and_store(self, table: QualifiedName) -> int:
         """Verify one table for a step; returns the rows compared.

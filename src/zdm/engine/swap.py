@@ -18,7 +18,7 @@ from zdm.operations.base import Context
 from zdm.operations.shadow_steps import swap_statements
 from zdm.operations.shadows import Shadow
 from zdm.operations.shape import ShapeColumn, TableShape
-from zdm.sql import pairs, row_log, row_sync, sync, views
+from zdm.sql import children, pairs, row_log, row_sync, sync, views
 from zdm.sql.fence import aside
 from zdm.sql.partitions import refuse_unverified
 from zdm.sql.templates import dollar_quoted
@@ -91,6 +91,9 @@ def _swap(
             remake.append(views.stamp_view(made, plan.new_schema))
     # The triggers' names do not depend on the rollout; the functions, whose names do, go in a step of their own.
     triggers = sync.drop_triggers(mapping)
+    if mapping.has_children and mapping.needs_sync:
+        # A function's name has the rollout's number, which is not known yet; the table's is enough.
+        triggers.append(children.drop_triggers(mapping, "sync_"))
     for rows in plan.row_mappings:
         if rows.old.table == mapping.table:
             # Those of the new side went before, since what they call writes the columns that go here. A log is carried over to
@@ -105,7 +108,7 @@ def _swap(
         shown = created_view(shadow.name, context.draft.created[shadow.name])
         remake = [*swap_statements(shadow), views.stamp_view(shown, plan.new_schema)]
     statements = contract_statements(mapping, shape, following, drop_triggers=triggers, recreate_views=remake)
-    if mapping.partitioned and mapping.needs_sync:
+    if mapping.spread and mapping.needs_sync:
         statements.insert(0, refuse_unverified(mapping))
     if not drops and not statements:
         return None
@@ -188,6 +191,8 @@ def contract_statements(
     if mapping.needs_sync:
         gone.append(mapping.marker)
     statements += _alter(t, (sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in gone))
+    if mapping.has_children and gone:
+        statements.append(children.drop_columns(mapping.oid, gone))
     statements += _renames(t, shape.columns)
     fresh = {new.final: new for new in fresh_columns(mapping)}
     changes: list[sql.Composable] = []
@@ -212,6 +217,8 @@ def contract_statements(
     # The replica identity is given to an index that still has its temporary name; the key gives it the final one.
     statements += following.after
     statements += after_columns_stand(shape)
+    if mapping.has_children and any(column.fresh for column in shape.columns):
+        statements.append(children.make_own(mapping.oid, [c.name for c in shape.columns if c.fresh]))
     if shape.final_name != mapping.table.name:
         statements.append(text("ALTER TABLE {t} RENAME TO {n}", t=t, n=sql.Identifier(shape.final_name)))
     return [*statements, *recreate_views]

@@ -20,6 +20,7 @@ from zdm.model.step import (
 )
 from zdm.operations.base import split_name
 from zdm.operations.ddl import filling
+from zdm.sql import children
 
 
 def text(template: str, **names: sql.Composable) -> str:
@@ -66,6 +67,14 @@ def _add_columns(mapping: TableMapping) -> Step:
     pieces = [sql.SQL("ADD COLUMN {}").format(_column_definition(new)) for new in fresh_columns(mapping)]
     pieces.append(sql.SQL("ADD COLUMN {} integer").format(sql.Identifier(mapping.marker)))
     drops = [new.name for new in fresh_columns(mapping)] + [mapping.marker]
+    left: tuple[str, ...] = ()
+    if mapping.has_children:
+        pieces.append(
+            sql.SQL("ADD CONSTRAINT {} CHECK ({}) NOT VALID").format(
+                sql.Identifier(children.guard(mapping)), children.in_step(mapping)
+            )
+        )
+        left = (children.drop_columns(mapping.oid, drops),)
     undo = sql.SQL(", ").join(
         sql.SQL("DROP COLUMN IF EXISTS {}").format(sql.Identifier(name)) for name in drops
     )
@@ -84,6 +93,7 @@ def _add_columns(mapping: TableMapping) -> Step:
             Transaction(
                 statements=(
                     text("ALTER TABLE IF EXISTS {t} {actions}", t=table(mapping.table), actions=undo),
+                    *left,
                 ),
                 locks=(brief(mapping.table),),
             ),

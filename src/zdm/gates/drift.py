@@ -16,8 +16,9 @@ from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.row_mapping import RowMapping
 from zdm.model.verdict import Verdict
-from zdm.sql import row_objects, row_sync, sync, views
+from zdm.sql import children, row_objects, row_sync, sync, views
 from zdm.sql.fence import aside, effective, effective_rows
+from zdm.sql.partitions import over_family
 
 _COLUMNS = """
 SELECT c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), n.nspname
@@ -35,10 +36,8 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.relkind = 'v
 # 1: for each row; 2: before. Names sort bytewise.
 _LATER_TRIGGERS = """
 SELECT t.tgname FROM pg_catalog.pg_trigger AS t
-WHERE (t.tgrelid = %(oid)s OR t.tgparentid = 0 AND t.tgrelid IN (
-    SELECT p.relid FROM pg_catalog.pg_partition_tree(%(oid)s::pg_catalog.oid::pg_catalog.regclass) AS p))
-  AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3
-  AND t.tgname COLLATE "C" > %(prefix)s AND NOT pg_catalog.starts_with(t.tgname, %(prefix)s)
+WHERE t.tgparentid = 0 AND t.tgrelid IN {family} AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3
+  AND t.tgname COLLATE "C" > {prefix} AND NOT pg_catalog.starts_with(t.tgname, {prefix})
 ORDER BY t.tgname COLLATE "C"
 """
 
@@ -50,6 +49,12 @@ FROM pg_catalog.pg_partition_tree(%s::pg_catalog.oid::pg_catalog.regclass) AS p 
 LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = p.relid AND t.tgname = w.name
 WHERE p.level > 0 AND t.tgenabled IS DISTINCT FROM 'A'
 ORDER BY 2, 1
+"""
+
+
+_CHILDREN = """
+SELECT h.inhrelid::pg_catalog.regclass::text FROM pg_catalog.pg_inherits AS h JOIN pg_catalog.pg_class AS p ON p.oid = h.inhparent
+WHERE h.inhparent = coalesce(nullif(%s, 0)::pg_catalog.oid, pg_catalog.to_regclass(%s)::pg_catalog.oid) AND p.relkind = 'r' ORDER BY 1
 """
 
 
@@ -94,7 +99,12 @@ def _look(ctx: GateContext, mapping: TableMapping) -> list[str]:
         return [f"table {mapping.table} is gone"]
     if isinstance(columns, str):
         return [columns]
-    return [*_missing_columns(mapping, columns), *_sync_objects(ctx, mapping), *_later_triggers(ctx, mapping)]
+    return [
+        *_missing_columns(mapping, columns),
+        *_sync_objects(ctx, mapping),
+        *_later_triggers(ctx, mapping),
+        *_children(ctx, mapping),
+    ]
 
 
 def _columns(ctx: GateContext, mapping: TableMapping) -> dict[str, str] | str | None:
@@ -143,6 +153,40 @@ def _sync_objects(ctx: GateContext, mapping: TableMapping) -> list[str]:
     return found
 
 
+def _children(ctx: GateContext, mapping: TableMapping) -> list[str]:
+    """What inherits from the table and is not kept in step with it, or would not go the way that the plan says."""
+    if not mapping.needs_sync:
+        return []
+    if not mapping.has_children:
+        return _came(ctx, mapping.oid, mapping.table)
+    found = [
+        f"{child} inherits from {mapping.table} since the plan, and {why}: take it out until cleanup (ALTER TABLE {child} NO INHERIT …)"
+        for child, why in ctx.conn.execute(children.unfit(mapping))
+    ]
+    bare: dict[str, list[str]] = {}
+    for _, schema, name, trigger, what in ctx.conn.execute(children.lacking(mapping)):
+        bare.setdefault(str(qualified(schema, name)), []).append(f"{trigger} {what}")
+    return found + [
+        f"{child}, which inherits from {mapping.table}, {_bare(triggers)}: `zdm backfill {ctx.migration.id}` gives it them"
+        for child, triggers in bare.items()
+    ]
+
+
+def _bare(triggers: list[str]) -> str:
+    if all(text.endswith(" missing") for text in triggers):
+        return "has no sync triggers, since it came after they were made"
+    return f"has not the sync triggers that it needs ({', '.join(triggers)})"
+
+
+def _came(ctx: GateContext, oid: int, table: QualifiedName) -> list[str]:
+    rows = ctx.conn.execute(_CHILDREN, (oid, _written(table)))
+    return [
+        f"{child} inherits from {table} since the plan, which does not know its rows; take it out until cleanup "
+        f"(ALTER TABLE {child} NO INHERIT {table})"
+        for (child,) in rows
+    ]
+
+
 def _rows(ctx: GateContext, mapping: RowMapping) -> list[str]:
     problems: list[str] = []
     for side in row_objects.sides(mapping):
@@ -151,6 +195,7 @@ def _rows(ctx: GateContext, mapping: RowMapping) -> list[str]:
         table = mapping.side(side).table
         problems += [f"{text} (on {table})" for text in sync.findings(expected, there)]
         columns = mapping.side(side)
+        problems += _came(ctx, columns.oid, table)
         known = ctx.conn.execute(_COLUMNS, (columns.oid, _written(table))).fetchall()
         types = {column: type_ for _, column, type_, _ in known}
         for name, type_ in (
@@ -169,7 +214,7 @@ def _written(table: QualifiedName) -> str:
 def _later_triggers(ctx: GateContext, mapping: TableMapping) -> list[str]:
     if not mapping.needs_sync:
         return []
-    rows = ctx.conn.execute(_LATER_TRIGGERS, {"oid": mapping.oid, "prefix": sync.PREFIX})
+    rows = ctx.conn.execute(over_family(_LATER_TRIGGERS, mapping.oid, prefix=sql.Literal(sync.PREFIX)))
     return [
         f"trigger {name} of {mapping.table} fires after the sync and may undo it; rename it"
         for (name,) in rows

@@ -16,7 +16,7 @@ from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.verdict import Verdict
 from zdm.sql.fence import effective
-from zdm.sql.partitions import came_after, disagrees
+from zdm.sql.partitions import came_after, disagrees, part_of
 from zdm.sql.rows import Kind, describe
 
 _PATIENCE = timedelta(seconds=30)
@@ -88,9 +88,9 @@ class Verification(Gate):
         return found + self._unverified(ctx, table, fact)
 
     def _unverified(self, ctx: GateContext, table: QualifiedName, fact: VerificationFact) -> list[str]:
-        """Partitions that came since then with rows in which the sides disagree; mostly such that nobody has filled."""
+        """Partitions or children that came since then with rows in which the sides disagree; mostly such that nobody has filled."""
         mapping = self._mapping(ctx, table)
-        if mapping is None or not mapping.partitioned or not fact.snapshot:
+        if mapping is None or not mapping.spread or not fact.snapshot:
             return []
         snapshot = sql.SQL("{}::pg_catalog.pg_snapshot").format(sql.Literal(fact.snapshot))
         found: list[str] = []
@@ -107,7 +107,7 @@ class Verification(Gate):
                 )
                 if fetch_value(ctx.conn, wrong):
                     found.append(
-                        f"{qualified(schema, name)} became a partition of {table} after that was verified, and has rows that are "
+                        f"{qualified(schema, name)} became a {part_of(mapping)} {table} after that was verified, and has rows that are "
                         "not filled (`--repair` fills them)"
                     )
         return found

@@ -12,6 +12,10 @@ _OURS = ("_zdm_", "~zdm_", "!zdm_", "zdm.pairs_")
 """How the names of zdm's own columns, constraints, indexes, triggers and views begin."""
 
 
+_COPIED = {"comment", "setting", "index setting"}
+"""What a partition or child that is made with LIKE brings along, and can do without."""
+
+
 class Hanging(Value):
     """One thing that stands on a column that goes, as people call it; `digest` tells its definitions apart, where it is known."""
 
@@ -37,6 +41,13 @@ def hanging_on(table: Table, columns: Collection[str], own: Collection[str]) -> 
         *((f"foreign key {k.name} of {k.references}", k.name, k.columns, "") for k in table.referenced_by),
         *((f"{d.kind} {d.name}", d.name, d.columns, d.digest) for d in table.dependents),
     ]
+    for part in table.partitions:
+        named += [
+            (f"{own.kind} {own.name} of {part.name}", own.name, own.columns, "")
+            for own in part.own
+            if own.kind not in _COPIED
+        ]
+        named += [(f"trigger {t.name} of {part.name}", t.name, t.columns, "") for t in part.triggers]
     return {
         what: digest
         for what, name, used, digest in named

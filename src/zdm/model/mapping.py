@@ -227,6 +227,7 @@ class TableMapping(Value):
     old_columns / new_columns: what the old and the new version's views show, in order.
     dropped_in_new: True if the new version has no such table (`drop_table`).
     partitioned: whether its rows are in partitions; which there are is looked up whenever rows are gone through.
+    has_children: the same of tables that inherit from it. The server hands columns and checks down to them, but no triggers.
     """
 
     table: QualifiedName
@@ -242,6 +243,12 @@ class TableMapping(Value):
     new_columns: tuple[ViewColumn, ...] = ()
     dropped_in_new: bool = False
     partitioned: bool = False
+    has_children: bool = False
+
+    @property
+    def spread(self) -> bool:
+        """Whether its rows are in more tables than itself."""
+        return self.partitioned or self.has_children
 
     @property
     def needs_sync(self) -> bool:

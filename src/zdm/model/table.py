@@ -14,6 +14,7 @@ class TableKind(StrEnum):
     TABLE = "table"
     PARTITIONED = "partitioned table"
     PARTITION = "partition"
+    CHILD = "child table"
     FOREIGN = "foreign table"
     VIEW = "view"
     MATERIALIZED_VIEW = "materialized view"
@@ -43,6 +44,8 @@ class Column(Value):
     """What ALTER COLUMN … SET (…) stored, as ``name=value``: n_distinct and n_distinct_inherited."""
     numbered_for: tuple[str, ...] = ()
     """Of an identity column, the roles that may use its sequence by a grant, as SQL names them."""
+    inherited: bool = False
+    """Whether a parent of the table has it too, so that it changes with the parent's alone."""
 
 
 class Constraint(Value):
@@ -56,6 +59,7 @@ class Constraint(Value):
     index: str | None = None
     references: QualifiedName | None = None
     comment: str | None = None
+    inherited: bool = False
 
 
 class Index(Value):
@@ -112,13 +116,16 @@ class Dependent(Value):
 
 
 class Partition(Value):
-    """One descendant of a partitioned table.
+    """One descendant of a partitioned table, or of one that others inherit from.
 
     Parameters
     ----------
-    kind: "partition" (it holds rows), "partitioned table" (it has partitions of its own) or "foreign table".
+    kind: "partition" (it holds rows), "partitioned table" (it has partitions of its own), "child table" or "foreign table".
     own: what it has of its own on its columns: indexes, constraints, defaults … that the table above it has not.
     triggers: those that it has of its own.
+    columns: its live columns, in order.
+    merged: those that it inherits and also has by itself, or from more than one parent.
+    parents: the tables that it inherits from directly.
     """
 
     name: QualifiedName
@@ -128,6 +135,20 @@ class Partition(Value):
     may_alter: bool
     own: tuple[Dependent, ...] = ()
     triggers: tuple[Trigger, ...] = ()
+    columns: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+    parents: tuple[QualifiedName, ...] = ()
+
+
+class Route(Value):
+    """A trigger of a parent of inheritance that inserts rows elsewhere.
+
+    listed: the tables of the tree into which its function inserts by a list of columns, as far as its words tell.
+    """
+
+    trigger: str
+    function: str
+    listed: str = ""
 
 
 class Table(Value):
@@ -150,16 +171,26 @@ class Table(Value):
     row_security: bool = False
     comment: str | None = None
     partitions: tuple[Partition, ...] = ()
-    """Every descendant of a partitioned table, in the server's order of their numbers."""
+    """Every descendant of a partitioned table, or of one that others inherit from, in the server's order of their numbers."""
     partition_key: tuple[str, ...] = ()
     """Columns that decide in which partition a row is, at any level."""
     partition_expressions: bool = False
     """Whether some level decides by an expression, so that no unique index can be had."""
 
+    parents: tuple[QualifiedName, ...] = ()
+    """The tables that it inherits from directly."""
+    routes: tuple[Route, ...] = ()
+    """Of a table that others inherit from."""
+
     @property
     def partitioned(self) -> bool:
         """Whether its rows are in partitions."""
         return self.kind is TableKind.PARTITIONED
+
+    @property
+    def has_children(self) -> bool:
+        """Whether other tables inherit from it, so that some of its rows are theirs."""
+        return self.kind is TableKind.INHERITED and bool(self.partitions)
 
     def column(self, name: str) -> Column | None:
         """The column called `name`, or None."""

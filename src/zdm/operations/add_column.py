@@ -17,6 +17,7 @@ from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.params import Dotted, Name, Sql, TableName, check_new_column, find_shape
 from zdm.operations.shape import DraftGroup, DraftNew, ShapeColumn, TableShape
+from zdm.sql import children
 
 
 class AddColumn(Operation):
@@ -227,6 +228,7 @@ class AddColumn(Operation):
         ]
         if self.comment is not None:
             statements.append(self._comment_on(shape.name, new.physical))
+        left = (children.drop_columns(shape.table.oid, [new.physical]),) if shape.table.has_children else ()
         return Step(
             id=f"preparation.{shape.name}.add_column.{new.physical}",
             title=f"add the column {new.final} to {shape.name}",
@@ -242,6 +244,7 @@ class AddColumn(Operation):
                             t=ddl.table(shape.name),
                             c=ddl.ident(new.physical),
                         ),
+                        *left,
                     ),
                     locks=(ddl.lock(shape.name),),
                 ),

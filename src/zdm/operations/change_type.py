@@ -110,6 +110,42 @@ class ChangeType(Operation):
             " WHERE a.attname = 'measured' AND a.attrelid IN (SELECT relid FROM pg_partition_tree('readings'))",
         ),
         Scenario(
+            setup="CREATE TABLE measurement (city int NOT NULL, day int NOT NULL, peak int CONSTRAINT sane CHECK (peak > -100), sold int);"
+            " CREATE TABLE measurement_1 (CHECK (day < 10)) INHERITS (measurement);"
+            " CREATE TABLE measurement_2 (LIKE measurement INCLUDING ALL, CHECK (day >= 10 AND day < 20));"
+            " ALTER TABLE measurement_2 INHERIT measurement; CREATE INDEX measurement_1_city ON measurement_1 (city);"
+            " CREATE FUNCTION route_measurement() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF NEW.day < 10 THEN INSERT INTO public.measurement_1 VALUES (NEW.*);"
+            " ELSIF NEW.day < 20 THEN INSERT INTO public.measurement_2 VALUES (NEW.*); ELSE RETURN NEW; END IF; RETURN NULL; END $$;"
+            " CREATE TRIGGER route BEFORE INSERT ON measurement FOR EACH ROW EXECUTE FUNCTION route_measurement();"
+            " INSERT INTO measurement SELECT g, g % 25, g % 50, g FROM generate_series(1, 300) g;",
+            operations=(
+                {
+                    "change_type": {
+                        "table": "measurement",
+                        "column": "peak",
+                        "to": "numeric(10,2)",
+                        "up": "peak::numeric(10,2)",
+                        "down": "round(peak)::int",
+                    }
+                },
+                {"rename_column": {"table": "measurement", "column": "sold", "to": "sales"}},
+            ),
+            old_writes=(
+                "INSERT INTO measurement (city, day, peak) VALUES ({n}, {n} % 25, {n} % 90)",
+                "UPDATE measurement SET peak = peak + 1, sold = {n} WHERE city = {n} % 300 + 1",
+                "DELETE FROM measurement WHERE city = {n} - 20",
+            ),
+            new_writes=(
+                "INSERT INTO measurement (city, day, peak) VALUES ({n}, {n} % 25, {n} % 90 + 0.25)",
+                "UPDATE measurement SET peak = {n} % 90 + 0.5, sales = {n} WHERE city = {n} % 300 + 1",
+            ),
+            old_reads=("SELECT city, peak, sold FROM measurement WHERE day = 3 LIMIT 5",),
+            new_reads=("SELECT city, peak, sales FROM measurement WHERE day = 3 LIMIT 5",),
+            after="SELECT count(*) = 3 AND bool_and(a.atttypid = 'numeric'::regtype) FROM pg_attribute a"
+            " WHERE a.attname = 'peak' AND a.attrelid::regclass::text ~ '^measurement'",
+        ),
+        Scenario(
             setup="CREATE TABLE images (id serial PRIMARY KEY, is_public boolean NOT NULL DEFAULT false);"
             " INSERT INTO images (is_public) SELECT g % 3 = 0 FROM generate_series(1, 300) g;",
             operations=(

@@ -60,6 +60,15 @@ class DropTable(Operation):
             )
         problems += [
             Problem(
+                f"{child.name} inherits from {shape.name}",
+                remedy=f"Drop it first, or take it out (ALTER TABLE {child.name} NO INHERIT {shape.name}).",
+                rule="dependent-object",
+            )
+            for child in shape.table.partitions
+            if shape.table.has_children
+        ]
+        problems += [
+            Problem(
                 f"the {d.kind} {d.name} depends on {shape.name}",
                 remedy=f"Drop the {d.kind} first; zdm never drops what you did not name.",
                 rule="dependent-object",

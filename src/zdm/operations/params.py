@@ -156,34 +156,44 @@ class NewColumnSpec(Value):
 
 _INSTEAD = {
     TableKind.PARTITION: "Name the partitioned table that it belongs to.",
-    TableKind.INHERITED: "A column that needs no values of the rows can be added by `sql` (ALTER TABLE … ADD COLUMN reaches the children). "
-    "Else make it a partitioned table first, or change each table of the tree by itself while it is out of the inheritance "
-    "(ALTER TABLE … NO INHERIT …).",
 }
 
 
 def _relatives(table: Table) -> str:
-    """Whom it inherits from, and who inherits from it, in brackets."""
+    """The kind of a table in a tree of inheritance, with whom it inherits from, and who from it."""
     words = [f"{d.kind} {d.name}" for d in table.dependents if d.kind in {"parent", "child"}]
-    return f" ({', '.join(words)})" if words else ""
+    return f"{table.kind.value} ({', '.join(words)})"
 
 
 def _of_partitions(table: Table) -> list[Problem]:
-    """What is wrong with the partitions of a table, each by its name."""
+    """What is wrong with the partitions or children of a table, each by its name."""
     found = []
     for part in table.partitions:
+        called = (
+            f"{part.name}, which inherits from {table.name},"
+            if table.has_children
+            else f"{part.name}, a partition of {table.name},"
+        )
+        if table.has_children and len(part.parents) > 1:
+            found.append(
+                Problem(
+                    f"{called} inherits from {' and '.join(map(str, part.parents))}, so its columns are not {table.name}'s alone",
+                    remedy=f"Take {part.name} out of one of the two until cleanup (ALTER TABLE {part.name} NO INHERIT …).",
+                    rule="not-an-ordinary-table",
+                )
+            )
         if part.kind is TableKind.FOREIGN:
             found.append(
                 Problem(
-                    f"{part.name}, a partition of {table.name}, is a foreign table, whose rows no trigger of ours can keep in step",
-                    remedy=f"Detach {part.name} until cleanup, or move its rows into an ordinary partition.",
+                    f"{called} is a foreign table, whose rows no trigger of ours can keep in step",
+                    remedy=f"Take {part.name} out (DETACH PARTITION, NO INHERIT) until cleanup, or move its rows into an ordinary table.",
                     rule="not-an-ordinary-table",
                 )
             )
         elif not part.may_alter:
             found.append(
                 Problem(
-                    f"{part.name}, a partition of {table.name}, belongs to {part.owner}, and the connected role is not a member of it",
+                    f"{called} belongs to {part.owner}, and the connected role is not a member of it",
                     remedy=f"ALTER TABLE {part.name} OWNER TO {table.owner}, or grant membership in {part.owner}.",
                     rule="not-owner",
                 )
@@ -198,7 +208,7 @@ def find_shape(
 
     Parameters
     ----------
-    ordinary: a partitioned table will not do.
+    ordinary: a partitioned table will not do, nor one in a tree of inheritance.
     """
     try:
         name = draft.name(written)
@@ -236,10 +246,10 @@ def find_shape(
             )
         )
         return None
-    if table.kind not in {TableKind.TABLE, TableKind.PARTITIONED}:
+    if table.kind not in {TableKind.TABLE, TableKind.PARTITIONED, TableKind.INHERITED}:
         problems.append(
             Problem(
-                f"{name} is a {table.kind.value}{_relatives(table)}; zdm changes ordinary and partitioned tables",
+                f"{name} is a {table.kind.value}; zdm changes ordinary and partitioned tables, and those that inherit",
                 remedy=_INSTEAD.get(table.kind, "Change it by hand, or name the tables that it is made of."),
                 rule="not-an-ordinary-table",
             )
@@ -250,6 +260,14 @@ def find_shape(
             Problem(
                 f"{name} is a partitioned table; rows are mapped between ordinary tables only",
                 remedy="Map them by hand, or into a table that is partitioned afterwards.",
+                rule="not-an-ordinary-table",
+            )
+        )
+    if ordinary and table.kind is TableKind.INHERITED:
+        problems.append(
+            Problem(
+                f"{name} is an {_relatives(table)}; rows are mapped between ordinary tables only",
+                remedy="Take it out of the inheritance first (ALTER TABLE … NO INHERIT …), or make it a partitioned table.",
                 rule="not-an-ordinary-table",
             )
         )

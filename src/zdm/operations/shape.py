@@ -205,10 +205,15 @@ class TableShape:
                 return group
         return None
 
+    def physical_names(self) -> set[str]:
+        """Every column that the table, or a partition or child of it, has or is to get."""
+        below = {name for part in self.table.partitions for name in part.columns}
+        return {c.name for c in self.table.columns} | {n.physical for n in self.all_new()} | below
+
     def physical_name(self, final: str) -> str:
         """A free physical name for a new column called `final`: itself if no column of the table has it, else
         ``_zdm_<final>``, cut to 63 bytes and kept apart from every existing column."""
-        taken = {c.name for c in self.table.columns} | {n.physical for n in self.all_new()}
+        taken = self.physical_names()
         if final not in taken:
             return final
         candidate, count = fit(f"_zdm_{final}"), 1

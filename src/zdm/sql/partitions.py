@@ -1,6 +1,11 @@
-"""Partitions that came after a look at every row: what that look says is not true of their rows."""
+"""A table with its partitions, or with what inherits from it; and those that came after a look at every row.
+
+What that look says is not true of the rows of those.
+"""
 
 from __future__ import annotations
+
+from typing import Final, LiteralString
 
 from psycopg import sql
 
@@ -8,6 +13,19 @@ from zdm.model.mapping import TableMapping
 from zdm.sql.identifiers import any_of, qualified_name
 from zdm.sql.rows import mismatch_kinds
 from zdm.sql.templates import dollar_quoted
+
+_FAMILY: Final[LiteralString] = """(
+  WITH RECURSIVE family (relid) AS (
+    SELECT {oid}::pg_catalog.oid
+    UNION SELECT h.inhrelid FROM family AS f JOIN pg_catalog.pg_inherits AS h ON h.inhparent = f.relid WHERE NOT h.inhdetachpending
+  ) SELECT relid FROM family)"""
+
+
+def over_family(query: LiteralString, oid: int, **pieces: sql.Composable) -> sql.Composed:
+    """A query in which ``IN {family}`` means the table of that number and all its descendants, partitions or children."""
+    family = sql.SQL(_FAMILY).format(oid=sql.Literal(oid))
+    return sql.SQL(query).format(family=family, **pieces)
+
 
 # The catalog row that ties a partition to its table tells by its xmin when that was, as 32 bits; the snapshot has 64.
 _CAME_AFTER = """
@@ -33,6 +51,11 @@ def came_after(mapping: TableMapping, snapshot: sql.Composable) -> sql.Composed:
     return sql.SQL(_CAME_AFTER).format(oid=sql.Literal(mapping.oid), snapshot=snapshot)
 
 
+def part_of(mapping: TableMapping) -> str:
+    """What a table that holds some of its rows is to it, in words."""
+    return "partition of" if mapping.partitioned else "child of"
+
+
 def disagrees(mapping: TableMapping) -> sql.Composable:
     """Anything is wrong with a row; never NULL."""
     return any_of(found.predicate for found in mismatch_kinds(mapping))
@@ -50,5 +73,5 @@ def refuse_unverified(mapping: TableMapping) -> str:
         oid=sql.Literal(mapping.oid),
         partitions=came_after(mapping, sql.SQL("zdm_seen")),
         wrong=sql.Literal(disagrees(mapping).as_string(None)),
-        called=sql.Literal(qualified_name(mapping.table).as_string(None)),
+        called=sql.Literal(f"a {part_of(mapping)} {qualified_name(mapping.table).as_string(None)}"),
     ).as_string(None)

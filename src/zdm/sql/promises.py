@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
@@ -25,11 +25,13 @@ class Source:
     columns: what stands for a physical column that is not simply there under its planned name: it is not filled yet and is
         derived on the fly, or a fence has set its name aside. Over the table's columns.
     key: what names a row to people: columns by their names.
+    alone: only its own rows, not those of what inherits from it, as the server means keys and references to them.
     """
 
     table: QualifiedName
     columns: Mapping[str, sql.Composable]
     key: tuple[str, ...] = ()
+    alone: bool = False
 
     def rows(self, reads: Sequence[str], *, named: bool = False) -> sql.Composed:
         """A FROM item, alias included, that shows the columns read, and with `named` each row's key as text."""
@@ -39,7 +41,10 @@ class Source:
         ]
         if named:
             shown.append(sql.SQL("{} AS {}").format(self._key(), _KEY))
-        return sql.SQL("(SELECT {} FROM {}) AS {}").format(comma(shown), qualified_name(self.table), _ROW)
+        only = sql.SQL("ONLY " if self.alone else "")
+        return sql.SQL("(SELECT {} FROM {}{}) AS {}").format(
+            comma(shown), only, qualified_name(self.table), _ROW
+        )
 
     def _key(self) -> sql.Composable:
         if not self.key:
@@ -85,6 +90,8 @@ def violations(
     parent: the referenced table of a foreign key.
     equals: how each of its columns is compared; with pg_catalog's operators if not given.
     """
+    if promise.demand not in {Demand.UNIQUE, Demand.EXCLUSION, Demand.FOREIGN_KEY}:
+        source = replace(source, alone=False)  # checks are handed down to what inherits
     if promise.demand is Demand.UNIQUE:
         return _duplicates(promise, source)
     if promise.demand is Demand.EXCLUSION:
@@ -163,6 +170,7 @@ def _orphan(promise: Promise, parent: Source, equals: Sequence[Equality]) -> sql
             f"_zdm_{number}": parent.columns.get(name, sql.Identifier(name))
             for number, name in enumerate(promise.referenced)
         },
+        alone=parent.alone,
     )
     names = [f"_zdm_{number}" for number in range(len(promise.referenced))]
     pairs = all_of(

@@ -31,6 +31,8 @@ from zdm.model.mapping import (
     ColumnGroup,
     TableMapping,
 )
+from zdm.model.names import QualifiedName
+from zdm.sql import children
 from zdm.sql.identifiers import all_of, any_of, comma, qualified_name
 from zdm.sql.rows import PINNED_SETTINGS, REPAIR
 from zdm.sql.sync_conditions import (
@@ -111,6 +113,29 @@ def install_one_by_one(mapping: TableMapping, rollout: int, there: Collection[st
     ]
 
 
+def install_on(mapping: TableMapping, rollout: int, child: QualifiedName, *, parent: bool) -> tuple[str, ...]:
+    """What gives a child of the table triggers of its own, on the table's functions, in one transaction; repeatable.
+
+    Parameters
+    ----------
+    parent: the child has children itself.
+    """
+    generator = _Generator(mapping, rollout, Authority.OLD)
+    generator.table, generator.leaf = qualified_name(child), not parent
+    left_out = {children.TRUNCATED} if parent else {children.TRUNCATED, children.ROUTED}
+    made = [trigger for trigger in generator.triggers if trigger.name not in left_out]
+    always = comma(sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in made)
+    return (
+        *(_text(trigger.definition) for trigger in made),
+        _text(sql.SQL("ALTER TABLE {} {}").format(generator.table, always)),
+    )
+
+
+def function_names(mapping: TableMapping, rollout: int) -> str:
+    """How the names of the table's sync functions begin."""
+    return _function_name(mapping, rollout, "")
+
+
 def switch(mapping: TableMapping, rollout: int, authority: Authority) -> tuple[str, ...]:
     """What makes `authority` the side that wins. Only functions are replaced: no lock on the table, nothing waits."""
     if not mapping.needs_sync:
@@ -170,12 +195,14 @@ def state_query(mapping: TableMapping, rollout: int) -> str:
             " UNION ALL "
             "SELECT 'trigger', t.tgname::text, pg_catalog.obj_description(t.oid, 'pg_trigger'),"
             " encode(sha256(convert_to(pg_catalog.pg_get_triggerdef(t.oid), 'UTF8')), 'hex'), t.tgenabled::text"
-            " FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = {oid}::pg_catalog.oid AND starts_with(t.tgname, {triggers})"
+            " FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = {oid}::pg_catalog.oid"
+            " AND (starts_with(t.tgname, {triggers}) OR t.tgname = {route})"
         ).format(
             schema=sql.Literal(SCHEMA),
             prefix=sql.Literal(_function_name(mapping, rollout, "")),
             oid=sql.Literal(mapping.oid),
             triggers=sql.Literal(PREFIX),
+            route=sql.Literal(children.ROUTE),
         )
     )
 
@@ -254,6 +281,7 @@ class _Generator:
     authority: Authority
     table: sql.Identifier = field(init=False)
     marker: sql.Identifier = field(init=False)
+    leaf: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         assert all(0 <= group.number < MAX_GROUPS for group in self.mapping.groups)
@@ -314,6 +342,12 @@ class _Generator:
             made.append(self._function("both", bodies.both()))
         if self._retries:
             made.append(self._function("late", bodies.late()))
+        if self.mapping.has_children:
+            pieces = {
+                "written": children.written(self.mapping),
+                "called": sql.Literal(str(self.mapping.table)),
+            }
+            made.append(self._function("route", {"oid": sql.Literal(str(self.mapping.oid)), **pieces}))
         return tuple(made)
 
     @cached_property
@@ -329,7 +363,27 @@ class _Generator:
         made.append(self._trigger("5_failed_truncate", "trigger_failed_truncate", "failed"))
         if self._retries:
             made += [self._late_trigger("insert"), self._late_trigger("update")]
+        if self.mapping.has_children:
+            made.append(self._trigger(children.ROUTED.removeprefix(PREFIX), "trigger_routed", "route"))
+            made.append(self._route_trigger())
         return tuple(made)
+
+    def _route_trigger(self) -> _Trigger:
+        template = "trigger_arrive" if self.leaf else "trigger_route"
+        loaded = load(template)
+        pieces: dict[str, sql.Composable] = {"oid": sql.Literal(str(self.mapping.oid))} if self.leaf else {}
+        definition = loaded.fill(
+            trigger=sql.Identifier(children.ROUTE),
+            table=self.table,
+            function=sql.Identifier(SCHEMA, _function_name(self.mapping, self.rollout, "route")),
+            **pieces,
+        )
+        return _Trigger(
+            children.ROUTE,
+            definition,
+            self._label(template, loaded.version, definition),
+            self._origin(template),
+        )
 
     @property
     def _retries(self) -> bool:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from zdm.db.partitions import Leaf, leaves
+from zdm.db.partitions import Leaf, holding
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority, ColumnGroup, TableMapping
@@ -95,7 +95,7 @@ def _group(job: _Job, group: ColumnGroup, authority: Authority) -> int:
     if assignments is None or not stale:
         return 0
     wrong = any_of(stale)
-    return sum(_leaf(job, leaf, assignments, wrong) for leaf in leaves(conn, mapping.oid))
+    return sum(_leaf(job, leaf, assignments, wrong) for leaf in holding(conn, mapping))
 
 
 def _leaf(job: _Job, leaf: Leaf, assignments: sql.Composable, wrong: sql.Composable) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from zdm.db.partitions import leaves
+from zdm.db.partitions import holding
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
@@ -163,7 +163,7 @@ class _Look:
                 raise
             # The partitions are those of now, the rows those of the snapshot. Cleanup looks itself at partitions that came
             # after the snapshot.
-            for leaf in leaves(self._conn, self._mapping.oid):
+            for leaf in holding(self._conn, self._mapping):
                 blocks = int(
                     fetch_value(
                         self._conn,

@@ -75,7 +75,7 @@ class Statements:
 
     def _position(self) -> sql.Composable:
         """What names a row of a table without a key."""
-        if self._mapping.partitioned:
+        if self._mapping.spread:
             return sql.SQL("(tableoid::pg_catalog.regclass::text || ctid::text)")
         return sql.SQL("ctid::text")
 
@@ -86,10 +86,8 @@ class Statements:
 
 
 def all_rows(mapping: TableMapping) -> sql.Composed:
-    """What FROM takes for every row of the table: a partitioned table has none itself."""
-    return (
-        sql.SQL("{}").format(qualified_name(mapping.table)) if mapping.partitioned else _only(mapping.table)
-    )
+    """What FROM takes for every row of the table, also those that are in partitions or in what inherits from it."""
+    return sql.SQL("{}").format(qualified_name(mapping.table)) if mapping.spread else _only(mapping.table)
 
 
 def _only(table: QualifiedName) -> sql.Composed:

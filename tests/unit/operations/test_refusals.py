@@ -124,7 +124,9 @@ def test_every_problem_is_told_not_only_the_first() -> None:
     assert all(problem.where == "" or ":" in problem.where for problem in outcome.problems)
 
 
-@pytest.mark.parametrize("kind", [k for k in TableKind if k not in {TableKind.TABLE, TableKind.PARTITIONED}])
+@pytest.mark.parametrize(
+    "kind", [k for k in TableKind if k not in {TableKind.TABLE, TableKind.PARTITIONED, TableKind.INHERITED}]
+)
 def test_only_ordinary_tables_are_changed(kind: TableKind) -> None:
     (text,) = run([table("t", column("a"), column("b"), kind=kind)], op("drop_column", column="a")).texts()
     assert f"public.t is a {kind.value}" in text

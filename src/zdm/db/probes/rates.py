@@ -30,9 +30,9 @@ SELECT sum(pg_relation_size(p.oid))::bigint, sum(pg_indexes_size(p.oid))::bigint
        (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid), current_setting('block_size')::int
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN LATERAL (
-  SELECT c.oid, c.reltuples WHERE c.relkind = 'r'
-  UNION ALL SELECT l.oid, l.reltuples FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
-  WHERE c.relkind = 'p' AND t.isleaf
+  WITH RECURSIVE family (oid) AS (
+    SELECT c.oid UNION SELECT h.inhrelid FROM family f JOIN pg_inherits h ON h.inhparent = f.oid WHERE NOT h.inhdetachpending)
+  SELECT l.oid, l.reltuples FROM family f JOIN pg_class l ON l.oid = f.oid WHERE l.relkind = 'r'
 ) AS p ON true
 WHERE n.nspname = %s AND c.relname = %s GROUP BY c.oid
 """

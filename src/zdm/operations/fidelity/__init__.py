@@ -9,6 +9,7 @@ from __future__ import annotations
 from zdm.errors import Problem
 from zdm.model.step import Phase, Step
 from zdm.operations.base import Context, Draft
+from zdm.operations.fidelity.children import review_children, review_inherited, review_routes
 from zdm.operations.fidelity.columns import attribute_steps, review_columns
 from zdm.operations.fidelity.constraints import constraint_steps, review_constraints
 from zdm.operations.fidelity.dependents import BLOCKING, review_dependents
@@ -77,8 +78,10 @@ def settle(draft: Draft) -> list[Problem]:
             review_triggers(review)
             review_subscriptions(review)
             review_partitions(review)
+        review_inherited(review)
+        review_children(review)
         review_added(review)
-        problems += review.problems + review_altered(shape)
+        problems += review.problems + review_altered(shape) + review_routes(shape)
     return problems + review_rules(draft)
 
 

@@ -18,6 +18,7 @@ _REMEDIES = {
     "index": "DROP INDEX CONCURRENTLY it before the rollout; create it on the new column after cleanup.",
     "view or rule": "Drop it before the rollout, or let it read the table itself; create it again after cleanup.",
     "default": "Give the partition's column the table's default.",
+    "NOT NULL": "Let the whole table have it, or drop it until cleanup.",
     "comment": "Set the comment to NULL before the rollout, and again after cleanup.",
     "column grant": "Revoke it, or grant the whole partition.",
     "index setting": "Give it the table's index's storage parameters, statistics targets and tablespace, and no comment; or drop it.",
