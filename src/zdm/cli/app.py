@@ -162,6 +162,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(state, arguments, _understood(state, error), error)
 
 
+def interrupted(arguments: Sequence[str] | None, error: KeyboardInterrupt) -> int:
+    """What is said of a Ctrl-C that came before the command had begun, and its exit code."""
+    state = Run()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _fail(state, given, _interrupted(state, error), error)
+
+
 def _refuse_unfit(arguments: Sequence[str]) -> None:
     """No name, path or URL holds these characters, and each of their readers would fail in words of its own."""
     for argument in arguments:

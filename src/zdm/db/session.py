@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Final, LiteralString, TypeAlias
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import pq, sql
@@ -349,7 +350,8 @@ def transaction(
     isolation: "read committed", "repeatable read" or "serializable", whatever the database's default is.
     lock_timeout / statement_timeout: None means no limit, also where the role or database sets one.
     idle_timeout: how long the transaction may wait for us before the server ends it.
-    settings: further settings, local to this transaction (``synchronous_commit`` …).
+    settings: further settings, local to this transaction (``synchronous_commit`` …). ``work_mem`` is the least of it: where the
+        server, database or role gives more, that stays.
     rollback: always roll back, for experiments on the server.
 
     Raises
@@ -371,6 +373,8 @@ def transaction(
         **({"transaction_timeout": "0"} if conn.info.server_version >= 170000 else {}),
         **(settings or {}),
     }
+    if "work_mem" in everything and _has_more(conn, everything["work_mem"]):
+        del everything["work_mem"]
     try:
         try:
             conn.execute(_begin(conn, isolation, read_only, everything))
@@ -386,6 +390,17 @@ def transaction(
         abandon(conn)
     elif _is_open(conn):
         commit(conn)  # else the block has sent its own COMMIT, together with its last statements
+
+
+_ROOMY: Final[WeakKeyDictionary[psycopg.Connection[Any], bool]] = WeakKeyDictionary()
+
+
+def _has_more(conn: psycopg.Connection[Any], memory: str) -> bool:
+    """Whether the session's `work_mem` is more than that; asked once, before BEGIN, after which a snapshot could not be imported."""
+    if conn not in _ROOMY:
+        query = "SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('work_mem')) > pg_catalog.pg_size_bytes(%s)"
+        _ROOMY[conn] = bool(fetch_value(conn, query, (memory,)))
+    return _ROOMY[conn]
 
 
 def _is_open(conn: psycopg.Connection[Any]) -> bool:

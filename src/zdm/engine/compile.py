@@ -82,7 +82,7 @@ def compile_plan(
     mapper = Mapper(conn, migration, target, draft)
     mapper.apply()
     mappings = {name: mapper.mapping(shape) for name, shape in draft.shapes.items()}
-    mapper.fail()
+    mapper.fail_with(lambda: _cannot_follow(conn, draft, Allowance(lock_budget if measure else None)))
     rows = row_mappings(mapper, mappings.values())
     mapper.fail()
     mappings, rows = refer(mapper, mappings, rows)
@@ -174,6 +174,14 @@ def compile_plan(
     steps.sort(key=lambda step: (order[step.phase], step.stage, step.turn))
     plan = plan.model_copy(update={"steps": tuple(steps)})
     return plan.model_copy(update={"estimates": estimate_plan(conn, plan, workers)}) if measure else plan
+
+
+def _cannot_follow(conn: Session, draft: Draft, allowance: Allowance) -> list[Problem]:
+    """What the server says against what hangs on replaced columns: each would else be told in a run of its own."""
+    _, problems = carry(conn, draft.carries, allowance)
+    _, more = follow(conn, draft.follows, allowance)
+    _, last = recreate(conn, draft.recreate)
+    return problems + more + last
 
 
 def version_schemas(migration: Migration, target: str) -> tuple[str, str]:

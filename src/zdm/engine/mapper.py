@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -60,6 +60,8 @@ class Mapper:
     target: str
     draft: Draft
     problems: list[Problem] = field(default_factory=list)
+    refused: list[Problem] = field(default_factory=list)
+    """What hangs on replaced columns and cannot follow them; told together with what is wrong with the mappings."""
     findings: list[Finding] = field(default_factory=list)
     roundtrips: list[Roundtrip] = field(default_factory=list)
 
@@ -73,6 +75,13 @@ class Mapper:
                 changed="Nothing was changed.",
             )
 
+    def fail_with(self, asked: Callable[[], Sequence[Problem]]) -> None:
+        """Fail if anything is wrong so far, `asked` included, which the server is asked only then: later it is asked anyway."""
+        if self.problems or self.refused:
+            self.problems = [*self.refused, *self.problems, *asked()]
+            self.refused = []
+        self.fail()
+
     # -- operations -------------------------------------------------------------------------------------------
 
     def apply(self) -> None:
@@ -84,9 +93,8 @@ class Mapper:
                 self.problems.append(Problem(problem.what, where, problem.remedy, problem.rule))
             self.conn.prelude = tuple(self.draft.prelude)
         self.fail()
-        self.problems += fidelity.settle(self.draft)
+        self.refused = fidelity.settle(self.draft)
         self.findings += self.draft.findings
-        self.fail()
 
     def _answer(self, operation: Operation) -> None:
         """Ask the server what the operation wants to know before it is applied."""

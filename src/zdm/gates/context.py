@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -102,6 +102,9 @@ class Facts(Protocol):
 
     def dependency_states(self, migrations: Sequence[str]) -> Mapping[str, State]:
         """The state of each of these migrations on this target; one that was never rolled out there is absent."""
+
+    def finished(self) -> Collection[str]:
+        """The ids of the rollout's steps that have run, and were not taken back."""
 
     def backfills(self) -> Mapping[QualifiedName, BackfillFact]:
         """The backfill of each table of the rollout that has begun one."""

@@ -15,9 +15,10 @@ from zdm.model.hanging import going, hanging_on
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.row_mapping import RowMapping
+from zdm.model.step import Concurrent, Phase, Scan
 from zdm.model.verdict import Verdict
 from zdm.sql import children, row_objects, row_sync, sync, views
-from zdm.sql.fence import aside, effective, effective_rows
+from zdm.sql.fence import aside, effective, effective_rows, fences_table
 from zdm.sql.partitions import over_family
 
 _COLUMNS = """
@@ -83,6 +84,7 @@ class Drift(Gate):
             ]
             found += _views(ctx, fenced=fenced)
             found += _hanging(ctx, fenced=fenced)
+            found += _made(ctx, fenced=fenced)
         if not found:
             return self.passed(f"{counted(len(ctx.plan.mappings), 'table')} as zdm left it", threshold)
         return self.refused(
@@ -235,6 +237,27 @@ def _views(ctx: GateContext, *, fenced: bool) -> list[str]:
     schemas = {name.schema_ for name in expected}
     there = ctx.conn.execute(sql.SQL(views.state_query(schemas))).fetchall()
     return views.findings(expected, there)
+
+
+def _made(ctx: GateContext, *, fenced: bool) -> list[str]:
+    """Indexes and constraints that steps before cleanup have made, and that are not there, or not valid, any more.
+
+    What a step asks before it is run again tells. Cleanup gives things other names, and so does the fence a table that goes.
+    """
+    if fenced and any(fences_table(mapping) for mapping in ctx.plan.mappings):
+        return []
+    done = ctx.facts.finished()
+    steps = {step.id: step for step in ctx.plan.steps}
+    if any(steps[name].phase is Phase.CLEANUP for name in done if name in steps):
+        return []
+    found: list[str] = []
+    for step in ctx.plan.steps:
+        probe = step.action.done_when if isinstance(step.action, Concurrent | Scan) else ""
+        if step.id in done and probe:
+            row = ctx.conn.execute(sql.SQL(probe)).fetchone()
+            if row is None or not row[0]:
+                found.append(f"what this step made is not there any more, or not valid: {step.title}")
+    return found
 
 
 def _hanging(ctx: GateContext, *, fenced: bool) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from zdm.catalog import approvals, backfills, events, registry, rollouts, verifications
+from zdm.catalog import approvals, backfills, events, registry, rollouts, steps, verifications
+from zdm.catalog.steps import StepStatus
 from zdm.gates.context import (
     ApprovalFact,
     BackfillFact,
@@ -57,6 +58,12 @@ class CatalogFacts:
         """The state of each migration's live rollout on this target, else of its latest."""
         found = {name: rollouts.find(self.conn, name, self.rollout.target) for name in migrations}
         return {name: one.state for name, one in found.items() if one is not None}
+
+    def finished(self) -> Collection[str]:
+        """The ids of the steps that have run, and were not taken back."""
+        return {
+            one.step for one in steps.all_of(self.conn, self.rollout.id) if one.status is StepStatus.FINISHED
+        }
 
     def backfills(self) -> Mapping[QualifiedName, BackfillFact]:
         """The backfill of each table that has begun one."""

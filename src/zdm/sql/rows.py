@@ -244,17 +244,26 @@ def repair_assignments(
         ]
     if not parts:
         return None
-    cleared = group.bit | (FAILED if len(mapping.groups) == 1 else 0)
-    added = REPAIR | (group.bit if authority is Authority.NEW else 0)
-    parts.append(
-        sql.SQL("{0} = (COALESCE({0}, {1}) OPERATOR(pg_catalog.&) {2}) OPERATOR(pg_catalog.|) {3}").format(
-            column(mapping.marker),
-            sql.Literal(TOGGLE),
-            sql.SQL("({})").format(sql.Literal(~cleared)),
-            sql.Literal(added),
-        )
-    )
+    parts.append(_marked(mapping, group, authority, cleared=FAILED if len(mapping.groups) == 1 else 0))
     return comma(parts)
+
+
+def fail_assignments(mapping: TableMapping, group: ColumnGroup, authority: Authority) -> sql.Composable:
+    """SET list that marks a row which the repair cannot derive as failed; a trigger records why, and the next write tries again."""
+    return _marked(mapping, group, authority, added=FAILED)
+
+
+def _marked(
+    mapping: TableMapping, group: ColumnGroup, authority: Authority, *, cleared: int = 0, added: int = 0
+) -> sql.Composed:
+    """The assignment of the marker by the repair: who wrote the group last is the authority's side."""
+    added |= REPAIR | (group.bit if authority is Authority.NEW else 0)
+    return sql.SQL("{0} = (COALESCE({0}, {1}) OPERATOR(pg_catalog.&) {2}) OPERATOR(pg_catalog.|) {3}").format(
+        column(mapping.marker),
+        sql.Literal(TOGGLE),
+        sql.SQL("({})").format(sql.Literal(~(group.bit | cleared))),
+        sql.Literal(added),
+    )
 
 
 def _other_parent(group: ColumnGroup, parent: SharedParent, alias: str | None) -> sql.Composable:

@@ -19,8 +19,8 @@ from zdm.errors import Busy
 from zdm.model.mapping import Authority, ColumnGroup, TableMapping
 from zdm.sql.identifiers import any_of, qualified_name
 from zdm.sql.reference_sync import taken
-from zdm.sql.rows import SETTLING, Kind, mismatch_kinds, repair_assignments
-from zdm.verify.statements import between
+from zdm.sql.rows import SETTLING, Kind, fail_assignments, mismatch_kinds, repair_assignments
+from zdm.verify.statements import between, of_a_row
 
 BLOCKS = 512
 ROWS = 200
@@ -43,7 +43,7 @@ def repair(
     """Make every settled row agree again, in small transactions over locked rows. Returns how many rows were repaired.
 
     Each row is looked at again once it is locked: one that an application has put right meanwhile is left alone. Rows that
-    nobody has settled are the backfill's; those whose `up` raises stay failed. Verify again afterwards.
+    nobody has settled are the backfill's; those that cannot be derived are failed, and recorded. Verify again afterwards.
 
     Parameters
     ----------
@@ -55,7 +55,6 @@ def repair(
     Raises
     ------
     Busy: rows stayed locked by somebody.
-    psycopg.Error: an expression raised for a row; rows before it are repaired.
     """
     if not mapping.needs_sync:
         return 0
@@ -95,11 +94,14 @@ def _group(job: _Job, group: ColumnGroup, authority: Authority) -> int:
     if assignments is None or not stale:
         return 0
     wrong = any_of(stale)
-    return sum(_leaf(job, leaf, assignments, wrong) for leaf in holding(conn, mapping))
+    failing = fail_assignments(mapping, group, authority)
+    return sum(_leaf(job, leaf, assignments, failing, wrong) for leaf in holding(conn, mapping))
 
 
-def _leaf(job: _Job, leaf: Leaf, assignments: sql.Composable, wrong: sql.Composable) -> int:
-    """Repair the rows that are in one table, the mapped one itself or a partition of it."""
+def _leaf(
+    job: _Job, leaf: Leaf, assignments: sql.Composable, failing: sql.Composable, wrong: sql.Composable
+) -> int:
+    """Repair the rows that are in one table: the mapped one itself, or a partition or child of it."""
     conn, table = job.conn, qualified_name(leaf.name)
     blocks = int(
         fetch_value(
@@ -131,8 +133,42 @@ def _leaf(job: _Job, leaf: Leaf, assignments: sql.Composable, wrong: sql.Composa
             row = conn.execute(count).fetchone()
         left = int(row[0]) if row else 0
         while left > 0:
-            total += _some(job, statement)
+            try:
+                total += _some(job, statement)
+            except psycopg.Error as error:
+                if not of_a_row(error):
+                    raise
+                total += _one_by_one(job, table, within, assignments, failing, wrong)
+                break
             left -= ROWS
+    return total
+
+
+def _one_by_one(
+    job: _Job,
+    table: sql.Composable,
+    within: sql.Composable,
+    assignments: sql.Composable,
+    failing: sql.Composable,
+    wrong: sql.Composable,
+) -> int:
+    """Repair the rows of which one cannot be: that is recorded as failed, for the verification to name, and the others are repaired.
+
+    A row that an application writes meanwhile moves, and is in step by that.
+    """
+    there = sql.SQL("SELECT ctid::text FROM ONLY {} WHERE {} AND {}").format(table, within, wrong)
+    with transaction(job.conn, read_only=True):
+        found = [position for (position,) in job.conn.execute(there).fetchall()]
+    update = sql.SQL("UPDATE ONLY {} AS {} SET {} WHERE ctid = {}::pg_catalog.tid AND {}")
+    total = 0
+    for position in found:
+        one = (sql.Literal(position), wrong)
+        try:
+            total += _some(job, update.format(table, sql.Identifier(_ROW), assignments, *one))
+        except psycopg.Error as error:
+            if not of_a_row(error):
+                raise
+            _some(job, update.format(table, sql.Identifier(_ROW), failing, *one))
     return total
 
 

@@ -16,7 +16,7 @@ from zdm.db.session import fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
 from zdm.sql.rows import Kind
-from zdm.verify.statements import Statements, all_rows, between
+from zdm.verify.statements import Statements, all_rows, between, of_a_row
 
 SAMPLES = 10
 MOST_RAISING = 1000
@@ -24,8 +24,6 @@ MOST_RAISING = 1000
 
 LAST_OFFSET = 2048
 """Above every line pointer that a page of 32 KB can hold."""
-
-_NOT_OF_A_ROW = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +157,7 @@ class _Look:
             with self._savepoint():
                 self._region(None)
         except psycopg.Error as error:
-            if not _of_a_row(error) or not self._runs():
+            if not of_a_row(error) or not self._runs():
                 raise
             # The partitions are those of now, the rows those of the snapshot. Cleanup looks itself at partitions that came
             # after the snapshot.
@@ -180,7 +178,7 @@ class _Look:
             with self._savepoint():
                 self._conn.execute(self._statements.count(sql.SQL("false")))
         except psycopg.Error as error:
-            if not _of_a_row(error):
+            if not of_a_row(error):
                 raise
             return False
         return True
@@ -219,7 +217,7 @@ class _Look:
             with self._savepoint():
                 self._region(between(start, end))
         except psycopg.Error as error:
-            if not _of_a_row(error):
+            if not of_a_row(error):
                 raise
             middle = _middle(start, end)
             if middle is None:
@@ -250,7 +248,7 @@ class _Look:
                 with self._savepoint():
                     row = self._conn.execute(sql.Composed([check.count])).fetchone()
             except psycopg.Error as error:
-                if not _of_a_row(error):
+                if not of_a_row(error):
                     raise
                 # Adding the constraint would raise just so.
                 counts[check.name] = 1
@@ -283,7 +281,3 @@ def _middle(start: tuple[int, int], end: tuple[int, int]) -> tuple[int, int] | N
     if before - offset > 1:
         return (block, (offset + before) // 2)
     return None
-
-
-def _of_a_row(error: psycopg.Error) -> bool:
-    return error.sqlstate is not None and error.sqlstate[:2] not in _NOT_OF_A_ROW

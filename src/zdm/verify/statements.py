@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 from psycopg import sql
 
 from zdm.model.mapping import TOGGLE, TableMapping
@@ -100,3 +101,11 @@ def between(start: tuple[int, int], end: tuple[int, int]) -> sql.Composed:
     return sql.SQL(
         "(ctid OPERATOR(pg_catalog.>=) {}::pg_catalog.tid AND ctid OPERATOR(pg_catalog.<) {}::pg_catalog.tid)"
     ).format(low, high)
+
+
+_NOT_OF_A_ROW = frozenset({"08", "25", "28", "3D", "40", "53", "55", "57", "58", "F0"})
+
+
+def of_a_row(error: psycopg.Error) -> bool:
+    """Whether an error is about what a row holds, and not about the server, the connection or others' locks."""
+    return error.sqlstate is not None and error.sqlstate[:2] not in _NOT_OF_A_ROW

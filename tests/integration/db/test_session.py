@@ -9,7 +9,16 @@ import psycopg
 import pytest
 
 from tests.support import Database, on_all_versions
-from zdm.db.session import PINNED, OutcomeUnknown, Session, connect, execute_one, fetch_value, transaction
+from zdm.db.session import (
+    PINNED,
+    WORK_MEM,
+    OutcomeUnknown,
+    Session,
+    connect,
+    execute_one,
+    fetch_value,
+    transaction,
+)
 from zdm.errors import BadInput, ZdmError
 
 pytestmark = on_all_versions
@@ -52,6 +61,16 @@ def test_transaction_settings_do_not_need_the_session(odd: Database) -> None:
             assert fetch_value(conn, "SHOW lock_timeout") == "2s"
             assert fetch_value(conn, "SHOW synchronous_commit") == "off"
         assert fetch_value(conn, "SHOW timezone") == "Asia/Kolkata"
+
+
+def test_work_mem_is_the_least_of_it(database: Database) -> None:
+    """Where the server gives more, it knows better."""
+    for given, held in (("4MB", "64MB"), ("256MB", "256MB")):
+        database.execute(f"ALTER DATABASE \"{database.name}\" SET work_mem = '{given}'")
+        with connect(database.dsn, application_name="zdm test") as conn:
+            with transaction(conn, settings={"work_mem": WORK_MEM}):
+                assert fetch_value(conn, "SHOW work_mem") == held
+            assert fetch_value(conn, "SHOW work_mem") == given
 
 
 def test_commit_and_rollback(conn: Session) -> None:

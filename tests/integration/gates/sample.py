@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -109,6 +109,9 @@ class KnownFacts:
     failures: list[SyncFailureFact] = field(default_factory=list)
     given: list[ApprovalFact] = field(default_factory=list)
     memory: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def finished(self) -> Collection[str]:
+        return ()
 
     def dependency_states(self, migrations: Sequence[str]) -> Mapping[str, State]:
         return {name: state for name, state in self.states.items() if name in migrations}

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from tests.conformance.harness import Rollout
 from tests.integration.gates.sample import SETUP, context, mapping, plan, session
 from tests.support.servers import Database
 from zdm.catalog import install
 from zdm.db.session import Session, transaction
+from zdm.errors import Drift as DriftError
 from zdm.gates.context import GateContext
 from zdm.gates.drift import Drift
 from zdm.model.mapping import Authority, TableMapping
+from zdm.model.phases import State
+from zdm.model.sample import Scenario
 from zdm.model.verdict import Answer
 from zdm.sql import sync, views
 from zdm.sql.fence import lift_fence, raise_fence
@@ -168,6 +172,29 @@ def test_all_deviations_at_once(ctx: GateContext, database: Database) -> None:
 def test_the_wrong_authority_is_drift(ctx: GateContext) -> None:
     verdict = Drift().evaluate(replace(ctx, authority=Authority.OLD))
     assert verdict.answer is Answer.REFUSED
+
+
+def test_what_a_step_has_made_and_somebody_dropped(database: Database) -> None:
+    """Nothing of it hangs on a column that goes; the new version counts on it all the same."""
+    rollout = Rollout(
+        database,
+        Scenario(
+            setup="CREATE TABLE t (id int PRIMARY KEY, code text, note text); INSERT INTO t VALUES (1, 'a', 'b');",
+            operations=(
+                {"add_unique": {"table": "t", "name": "one_each", "columns": ["code"]}},
+                {"create_index": {"table": "t", "name": "t_note", "columns": ["note"]}},
+                {"add_check": {"table": "t", "name": "sane", "check": "id > 0"}},
+            ),
+        ),
+    )
+    rollout.advance_to(State.SWITCHED_OVER)
+    database.execute("ALTER TABLE t DROP CONSTRAINT one_each, DROP CONSTRAINT sane; DROP INDEX t_note")
+    with pytest.raises(DriftError) as raised:
+        rollout.engine().advance(rollout.migration)
+    said = "; ".join(problem.what for problem in raised.value.problems).split("; ")
+    assert len(said) == 3
+    for step in ("the unique index one_each on", "the index t_note on", "the check sane for"):
+        assert any("not there any more" in what and step in what for what in said), step
 
 
 def test_a_fence_is_not_drift(ctx: GateContext) -> None:

@@ -552,6 +552,27 @@ def test_what_somebody_broke_is_found_and_repaired(database: Database, authority
     assert goods.repair(authority) == 0
 
 
+def test_what_cannot_be_repaired_is_a_failure_that_is_recorded(database: Database) -> None:
+    """One value that no parent can hold keeps no other row from being repaired, and is named at the end."""
+    goods = Goods(database)
+    goods.fill()
+    database.execute(
+        "ALTER TABLE goods DISABLE TRIGGER USER; UPDATE goods SET kind = 'k2' WHERE id IN (1, 6, 11);"
+        "UPDATE goods SET kind = 'much too long' WHERE id = 5"
+    )
+    for (name,) in database.execute(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = 'goods'::regclass AND NOT tgisinternal"
+    ):
+        database.execute(f'ALTER TABLE goods ENABLE ALWAYS TRIGGER "{name}"')
+    assert goods.found() == {Kind.STALE_NEW: 4}
+    assert goods.repair(Authority.OLD) == 3
+    assert goods.found() == {Kind.FAILED: 1}
+    assert database.execute("SELECT key, sqlstate FROM zdm.sync_failures") == [({"id": 5}, "22001")]
+    assert goods.repair(Authority.OLD) == 0
+    database.execute("UPDATE goods SET kind = 'k3' WHERE id = 5")
+    assert (goods.found(), goods.bad()) == ({}, 0)
+
+
 @on_all_versions
 def test_a_parent_that_exists(database: Database) -> None:
     """Its rows are found and keep what they are; what has no form in it is counted before anything changes."""

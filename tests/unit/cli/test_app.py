@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -111,6 +112,36 @@ def test_signals_end_with_one_and_say_what_is_left(number: signal.Signals) -> No
     assert "Traceback" not in err
     assert "Run the same command again; it continues." in err
     assert "Every chunk that was committed stays" in err
+
+
+LOADING = """
+import sys
+class Impatient:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Impatient())
+from zdm.cli import main
+main(["advance", "x", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_an_interruption_while_the_program_is_loaded(option: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LOADING, *filter(None, [option])],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    if option:
+        assert json.loads(ended.stdout)["exit_code"] == 1
+    else:
+        assert ended.stderr == "Error: Interrupted.\nNothing was changed.\n"
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:

@@ -64,9 +64,8 @@ def review_children(review: Review) -> None:
         inherited = own_names & set(child.columns)
         some = sorted(set(child.merged) & inherited)
         if review.replaced and some and set(some) != inherited:
-            column = next(iter(review.replaced))
             review.refuse(
-                column,
+                next(iter(review.replaced)),
                 f"{child.name}, which inherits from {shape.name}, has {', '.join(some)} by itself as well, and other columns not",
                 f"Make {child.name} anew: with LIKE, and then INHERIT, or with INHERITS alone.",
                 _RULE,
