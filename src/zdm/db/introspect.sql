@@ -139,6 +139,7 @@ SELECT
   -- whatever else hangs on it ------------------------------------------------------------------------------------------
   (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', z.kind, 'name', z.name, 'oid', z.oid::int8, 'digest', coalesce(CASE
         WHEN z.kind IN ('view', 'materialized view') THEN md5(pg_get_viewdef(z.oid))
+        WHEN z.kind = 'rule' THEN md5(pg_get_ruledef(z.oid))
         WHEN z.kind = 'policy' THEN (SELECT md5(concat_ws('/', o.polcmd::text, o.polpermissive::text, o.polroles::text,
           pg_get_expr(o.polqual, o.polrelid), pg_get_expr(o.polwithcheck, o.polrelid))) FROM pg_policy o WHERE o.oid = z.oid)
         WHEN z.kind = 'function' THEN (SELECT md5(pg_get_functiondef(f.oid)) FROM pg_proc f WHERE f.oid = z.oid AND f.prosqlbody IS NOT NULL)

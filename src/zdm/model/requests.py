@@ -132,7 +132,7 @@ class FollowRequest(Value):
 
     key: str
     table: QualifiedName
-    kind: Literal["statistics", "policy", "trigger", "publication", "generated column", "function"]
+    kind: Literal["statistics", "policy", "trigger", "publication", "generated column", "function", "rule"]
     oid: int
     name: str
     replaced: tuple[ReplacedTable, ...]

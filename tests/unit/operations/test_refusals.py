@@ -153,7 +153,6 @@ def test_the_role_must_own_the_table() -> None:
         for k in (
             "view",
             "materialized view",
-            "rule",
             "replica identity",
             "user of the identity sequence",
         )

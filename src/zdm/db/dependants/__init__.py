@@ -13,6 +13,7 @@ from zdm.db.dependants.function import follow_function
 from zdm.db.dependants.generated import follow_generated, too_long
 from zdm.db.dependants.policy import follow_policy
 from zdm.db.dependants.publication import follow_publication
+from zdm.db.dependants.rule import follow_rule
 from zdm.db.dependants.statistics import follow_statistics
 from zdm.db.dependants.trigger import follow_trigger
 from zdm.db.dependants.under_lock import Allowance, TooLongUnderLockError
@@ -28,6 +29,7 @@ _KINDS: Final[Mapping[str, _Follows]] = {
     "trigger": follow_trigger,
     "publication": follow_publication,
     "function": follow_function,
+    "rule": follow_rule,
 }
 _REMEDIES: Final[Mapping[str, str]] = {
     "statistics": "DROP STATISTICS {name} first, and create the ones you want on the new column after cleanup.",
@@ -35,6 +37,8 @@ _REMEDIES: Final[Mapping[str, str]] = {
     "trigger": "Create the trigger again without naming the column, and let its function decide.",
     "publication": "Take the column out of the publication's column list or row filter.",
     "function": "Put the function's body into quotes, so that it is parsed when it runs, or drop it before the rollout.",
+    "rule": "Drop the rule, and use a trigger instead, which sees rows and not statements; or switch it off until cleanup (ALTER TABLE … "
+    "DISABLE RULE …).",
     "generated column": "Drop the generated column in an earlier migration; add it again after cleanup.",
 }
 

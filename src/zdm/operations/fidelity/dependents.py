@@ -73,6 +73,10 @@ def review_dependents(review: Review) -> None:
                     dependent.columns,
                     _REMEDIES[dependent.kind],
                 )
+            case "rule" if not _rewrites(review, dependent):
+                review.follows_or_refuse(
+                    "rule", dependent.name, dependent.oid, dependent.columns, _REMEDIES["rule"]
+                )
             case "publication":
                 _publication(review, dependent, hit)
             case "generated column":
@@ -99,6 +103,13 @@ def _refuse(review: Review, dependent: Dependent, hit: list[str]) -> None:
         remedy,
         "dependent-object",
     )
+
+
+def _rewrites(review: Review, dependent: Dependent) -> bool:
+    """Whether it is a rule of the table, or a part of it, that is refused anyhow: it rewrites what zdm writes, or does not see it."""
+    rules = {rule.name: rule.event for rule in review.shape.table.rules}
+    parts = bool(review.shape.table.partitions)
+    return dependent.name in rules and (parts or rules[dependent.name] != "delete")
 
 
 def _publication(review: Review, dependent: Dependent, hit: list[str]) -> None:

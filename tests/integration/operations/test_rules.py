@@ -1,0 +1,87 @@
+"""Rules over a replaced column: made anew over the new one where they are right by either, else refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.harness import Rollout
+from tests.support.servers import Database
+from tests.support.versions import on_all_versions
+from zdm.errors import BadInput
+from zdm.model.phases import State
+from zdm.model.sample import Scenario
+
+TABLE = """
+CREATE TABLE t (id int PRIMARY KEY, a int, b text);
+INSERT INTO t SELECT g, g, 'x' FROM generate_series(1, 50) g;
+CREATE TABLE log (id int, a numeric, what text);
+CREATE TABLE orders (id int, wanted int);
+"""
+CHANGE: tuple[dict[str, object], ...] = (
+    {
+        "change_type": {
+            "table": "t",
+            "column": "a",
+            "to": "numeric(10,2)",
+            "up": "a::numeric(10,2)",
+            "down": "round(a)::int",
+        }
+    },
+)
+RULES = """
+CREATE RULE "Noted" AS ON DELETE TO t WHERE old.a > 0 DO ALSO
+  (INSERT INTO log VALUES (old.id, old.a, 'gone'); UPDATE orders SET wanted = old.a::int WHERE id = old.id);
+COMMENT ON RULE "Noted" ON t IS 'what went';
+CREATE RULE ordered AS ON INSERT TO orders DO ALSO UPDATE t SET a = new.wanted WHERE id = new.id;
+CREATE RULE off AS ON UPDATE TO t DO ALSO INSERT INTO log VALUES (new.id, new.a, 'changed');
+ALTER TABLE t DISABLE RULE off;
+"""
+
+
+@on_all_versions
+def test_carried(database: Database) -> None:
+    rollout = Rollout(database, Scenario(setup=TABLE + RULES, operations=CHANGE))
+    before = database.execute(
+        "SELECT rulename, definition FROM pg_rules WHERE tablename IN ('t', 'orders') ORDER BY 1"
+    )
+    rollout.advance_to(State.SWITCHED_OVER)
+    rollout.execute_new("UPDATE t SET a = 7.75 WHERE id = 7; DELETE FROM t WHERE id = 7")
+    database.execute("INSERT INTO orders VALUES (8, 80)")
+    assert database.execute("SELECT a, _zdm_a FROM t WHERE id = 8") == [(80, 80)]
+    rollout.agree()
+    rollout.advance_to(State.COMPLETED)
+    rollout.nothing_left()
+    after = database.execute(
+        "SELECT rulename, definition FROM pg_rules WHERE tablename IN ('t', 'orders') ORDER BY 1"
+    )
+    assert [name for name, _ in after] == [name for name, _ in before]
+    assert all("_zdm" not in definition for _, definition in after)
+    database.execute(
+        "UPDATE t SET a = 9.25 WHERE id = 9; DELETE FROM t WHERE id = 9; INSERT INTO orders VALUES (10, 100)"
+    )
+    # What the old column held is logged till cleanup, what the new one holds from then on.
+    assert database.execute("SELECT id, a FROM log ORDER BY id") == [
+        (7, 8),
+        (9, database.value("SELECT 9.25")),
+    ]
+    assert database.value("SELECT a FROM t WHERE id = 10") == 100
+    assert database.execute(
+        "SELECT rulename, ev_enabled, obj_description(oid, 'pg_rewrite') FROM pg_rewrite WHERE ev_class = 't'::regclass ORDER BY 1"
+    ) == [("Noted", "O", "what went"), ("off", "D", None)]
+
+
+@pytest.mark.parametrize(
+    "rule, said",
+    [
+        ("ON UPDATE TO t DO ALSO INSERT INTO log VALUES (new.id, new.a)", {"dependent-object", "table-rule"}),
+        ("ON INSERT TO t DO ALSO INSERT INTO log VALUES (new.id, new.a)", {"dependent-object"}),
+        ("ON UPDATE TO t DO INSTEAD NOTHING", {"table-rule"}),
+        ("ON DELETE TO t DO ALSO INSERT INTO log VALUES (old.a::bit(8)::int, 1)", {"cannot-be-carried"}),
+    ],
+)
+def test_refused_by_name(database: Database, rule: str, said: set[str]) -> None:
+    rollout = Rollout(database, Scenario(setup=f"{TABLE} CREATE RULE r AS {rule};", operations=CHANGE))
+    with pytest.raises(BadInput) as raised:
+        rollout.engine().plan(rollout.migration)
+    assert {problem.rule for problem in raised.value.problems} == said
+    assert all("r on public.t" in problem.what and problem.remedy for problem in raised.value.problems)
