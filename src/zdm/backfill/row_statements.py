@@ -40,6 +40,7 @@ class RowStatements:
         )
         # A row that failed may raise again wherever it is asked about, so that is looked up first.
         self.failed = _failure(mapping, rollout)
+        self._rollout = rollout
         self._wanted = row_conditions.wanted(mapping, ALIAS)
         if mapping.logged:
             # Its row may have gone on the new side, which the old one does not know yet.
@@ -85,7 +86,8 @@ class RowStatements:
 
     def fill_meeting(self, start: int, end: int) -> sql.Composed:
         """The same where rows may be made by others at this moment."""
-        if self._one_by_one or self.locks_first:
+        if self._one_by_one or self.locks_first or self._mapping.contested:
+            # A key that another table's row has is recorded, row by row.
             return self.fill(start, end, careful=True)
         # Only where the key is met: what another constraint refuses is recorded row by row.
         return sql.SQL("{} ON CONFLICT ({}) DO NOTHING").format(
@@ -122,7 +124,7 @@ class RowStatements:
             source=self._source,
             condition=condition,
             absent=absent,
-            key=comma(render(value, ALIAS) for value in self._mapping.new.key_values),
+            key=comma(render(value, ALIAS) for value in self._mapping.new.key_values if value.columns),
             lock=self._lock,
         )
 
@@ -132,7 +134,10 @@ class RowStatements:
         Otherwise the server reads all that is there already, again for each chunk. The ends are found by sorting, since not
         every type that can be a key has min() and max(); OFFSET keeps the server from going through an index of the whole table for them.
         """
-        key, value = self._mapping.new.key[0], self._mapping.new.key_values[0]
+        new = self._mapping.new
+        key, value = next(
+            (key, value) for key, value in zip(new.key, new.key_values, strict=True) if value.columns
+        )
         least, greatest = (
             sql.SQL(
                 "(SELECT zdm_k FROM (SELECT {value} AS zdm_k FROM ONLY {source} AS zdm_b WHERE {within} OFFSET 0) AS zdm_b ORDER BY 1 {way} LIMIT 1)"
@@ -241,6 +246,14 @@ class RowStatements:
             for c in self._mapping.new.columns
         ]
 
+    def recorded(self, position: str) -> sql.Composed:
+        """What was recorded of the row at a position: SQLSTATE and message, or no row."""
+        failed = row_objects.failed(self._mapping, self._rollout, self._mapping.source, ALIAS)
+        return sql.SQL(
+            "SELECT zdm_r.sqlstate, zdm_r.message FROM ONLY {} AS {} CROSS JOIN LATERAL (SELECT zdm_f.* {}) AS zdm_r"
+            " WHERE {} = {}::pg_catalog.tid"
+        ).format(self._source, sql.Identifier(ALIAS), failed, column("ctid", ALIAS), sql.Literal(position))
+
     @staticmethod
     def _within(start: int, end: int) -> sql.Composable:
         return within(start, end, ALIAS)
@@ -263,7 +276,6 @@ class ParentStatements(ByRowStatements):
 
     def __init__(self, mapping: RowMapping, rollout: int) -> None:
         super().__init__(mapping, rollout)
-        self._rollout = rollout
         self._lock = sql.SQL("FOR NO KEY UPDATE")
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_l WHERE {})").format(
             self._target, parent_sync.links(mapping, "zdm_l", ALIAS)
@@ -311,6 +323,7 @@ class ElementStatements(ByRowStatements):
         self._key = [column(name, ALIAS) for name in mapping.source.key]
         self.promised = {}
         self.failed = _failure(mapping, rollout)
+        self._rollout = rollout
         self._lock = sql.SQL("FOR NO KEY UPDATE")
         if mapping.elements is not None and mapping.elements.one == "new":
             agree = element_sync.agreeing(mapping, rollout, ALIAS)

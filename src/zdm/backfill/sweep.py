@@ -184,4 +184,10 @@ def _why(conn: psycopg.Connection[Any], statements: Statements | RowStatements, 
             return f"up of {name} raised {error.sqlstate}: {error.diag.message_primary or str(error).strip()}"
         if row is not None and row[0] and name in statements.promised:
             return statements.promised[name]
+    if isinstance(statements, RowStatements):
+        # Its values can be computed; it is the other table that refuses them.
+        with transaction(conn, read_only=True):
+            row = conn.execute(statements.recorded(position)).fetchone()
+        if row is not None:
+            return f"{row[1]} ({row[0]})"
     return "it has changed meanwhile"

@@ -25,6 +25,7 @@ from zdm.engine.row_steps import row_steps
 from zdm.engine.shadow_check import try_shadow
 from zdm.engine.swap import swap_steps
 from zdm.engine.table_steps import table_steps
+from zdm.engine.union_mapper import measure_union
 from zdm.engine.version_views import view_steps
 from zdm.errors import Problem
 from zdm.model.hanging import Hanging, going, hanging_on
@@ -95,6 +96,7 @@ def compile_plan(
                 measure_elements(mapper, found)
             else:
                 measure_rows(mapper, found, lossy=asked.lossy)
+                measure_union(mapper, found)
         mapper.fail()
     expressions = mapper.requested()
     mapper.fail()

@@ -12,6 +12,7 @@ from zdm.db.session import fetch_value, transaction
 from zdm.engine.element_mapper import element_mapping
 from zdm.engine.mapper import Mapper
 from zdm.engine.parent_mapper import parent_mapping
+from zdm.engine.union_mapper import told_apart, unite
 from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression, Volatility
 from zdm.model.mapping import TableMapping
@@ -33,7 +34,7 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
         if made is not None:
             taken.add(made.id)
             found.append(made)
-    return tuple(found)
+    return unite(mapper, found)
 
 
 def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName]) -> RowMapping | None:
@@ -62,7 +63,8 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
         ]
     if len(mapper.problems) > before:
         return None
-    id_ = new.table
+    # What several tables fill is no name for one of the mappings.
+    id_ = old.table if new.told else new.table
     if id_ in taken:
         id_ = qualified(new.table.schema_, f"{old.table.name} to {new.table.name}")
     return RowMapping(
@@ -77,6 +79,7 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
         logged=mapper.draft.sync is SyncMode.LOGGED,
         without_old_form=draft.without_old_form,
         replaces=draft.replaces,
+        numbers=tuple(draft.numbers.items()),
     )
 
 
@@ -189,6 +192,7 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
         },
     )
     types = {name: type_ for name, type_, _ in side.readable}
+    told = told_apart(mapper, draft.operation, side)
     columns: list[MirroredColumn] = []
     for c in side.columns:
         value = values.get(c.name)
@@ -209,14 +213,18 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
             )
         )
     other_types = {name: type_ for name, type_, _ in other.readable}
+    constants = {t.name: t.value for t in told}
+    across = iter(other.shared)
     return RowSide(
         table=side.table,
         oid=side.oid,
         kind=side.kind,
         key=tuple(side.key),
         key_values=tuple(
-            Expression(source=name, parts=(ColumnRef(column=name),), type=other_types[name])
-            for name in other.key
+            constants.get(key, _plain(key, types[key]))
+            if key in side.told
+            else _plain(name := next(across), other_types[name])
+            for key in side.key
         ),
         key_types=tuple(types[name] for name in side.key),
         columns=tuple(columns),
@@ -227,7 +235,12 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
         within=tuple(side.within),
         required=tuple(side.required),
         loose=side.loose,
+        told=told,
     )
+
+
+def _plain(name: str, type_: str) -> Expression:
+    return Expression(source=name, parts=(ColumnRef(column=name),), type=type_)
 
 
 def _gone(mapper: Mapper, draft: DraftRows, side: DraftSide) -> tuple[tuple[str, str], ...]:

@@ -41,15 +41,16 @@ def measure_rows(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
 def _there_already(mapper: Mapper, mapping: RowMapping) -> None:
     may = [] if mapping.where is None else [sql.SQL("({} IS TRUE)").format(render(mapping.where, "zdm_o"))]
     wrong = sql.SQL(
-        "FROM {new} AS zdm_n LEFT JOIN {old} AS zdm_o ON {joined} WHERE CASE WHEN {paired} THEN {differs} ELSE true END"
+        "FROM {new} AS zdm_n LEFT JOIN {old} AS zdm_o ON {joined} WHERE {own} AND CASE WHEN {paired} THEN {differs} ELSE true END"
     ).format(
+        own=row_conditions.theirs(mapping.new, "zdm_n"),
         new=qualified_name(mapping.new.table),
         old=qualified_name(mapping.old.table),
         joined=all_of([row_conditions.joined(mapping, "zdm_o", "zdm_n"), *may]),
         paired=sql.SQL("{} IS NOT NULL").format(column(mapping.old.key[0], "zdm_o")),
         differs=row_conditions.disagree(mapping, "zdm_o", "zdm_n"),
     )
-    count, keys = _counted(mapper, wrong, mapping.new.key, "zdm_n")
+    count, keys = counted(mapper, wrong, mapping.new.key, "zdm_n")
     if count:
         mapper.problems.append(
             Problem(
@@ -68,7 +69,7 @@ def _alone(mapper: Mapper, mapping: RowMapping) -> None:
         new=qualified_name(mapping.new.table),
         joined=row_conditions.joined(mapping, "zdm_o", "zdm_n"),
     )
-    count, keys = _counted(mapper, lost, mapping.old.key, "zdm_o")
+    count, keys = counted(mapper, lost, mapping.old.key, "zdm_o")
     if count:
         mapper.problems.append(
             Problem(
@@ -81,7 +82,7 @@ def _alone(mapper: Mapper, mapping: RowMapping) -> None:
 
 
 def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
-    known = {*mapping.new.key, *(c.name for c in mapping.new.columns)}
+    known = {*mapping.new.key, *(c.name for c in (*mapping.new.given, *mapping.new.columns))}
     read = {name for c in mapping.old.followed for name in c.value.columns}
     if not read or not read <= known or all(c.plain for c in (*mapping.new.followed, *mapping.old.followed)):
         return
@@ -95,16 +96,16 @@ def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
                 sql.SQL("CAST({} AS {}) AS {}").format(
                     render(c.value, "zdm_o"), type_name(c.type), column(c.name)
                 )
-                for c in mapping.new.columns
+                for c in (*mapping.new.given, *mapping.new.columns)
             ),
         ]
     )
     source = sql.SQL("FROM {} AS zdm_o CROSS JOIN LATERAL (SELECT {}) AS zdm_n WHERE {}").format(
         qualified_name(mapping.old.table), made, row_conditions.wanted(mapping, "zdm_o")
     )
-    rows, _ = _counted(mapper, source, mapping.old.key, "zdm_o")
+    rows, _ = counted(mapper, source, mapping.old.key, "zdm_o")
     changed = sql.SQL("{} AND {}").format(source, row_conditions.changed(mapping, "zdm_o", "zdm_n"))
-    lost, keys = _counted(mapper, changed, mapping.old.key, "zdm_o")
+    lost, keys = counted(mapper, changed, mapping.old.key, "zdm_o")
     mapper.roundtrips.append(
         Roundtrip(
             table=mapping.old.table,
@@ -127,7 +128,7 @@ def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
         )
 
 
-def _counted(mapper: Mapper, found: sql.Composable, key: tuple[str, ...], alias: str) -> tuple[int, str]:
+def counted(mapper: Mapper, found: sql.Composable, key: tuple[str, ...], alias: str) -> tuple[int, str]:
     """How many rows, and some of their keys."""
     names = sql.SQL(" || ', ' || ").join(
         sql.SQL("{} || COALESCE({}::text, 'NULL')").format(sql.Literal(f"{name}="), column(name, alias))

@@ -95,6 +95,19 @@ class MirroredColumn(Value):
         return len(parts) == 1 and isinstance(parts[0], ColumnRef) and self.value.type == self.type
 
 
+class Told(Value):
+    """A column of the new side that tells rows of several old tables apart.
+
+    Parameters
+    ----------
+    value: what it holds in the rows of one of them; reads nothing.
+    """
+
+    name: str
+    type: str
+    value: Expression
+
+
 class RowSide(Value):
     """One side of a mapping.
 
@@ -112,6 +125,7 @@ class RowSide(Value):
     within: of a partitioned side: those key columns that name a row by themselves, in whatever partition it is.
     required: columns besides the key that an INSERT must name.
     loose: of a side that is synced by log: no index of its table keeps the key unique, since that names rows of the other side.
+    told: of a new side that several old tables make rows of: what those of this mapping hold. All others are none of its rows.
     """
 
     table: QualifiedName
@@ -128,6 +142,12 @@ class RowSide(Value):
     within: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     loose: bool = False
+    told: tuple[Told, ...] = ()
+
+    @property
+    def given(self) -> tuple[Told, ...]:
+        """What its rows hold besides the key and the mapped columns."""
+        return tuple(t for t in self.told if t.name not in self.key)
 
     @property
     def followed(self) -> tuple[MirroredColumn, ...]:
@@ -271,12 +291,28 @@ class Elements(Value):
         return (of == "one") == (self.one == "old")
 
 
+class Beside(Value):
+    """Another table whose rows go to the same new one.
+
+    Parameters
+    ----------
+    number: of its mapping.
+    key: its key columns, in the order of the mapping's own.
+    told: what its rows hold in the new table.
+    """
+
+    number: int
+    table: QualifiedName
+    key: tuple[str, ...]
+    told: tuple[Told, ...]
+
+
 class RowMapping(Value):
     """Rows of `old` and rows of `new`, kept in step while both versions live.
 
     Parameters
     ----------
-    id: what catalog, status and metrics call it; the new side's table unless that is taken.
+    id: what catalog, status and metrics call it; the new side's table, or the old one's of several that fill it, unless that is taken.
     number: unique in the plan; names of triggers and functions hold it.
     where: over the old side's row: only rows that meet it have a new form.
     one_way: writes of the new version do not flow back.
@@ -285,6 +321,8 @@ class RowMapping(Value):
     logged: writes are noted, and carried over by a reconciler.
     without_old_form: what becomes of rows of the new side that the old one cannot hold.
     replaces: the new side's table takes the old one's name at cleanup.
+    beside: the other tables whose rows the new side's table has.
+    numbers: columns of the new side's key, and the SQL that gives each the next number where the new version names none.
     """
 
     id: QualifiedName
@@ -300,6 +338,23 @@ class RowMapping(Value):
     logged: bool = False
     without_old_form: WithoutOldForm = WithoutOldForm.REFUSE
     replaces: bool = False
+    beside: tuple[Beside, ...] = ()
+    numbers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def unites(self) -> bool:
+        """Whether the new side's table has rows of other mappings as well."""
+        return bool(self.new.told)
+
+    @property
+    def contested(self) -> bool:
+        """Whether rows of two old tables may claim one key of the new one."""
+        return bool(self.beside) and not any(t.name in self.new.key for t in self.new.told)
+
+    @property
+    def foremost(self) -> bool:
+        """Whether it answers, of those that fill one table, for rows that are none of theirs."""
+        return self.unites and all(self.number < other.number for other in self.beside)
 
     @property
     def records(self) -> bool:

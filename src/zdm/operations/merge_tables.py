@@ -1,4 +1,4 @@
-"""merge_tables: a table that has one row for each row of another one becomes columns of that one."""
+"""merge_tables: a table becomes columns of another one, which has a row for each of its rows; or rows of several become those of one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from zdm.errors import Problem
-from zdm.model.names import Value
+from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import Presence, SideKind
 from zdm.model.sample import Scenario
@@ -21,7 +21,10 @@ from zdm.operations.drop_table import DropTable
 from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape, is_sequence_default
+from zdm.operations.split_table import CreatedPart
 from zdm.operations.target import quoted, readable, required, unique_over
+from zdm.operations.union import Union, UnitedTable
+from zdm.operations.union_scenarios import SCENARIOS
 
 
 class MergedColumn(Value):
@@ -45,27 +48,47 @@ class MergedColumn(Value):
         return self.to or self.column
 
 
+def _names_alone(schema: dict[str, Any]) -> None:
+    """For `json_schema_extra` of pairs of names, which may be given as a list where both are the same."""
+    pairs = {
+        name: schema.pop(name) for name in ("type", "additionalProperties", "minProperties") if name in schema
+    }
+    schema["anyOf"] = [pairs, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+
+
 class MergeTables(Operation):
-    """Let the rows of a table become columns of another one, which has a row for each of them; the table goes at cleanup."""
+    """Let the rows of a table become columns of another one, which has a row for each of them, or the rows of several tables the rows of one; the
+    tables go at cleanup."""
 
     kind: ClassVar[str] = "merge_tables"
-    summary: ClassVar[str] = "merge a 1:1 table into the other one"
+    summary: ClassVar[str] = "merge a 1:1 table into the other one, or the rows of several tables into one"
 
-    table: TableName = Field(description="the table that goes")
-    to: TableName = Field(description="the table that gets its columns")
+    table: TableName | None = Field(default=None, description="the table that goes, and becomes columns")
+    united: tuple[UnitedTable, ...] = Field(
+        default=(),
+        alias="tables",
+        description="instead of `table`: the tables that go, and whose rows become those of `to`",
+    )
+    to: TableName = Field(description="the table that gets its columns, or their rows")
     key: dict[Name, Name] = Field(
         min_length=1,
-        description="which row belongs to which: each key column of `to`, and the key column of `table` that it equals",
+        description="which row belongs to which: each key column of `to`, and the key column of `table` that it equals; with `tables`, "
+        "columns of `values` may be among them",
+        json_schema_extra=_names_alone,
     )
     columns: tuple[MergedColumn, ...] = Field(
-        min_length=1,
-        description="the columns that come over, by name or in detail",
+        default=(),
+        description="of `table`: the columns that come over, by name or in detail",
         json_schema_extra=names_too,
     )
     discard: tuple[Name, ...] = Field(
         default=(), description="columns of `table` that go with it, and whatever they hold"
     )
     lossy: bool = Field(default=False, description="accept that down(up(x)) is not x for some rows")
+    create: CreatedPart | None = Field(
+        default=None, description="with `tables`: make `to`; without it, `to` exists already"
+    )
+    keep: bool = Field(default=False, description="with `tables`: the new version has them as well")
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
         Scenario(
@@ -122,6 +145,7 @@ class MergeTables(Operation):
             after="SELECT to_regclass('account_stats') IS NULL AND bool_and(statuses_count IS NOT NULL)"
             " AND bool_or(remark = 'N1') FROM accounts",
         ),
+        *SCENARIOS,
     )
 
     @field_validator("columns", mode="before")
@@ -129,19 +153,66 @@ class MergeTables(Operation):
     def _by_name(cls, value: Any) -> Any:
         return by_name(value)
 
+    @field_validator("key", mode="before")
+    @classmethod
+    def _same_names(cls, value: Any) -> Any:
+        return {name: name for name in value} if isinstance(value, list | tuple) else value
+
+    @model_validator(mode="after")
+    def _one_form(self) -> MergeTables:
+        if (self.table is None) == (not self.united):
+            raise ValueError(
+                "give either `table`, which becomes columns of `to`, or `tables`, whose rows become rows of `to`"
+            )
+        columns = {"columns": self.columns, "discard": self.discard, "lossy": self.lossy}
+        rows = {"create": self.create, "keep": self.keep}
+        given = [name for name, value in (columns if self.united else rows).items() if value]
+        if given:
+            belongs = "each of `tables`" if self.united else "`tables`, not to `table`"
+            raise ValueError(f"`{given[0]}` belongs to {belongs}")
+        if self.united and len(self.united) < 2:
+            raise ValueError("`tables` are two at least")
+        if self.table is not None and not self.columns:
+            raise ValueError("`columns` are needed: those of `table` that come over")
+        return self
+
+    @property
+    def _union(self) -> Union | None:
+        """What it is with `tables`."""
+        return Union(self.united, self.to, dict(self.key), self.create, self.keep) if self.united else None
+
+    @property
+    def _goes(self) -> str:
+        assert self.table is not None
+        return self.table
+
     def tables(self) -> Sequence[str]:
-        return (self.table, self.to)
+        if self.united:
+            return (*(u.table for u in self.united), *((self.to,) if self.create is None else ()))
+        return (self._goes, self.to)
 
     def types(self) -> Sequence[str]:
+        if self._union is not None:
+            return self._union.types()
         return tuple(c.type for c in self.columns if c.type is not None)
+
+    def names(self, draft: Draft) -> Sequence[QualifiedName]:
+        if self.create is None:
+            return ()
+        try:
+            return (draft.name(self.to),)
+        except ValueError:
+            return ()
 
     def column_additions(self, draft: Draft) -> Sequence[tuple[str, str | None]]:
         return tuple((added.type, added.default) for _, _, added in self._added(draft))
 
     def _added(self, draft: Draft) -> list[tuple[MergedColumn, Column, AddColumn]]:
         """What the table that stays gets. Nothing for columns that there are not."""
+        if self.table is None:
+            return []
         try:
-            table = draft.tables.get(draft.name(self.table))
+            table = draft.tables.get(draft.name(self._goes))
         except ValueError:
             return []
         found: list[tuple[MergedColumn, Column, AddColumn]] = []
@@ -172,8 +243,10 @@ class MergeTables(Operation):
     # --- what it means ------------------------------------------------------------------------------------------------
 
     def apply(self, draft: Draft, label: str) -> list[Problem]:
+        if self._union is not None:
+            return self._union.apply(draft, label)
         problems: list[Problem] = []
-        source = find_shape(draft, self.table, problems, ordinary=True)
+        source = find_shape(draft, self._goes, problems, ordinary=True)
         target = find_shape(draft, self.to, problems, ordinary=True)
         if source is None or target is None:
             return problems
@@ -198,7 +271,7 @@ class MergeTables(Operation):
             )
         )
         assert len(made) == len(added)
-        drop = DropTable(table=self.table)
+        drop = DropTable(table=self._goes)
         problems += drop.apply(draft, f"{label}/drop")
         draft.memo[label] = ([column for _, _, column in added], drop)
         if self.discard:
@@ -367,6 +440,8 @@ class MergeTables(Operation):
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
+        if self._union is not None:
+            return self._union.plan(phase, context)
         columns: list[AddColumn]
         drop: DropTable
         columns, drop = context.draft.memo[context.label]

@@ -126,7 +126,9 @@ class Migration(Value):
 
     @field_serializer("operations")
     def _write_operations(self, value: tuple[Operation, ...]) -> list[dict[str, Any]]:
-        return [{item.kind: item.model_dump(mode="json", exclude_defaults=True)} for item in value]
+        return [
+            {item.kind: item.model_dump(mode="json", exclude_defaults=True, by_alias=True)} for item in value
+        ]
 
     @model_validator(mode="after")
     def _check_dependencies(self) -> Migration:

@@ -38,6 +38,9 @@ class DraftSide:
     key: its key columns.
     readable: name, type and collation of each column that the other side's expressions may read.
     fixed / within / required / loose: as `RowSide` has them.
+    fixed / within / required: as `RowSide` has them.
+    told: of a new side that several old tables make rows of: what those of this mapping hold, a column and a constant. Columns of the
+        key that are among them have no part in the other side's key.
     """
 
     table: QualifiedName
@@ -53,6 +56,12 @@ class DraftSide:
     within: list[str] = field(default_factory=list)
     required: list[str] = field(default_factory=list)
     loose: bool = False
+    told: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shared(self) -> list[str]:
+        """The key columns that the other side has as well."""
+        return [name for name in self.key if name not in self.told]
 
 
 @dataclass(slots=True)
@@ -107,6 +116,7 @@ class DraftRows:
     loggable: it may be synced by log.
     without_old_form: what becomes of rows that the new version writes and the old one cannot hold.
     replaces: the new table takes the old one's name at cleanup.
+    numbers: as `RowMapping` has them.
     """
 
     operation: str
@@ -121,3 +131,4 @@ class DraftRows:
     loggable: bool = False
     without_old_form: WithoutOldForm = WithoutOldForm.REFUSE
     replaces: bool = False
+    numbers: dict[str, str] = field(default_factory=dict)

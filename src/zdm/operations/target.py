@@ -112,8 +112,18 @@ def existing_table(
     key: Mapping[str, str],
     columns: list[DraftMirrored],
     problems: list[Problem],
+    *,
+    unique: Sequence[str] = (),
+    given: Sequence[str] = (),
 ) -> Target | None:
-    """The table that is there, its columns being what they are; what stands in the way is appended."""
+    """The table that is there, its columns being what they are; what stands in the way is appended.
+
+    Parameters
+    ----------
+    unique: what names a row of it, where that is more than `key`.
+    given: columns that hold the same in all rows of the other table.
+    """
+    names = tuple(unique) or tuple(key)
     other = find_shape(draft, written, problems, ordinary=True)
     if other is None:
         return None
@@ -136,10 +146,10 @@ def existing_table(
                 rule="not-owner",
             )
         )
-    if not unique_over(table, tuple(key)):
+    if not unique_over(table, names):
         problems.append(
             Problem(
-                f"({', '.join(key)}) is no unique key of {table.name} whose columns are NOT NULL",
+                f"({', '.join(names)}) is no unique key of {table.name} whose columns are NOT NULL",
                 remedy="Add the unique constraint first; without it two rows could claim one place.",
                 rule="no-key",
             )
@@ -162,7 +172,7 @@ def existing_table(
             )
             continue
         mapped.type, mapped.collation, mapped.not_null = found.type, found.collation, found.not_null
-    known = {*key, *(c.name for c in columns)}
+    known = {*names, *given, *(c.name for c in columns)}
     problems.extend(
         Problem(
             f"column {c.name} of {table.name} is NOT NULL without a default: rows that the old version makes have no value for it",
@@ -171,17 +181,17 @@ def existing_table(
         for c in table.columns
         if c.name not in known and required(c)
     )
-    others = [i for i in table.indexes if i.unique and set(i.columns) != set(key)]
+    others = [i for i in table.indexes if i.unique and set(i.columns) != set(names)]
     checked = [c for c in table.constraints if c.kind in {"check", "exclusion", "foreign key"}]
     side = DraftSide(
         table=table.name,
         oid=table.oid,
         kind=SideKind.ROWS,
-        key=list(key),
+        key=list(names),
         columns=columns,
         readable=readable(table),
         guarded=bool(others or checked or table.triggers),
-        required=[c.name for c in table.columns if c.name not in key and required(c)],
+        required=[c.name for c in table.columns if c.name not in names and required(c)],
     )
     return Target(side, shape.table.owner)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from psycopg import sql
 
-from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind
+from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, Told
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, trusted, type_name
 from zdm.sql.row_objects import Side
 from zdm.sql.rows import render
@@ -70,14 +70,20 @@ def changed(mapping: RowMapping, old: str, new: str) -> sql.Composable:
 
 
 def insert_columns(side: RowSide) -> sql.Composed:
-    """What an INSERT of a mapped row names: the key, then what is filled."""
-    return comma(column(name) for name in (*side.key, *(c.name for c in side.columns)))
+    """What an INSERT of a mapped row names: the key, what tells it apart, then what is filled."""
+    names = (*side.key, *(t.name for t in side.given), *(c.name for c in side.columns))
+    return comma(column(name) for name in names)
 
 
 def insert_values(side: RowSide, alias: str) -> sql.Composed:
     """The values of these, over the other side's row."""
-    keys = [render(value, alias) for value in side.key_values]
-    return comma([*keys, *(render(c.value, alias) for c in side.columns)])
+    return comma([*row_values(side, alias), *(render(c.value, alias) for c in side.columns)])
+
+
+def row_values(side: RowSide, alias: str) -> list[sql.Composable]:
+    """Those of the key and of what tells the row apart."""
+    keys: list[sql.Composable] = [render(value, alias) for value in side.key_values]
+    return [*keys, *(render(t.value) for t in side.given)]
 
 
 def astray(side: RowSide, mine: str, other: str) -> list[sql.Composable]:
@@ -112,9 +118,49 @@ def any_differs(columns: Iterable[MirroredColumn], mine: str, other: str) -> sql
 
 def match(side: RowSide, mine: str, other: str) -> sql.Composable:
     """A condition over a side's row and a row of the other one: they belong together."""
+    return all_of([met(side, mine, other), *([_held(side.given, mine)] if side.given else [])])
+
+
+def met(side: RowSide, mine: str, other: str) -> sql.Composable:
+    """A condition over a side's row: it has the key of a row of the other one, whosever it is."""
     return all_of(
         sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, mine), render(value, other))
         for name, value in zip(side.key, side.key_values, strict=True)
+    )
+
+
+def paired(mapping: RowMapping, old: str, new: str) -> sql.Composable:
+    """As `joined`, over rows of the new side that are known to be the mapping's; nothing but columns of both."""
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, new), render(value, old))
+        for name, value in zip(mapping.new.key, mapping.new.key_values, strict=True)
+        if value.columns
+    )
+
+
+def theirs(side: RowSide, alias: str) -> sql.Composable:
+    """A condition over a row of a table that several fill: it is one of this mapping's; NULL may stand for false."""
+    return _held(side.told, alias)
+
+
+def nobodys(mapping: RowMapping, alias: str) -> sql.Composable:
+    """A condition over such a row, never NULL: it is no mapping's."""
+    told = (mapping.new.told, *(other.told for other in mapping.beside))
+    return sql.SQL("(NOT {})").format(any_of(sql.SQL("({} IS TRUE)").format(_held(t, alias)) for t in told))
+
+
+def answered(mapping: RowMapping, alias: str) -> sql.Composable:
+    """A condition over a row of the new side, or over its bare columns: this mapping says whether it may be there."""
+    if not mapping.unites:
+        return sql.SQL("true")
+    if not mapping.foremost:
+        return theirs(mapping.new, alias)
+    return any_of([theirs(mapping.new, alias), nobodys(mapping, alias)])
+
+
+def _held(told: Iterable[Told], alias: str) -> sql.Composable:
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(t.name, alias), render(t.value)) for t in told
     )
 
 

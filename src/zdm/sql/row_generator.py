@@ -270,7 +270,7 @@ class Generator(Objects):
     def _settling(self, template: str, **pieces: sql.Composable) -> Function:
         """The function that settles the other side, by a template that is filled with these pieces besides those that all have."""
         name = name_of(self.mapping, self.rollout, f"settle_{row_conditions.across(self.side)}")
-        pieces |= {
+        pieces = {
             "function": sql.Identifier(SCHEMA, name),
             "source": self.table,
             "declare": sql.SQL("\n").join(
@@ -290,7 +290,7 @@ class Generator(Objects):
             "mine": self._guard(self.side, self.mine, "zdm_at"),
             "all": sql.Literal(f"{self.mapping.number}:{self.side}:*"),
             "there": self._guard_across("zdm_at"),
-        }
+        } | pieces
         if not self.mapping.records:
             pieces |= {"quick": self._quickly(), "depth": self._depth()}
         definition = dollar_quoted(template, **pieces)

@@ -21,6 +21,7 @@ from zdm.sql import (
     row_generator,
     row_log,
     row_record,
+    row_union,
 )
 from zdm.sql.identifiers import comma, qualified_name
 from zdm.sql.row_objects import (
@@ -133,7 +134,7 @@ def comparison(mapping: RowMapping) -> sql.Composed:
     ).format(
         qualified_name(mapping.old.table),
         qualified_name(mapping.new.table),
-        row_conditions.joined(mapping, "o", "n"),
+        row_conditions.paired(mapping, "o", "n"),
         row_conditions.disagree(mapping, "o", "n"),
     )
 
@@ -152,6 +153,8 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
         return row_log.LogObjects(mapping, rollout, side)
     if mapping.records:
         return row_record.RecordObjects(mapping, rollout, side)
+    if mapping.unites:
+        return row_union.UnionObjects(mapping, rollout, side)
     return row_generator.Generator(mapping, rollout, side)
 
 
@@ -171,5 +174,7 @@ def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
             f"late_{side}",
             f"settle_{row_conditions.across(side)}",
             f"stale_{side}",
+            f"outside_{side}",
+            f"number_{side}",
         )
     ]

@@ -83,7 +83,8 @@ def repair_rows(
             total += job.run(statements.different(), statements.settling(statements.different(), "old"))
             total += job.run(statements.astray(), statements.naming_none())
         if back:
-            return total + job.run(statements.extra(), statements.settling(statements.extra(), side))
+            extra = statements.extra(own=True)
+            return total + job.run(extra, statements.settling(extra, side))
         # What is deleted here must not be mirrored.
         silent = {"zdm.row": row_conditions.backfilling(mapping)}
         return total + job.run(statements.extra(), statements.deleting(), silent)
@@ -112,13 +113,23 @@ class _Statements:
             ),
         )
 
-    def extra(self) -> sql.Composed:
-        """Rows of the new side that no row of the old one makes, or fills."""
+    def extra(self, *, own: bool = False) -> sql.Composed:
+        """Rows of the new side that no row of the old one makes, or fills.
+
+        Parameters
+        ----------
+        own: of a table that several fill, only this mapping's, and none that is nobody's.
+        """
+        answered = (
+            row_conditions.theirs(self._mapping.new, "zdm_n")
+            if own
+            else row_conditions.answered(self._mapping, "zdm_n")
+        )
         lone = row_conditions.holds(self._mapping.new, "zdm_n") if self._mapping.joins else sql.SQL("true")
         return sql.SQL("FROM {} AS {} WHERE {} AND NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
             self._new,
             _NEW,
-            all_of([lone, *self._unknown()]),
+            all_of([lone, answered, *self._unknown()]),
             self._old,
             _OLD,
             all_of([self._joined, self._may]),

@@ -236,6 +236,9 @@ class _Statements:
         if mapping.where is not None:
             may = sql.SQL("({} IS TRUE)").format(render(mapping.where, _OLD))
         must = may
+        if mapping.foremost:
+            # A row of nobody's may have the key of one of ours.
+            may = row_conditions.theirs(mapping.new, _NEW)
         if mapping.old.kind is SideKind.COLUMNS and mapping.presence is Presence.NEEDED:
             must = all_of([may, row_conditions.holds(mapping.old, _OLD)])
         # A row that the mapping does not make may be there by itself, as long as it holds nothing.
@@ -456,11 +459,13 @@ class _Statements:
         return sql.SQL("{} FULL JOIN {} ON {}").format(
             self._side(self._mapping.old, _OLD, start, end),
             self._side(self._mapping.new, _NEW, start, end),
-            row_conditions.joined(self._mapping, _OLD, _NEW),
+            row_conditions.paired(self._mapping, _OLD, _NEW),
         )
 
     def _side(self, side: RowSide, alias: str, start: Bound, end: Bound) -> sql.Composable:
         conditions = [self._bound(side, ">=", start), self._bound(side, "<", end)]
+        if side is self._mapping.new and self._mapping.unites:
+            conditions.append(row_conditions.answered(self._mapping, ""))
         return sql.SQL("(SELECT * FROM {} WHERE {}) AS {}").format(
             qualified_name(side.table), all_of(c for c in conditions if c is not None), sql.Identifier(alias)
         )
@@ -472,5 +477,8 @@ class _Statements:
             sql.SQL("CAST({} AS {})").format(sql.Literal(value), trusted(type_))
             for value, type_ in zip(bound, self._mapping.old.key_types, strict=True)
         )
-        key = comma(column(name) for name in side.key)
+        # What a side has in its key besides is the same in all rows that are compared.
+        key = comma(
+            column(name) for name, value in zip(side.key, side.key_values, strict=True) if value.columns
+        )
         return sql.SQL("(({}) {} ({}))").format(key, trusted(operator), values)
