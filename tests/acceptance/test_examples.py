@@ -75,6 +75,11 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT amount::text, status FROM ledger_entries WHERE description = 'only new'",
         [("7.50", "active")],
     ),
+    "customers_by_region": (
+        "INSERT INTO customers (region, name, email, active) VALUES ('us', 'only new', 'only@new', false)",
+        "SELECT email, state, status FROM customers_us WHERE name = 'only new'",
+        [("only@new", "NY", "closed")],
+    ),
     "mastodon_account_stats": (
         (
             "WITH a AS (INSERT INTO accounts (username) VALUES ('only new') RETURNING id)"

@@ -82,7 +82,11 @@ def _alone(mapper: Mapper, mapping: RowMapping) -> None:
 
 
 def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
-    known = {*mapping.new.key, *(c.name for c in (*mapping.new.given, *mapping.new.columns))}
+    known = {
+        *mapping.new.key,
+        *(c.name for c in mapping.new.columns),
+        *(t.name for t in mapping.new.given),
+    }
     read = {name for c in mapping.old.followed for name in c.value.columns}
     if not read or not read <= known or all(c.plain for c in (*mapping.new.followed, *mapping.old.followed)):
         return
@@ -96,8 +100,9 @@ def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
                 sql.SQL("CAST({} AS {}) AS {}").format(
                     render(c.value, "zdm_o"), type_name(c.type), column(c.name)
                 )
-                for c in (*mapping.new.given, *mapping.new.columns)
+                for c in mapping.new.columns
             ),
+            *(sql.SQL("{} AS {}").format(render(t.value), column(t.name)) for t in mapping.new.given),
         ]
     )
     source = sql.SQL("FROM {} AS zdm_o CROSS JOIN LATERAL (SELECT {}) AS zdm_n WHERE {}").format(

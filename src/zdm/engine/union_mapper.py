@@ -126,7 +126,7 @@ def _claimed_twice(mapper: Mapper, mapping: RowMapping, other: Beside) -> None:
         names = ", ".join(t.name for t in mapping.new.told)
         mapper.problems.append(
             Problem(
-                f"two source rows claim one target row: {count} keys are in {mapping.old.table} and in {other.table}, for example {keys}",
+                f"two source rows claim one target row: {mapping.old.table} and {other.table} have keys in common ({count}, for example {keys})",
                 mapping.operation,
                 f"Let {names} be part of the key: `key: [{', '.join([*(t.name for t in mapping.new.told), *mapping.new.key])}]`; or give the "
                 "rows of one table other keys first.",

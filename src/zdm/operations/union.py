@@ -139,9 +139,9 @@ class Union:
             return problems
         problems += self._check_together(sources)
         problems += [problem for source in sources for problem in self._check_columns(source)]
-        sides = self._made(draft, sources, label, problems) if not problems else []
-        if self.create is None and not problems:
-            sides = self._existing(draft, sources, problems)
+        more: list[Problem] = []
+        sides = (self._made if self.create is not None else self._existing)(draft, sources, label, more)
+        problems += more
         if problems:
             return list(dict.fromkeys(problems))
         for source, target, numbers in zip(sources, sides, self._numbers(sources), strict=True):
@@ -360,13 +360,12 @@ class Union:
         self, draft: Draft, sources: Sequence[_Source], label: str, problems: list[Problem]
     ) -> list[Target]:
         """The table that the migration makes, as the new side of each table's mapping."""
-        if self.create is None:
-            return []
         columns = [self._mirrored(draft, source, problems) for source in sources]
         told = self._told_columns(problems)
         made = self._united_columns(sources, columns, problems)
         if problems:
             return []
+        assert self.create is not None
         keys = [told[name] if name in told else self._key_column(sources, name) for name in self.key]
         created = self.create.model_copy(
             update={
@@ -438,8 +437,11 @@ class Union:
             made.append(TableColumn(name=name, type=types[0], not_null=not_null, default=default))
         return made
 
-    def _existing(self, draft: Draft, sources: Sequence[_Source], problems: list[Problem]) -> list[Target]:
+    def _existing(
+        self, draft: Draft, sources: Sequence[_Source], label: str, problems: list[Problem]
+    ) -> list[Target]:
         """The table that is there, as the new side of each table's mapping."""
+        del label
         targets: list[Target] = []
         columns: list[list[DraftMirrored]] = []
         for source in sources:
@@ -598,8 +600,6 @@ class Union:
             if one and not any(c.identity for c in found):
                 title = f"let {name} of {to} own the sequence that numbers it"
                 statement = dollar_quoted("union_sequence", table=table, column=column, sources=sources)
-            elif one and self.keep:
-                continue
             else:
                 title = f"number {name} of {to} by a sequence of its own, after those of the old tables"
                 statement = dollar_quoted(
@@ -646,9 +646,10 @@ def _number(source: _Source, name: str) -> str | None:
     column = _column(source, name)
     if not column.identity:
         return column.default
+    # By its number: the fence gives the table another name for a while.
     return ddl.text(
-        "pg_catalog.nextval(pg_catalog.pg_get_serial_sequence({t}, {c})::pg_catalog.regclass)",
-        t=sql.Literal(ddl.table(source.shape.name).as_string(None)),
+        "pg_catalog.nextval(pg_catalog.pg_get_serial_sequence({t}::pg_catalog.regclass::pg_catalog.text, {c})::pg_catalog.regclass)",
+        t=sql.Literal(str(source.shape.table.oid)),
         c=sql.Literal(name),
     )
 

@@ -174,6 +174,7 @@ def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
             f"late_{side}",
             f"settle_{row_conditions.across(side)}",
             f"stale_{side}",
+            f"claims_{side}",
             f"outside_{side}",
             f"number_{side}",
         )

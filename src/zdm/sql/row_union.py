@@ -11,13 +11,14 @@ where mappings meet:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from psycopg import sql
 
 from zdm.model.expression import Expression
-from zdm.model.row_mapping import Beside
 from zdm.sql import row_conditions, row_generator
 from zdm.sql.element_sync import trigger_before
-from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
+from zdm.sql.identifiers import all_of, any_of, column, comma, trusted, type_name
 from zdm.sql.row_objects import Function, Trigger, failed, name_of, same_key
 from zdm.sql.rows import render
 from zdm.sql.sync import SCHEMA
@@ -33,7 +34,7 @@ class UnionObjects(row_generator.Generator):
     def functions(self) -> tuple[Function, ...]:
         made = [self._settle(), self._on()]
         if self.side == "old":
-            return (*made, self._again()) if self.mapping.contested else tuple(made)
+            return (self._claiming(), *made, self._again()) if self.mapping.contested else tuple(made)
         if self.mapping.foremost:
             made.append(self._no_form())
         if self.mapping.numbers:
@@ -116,17 +117,9 @@ class UnionObjects(row_generator.Generator):
             sql.Literal(f"{self._foremost}:over"), key
         )
 
-    def _other_key(self, other: Beside, alias: str) -> sql.Composable:
-        """A condition over a row of another old table, `zdm_s`: it has the key of a row of this side."""
-        values = (
-            [column(name, alias) for name in self.mine.key]
-            if self.side == "old"
-            else [render(value, alias) for value in self.yours.key_values]
-        )
-        return all_of(
-            sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, "zdm_s"), value)
-            for name, value in zip(other.key, values, strict=True)
-        )
+    def _claims(self, number: int) -> str:
+        """The function that says whether the old table of the mapping with that number has a key."""
+        return name_of(self.mapping.model_copy(update={"number": number}), self.rollout, "claims_old")
 
     def _settling(self, template: str, **pieces: sql.Composable) -> Function:
         if self.side == "new":
@@ -170,34 +163,22 @@ class UnionObjects(row_generator.Generator):
     def _go(self) -> sql.Composable:
         if self.side == "new" or not self.mapping.contested:
             return super()._go()
-        match = row_conditions.match(self.yours, "zdm_t", "zdm_at")
-        key = comma(render(value, "zdm_at") for value in self.yours.key_values)
         handovers = [
             load("union_handover").fill(
-                source=qualified_name(other.table),
-                own_key=self._other_key(other, "zdm_at"),
                 schema=sql.Literal(SCHEMA),
-                function=sql.Literal(self._settles(other)),
-                target=self.target,
-                match=match,
-                assign=comma(sql.SQL("{} = {}").format(column(t.name), render(t.value)) for t in other.told),
-                handover=self._handover(key),
-                settle=sql.Identifier(SCHEMA, self._settles(other)),
+                name=sql.Literal(self._claims(other.number)),
+                claims=sql.Identifier(SCHEMA, self._claims(other.number)),
+                key=comma(column(name, "zdm_at") for name in self.mine.key),
             )
             for other in self.mapping.beside
         ]
         return load("union_go").fill(
             target=self.target,
-            match=match,
+            match=row_conditions.match(self.yours, "zdm_t", "zdm_at"),
             met=row_conditions.met(self.yours, "zdm_t", "zdm_at"),
             handovers=sql.SQL("\n").join(handovers),
-            next=sql.SQL("zdm_next"),
             go=super()._go(),
         )
-
-    def _settles(self, other: Beside) -> str:
-        mapping = self.mapping.model_copy(update={"number": other.number})
-        return name_of(mapping, self.rollout, "settle_new")
 
     def _truncate(self) -> sql.Composable:
         if self.side == "new":
@@ -237,8 +218,8 @@ class UnionObjects(row_generator.Generator):
         return sql.SQL("\n").join(
             load("union_elsewhere").fill(
                 mine=self._guard("new", self.mine, "new"),
-                source=qualified_name(other.table),
-                match=self._other_key(other, "new"),
+                claims=sql.Identifier(SCHEMA, self._claims(other.number)),
+                key=comma(render(value, "new") for value in self.yours.key_values),
                 row=sql.SQL("ROW({})::pg_catalog.text").format(
                     comma(column(name, "new") for name in self.mine.key)
                 ),
@@ -246,6 +227,26 @@ class UnionObjects(row_generator.Generator):
             )
             for other in self.mapping.beside
         )
+
+    def _claiming(self) -> Function:
+        name = self._claims(self.mapping.number)
+        arguments = comma(type_name(type_) for type_ in self.mine.key_types)
+        given = {name: trusted(f"${number}") for number, name in enumerate(self.mine.key, 1)}
+        values = [value.render(lambda name: given[name]) for value in self.yours.key_values]
+        definition = dollar_quoted(
+            "union_claims",
+            function=sql.Identifier(SCHEMA, name),
+            arguments=arguments,
+            source=self.table,
+            own_key=_equal(given.items(), "zdm_s"),
+            handover=self._handover(comma(values)),
+            target=self.target,
+            assign=comma(sql.SQL("{} = {}").format(column(t.name), render(t.value)) for t in self.yours.told),
+            met=_equal(zip(self.yours.key, values, strict=True), "zdm_t"),
+            settle=self._settle_name,
+        )
+        taking = sql.SQL("{}, pg_catalog.bool").format(arguments)
+        return Function(name, taking, definition, self._label("union_claims", definition))
 
     def _again(self) -> Function:
         name = self._function_name("late")
@@ -285,6 +286,12 @@ class UnionObjects(row_generator.Generator):
         )
         definition = dollar_quoted("union_number", function=sql.Identifier(SCHEMA, name), assign=assign)
         return Function(name, sql.SQL(""), definition, self._label("union_number", definition))
+
+
+def _equal(pairs: Iterable[tuple[str, sql.Composable]], alias: str) -> sql.Composable:
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, alias), value) for name, value in pairs
+    )
 
 
 def _message(text: str) -> sql.Literal:

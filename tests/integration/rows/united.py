@@ -109,7 +109,7 @@ class United:
                 conn.execute(NAIVE.encode())
                 return
             for step in self.plan.of(Phase.PREPARATION):
-                if isinstance(step.action, Sync):
+                if isinstance(step.action, Sync) and step.action.side:
                     mapping = next(m for m in self.plan.row_mappings if m.id == step.action.table)
                     with transaction(conn):
                         for statement in row_sync.install(mapping, self.rollout, step.action.side).statements:
