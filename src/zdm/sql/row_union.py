@@ -98,6 +98,11 @@ class UnionObjects(row_generator.Generator):
         return False
 
     @property
+    def _direct(self) -> bool:
+        # What is written here may be another mapping's by the time its trigger fires, so that looks for itself.
+        return False
+
+    @property
     def _reads(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys([*super()._reads, *(t.name for t in self.mine.told)]))
 
