@@ -1,6 +1,6 @@
 -- template: element_follow
--- version: 1
--- parameters: function, settings, quote, one, guard, empty, settle, keys, changed, own_key, agree, message
+-- version: 2
+-- parameters: function, settings, quote, one, guard, empty, settle, keys, changed, own_key, agree, append, message, hint
 -- A row of the new version was written that follows from rows of the old one. A new row gets what they say; anything else that the new
 -- application says of it has no old form, and is refused.
 
@@ -8,6 +8,7 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpg
   SET search_path = pg_catalog, pg_temp{settings} AS {quote}
 DECLARE
   zdm_row {one};
+  zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_mine constant pg_catalog.text := {guard};
 BEGIN
   IF pg_catalog.current_setting('zdm.row', true) IS NOT DISTINCT FROM zdm_mine THEN
@@ -24,8 +25,9 @@ BEGIN
   END IF;
   SELECT zdm_s.* INTO zdm_row FROM {one} AS zdm_s WHERE {own_key};
   IF FOUND AND NOT {agree} THEN
+{append}
     RAISE check_violation USING MESSAGE = pg_catalog.format({message}, zdm_mine),
-      HINT = 'Until cleanup every row must have an old form, or a rollback would lose it.';
+      HINT = {hint};
   END IF;
   RETURN NULL;
 END

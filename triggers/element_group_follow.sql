@@ -1,6 +1,6 @@
 -- template: element_group_follow
 -- version: 1
--- parameters: function, settings, quote, one, many, guard, empty, match, settle, keys, own_key, agree, message
+-- parameters: function, settings, quote, one, many, guard, empty, match, settle, keys, own_key, agree, append, message, hint
 -- The new version has written a row that follows from rows of the old one. A new row without values gets what they say; anything else has
 -- no old form, and is refused. A changed key is looked at when the transaction ends, since both tables may be following a third one.
 
@@ -8,6 +8,7 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpg
   SET search_path = pg_catalog, pg_temp{settings} AS {quote}
 DECLARE
   zdm_row {one};
+  zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_mine constant pg_catalog.text := {guard};
 BEGIN
   IF pg_catalog.current_setting('zdm.row', true) IS NOT DISTINCT FROM zdm_mine THEN
@@ -19,8 +20,9 @@ BEGIN
   END IF;
   SELECT zdm_s.* INTO zdm_row FROM {one} AS zdm_s WHERE {own_key};
   IF FOUND AND NOT {agree} THEN
+{append}
     RAISE check_violation USING MESSAGE = pg_catalog.format({message}, zdm_mine),
-      HINT = 'Until cleanup every row must have an old form, or a rollback would lose it.';
+      HINT = {hint};
   END IF;
   RETURN NULL;
 END

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
+from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
 from zdm.db.queries import QueryChecker, Rows
 from zdm.db.session import transaction
@@ -41,6 +42,18 @@ def element_mapping(
     mapper.problems += problems
     if problems or isinstance(split, Problem) or isinstance(join, Problem):
         return None
+    types = {name: (type_, collation) for name, type_, collation in many.readable}
+    before = len(mapper.problems)
+    append = mapper.check(
+        one.table.name,
+        [CheckColumn(*column_) for column_ in asked.over],
+        {
+            name: Request(draft.operation, text, *types[name], allow_volatile=True)
+            for name, text in asked.append.items()
+        },
+    )
+    if len(mapper.problems) > before:
+        return None
     id_ = many.table
     if asked.one == "new" and draft.new.kind is SideKind.ROWS:
         id_ = draft.new.table
@@ -65,6 +78,8 @@ def element_mapping(
             join=join,
             order=asked.order,
             lossy=draft.lossy,
+            written=tuple(asked.written),
+            append=tuple(append.items()),
         ),
     )
 

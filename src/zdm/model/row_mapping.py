@@ -269,6 +269,8 @@ class Elements(Value):
     join: `held`, over the many rows of one row, and that row itself; always one row.
     order: a column that only says in which order elements come; gaps in it have no form in the one row.
     lossy: elements that do not come back as they were are accepted.
+    written: where the one row only follows: those of `held` that the new version may write nevertheless; that makes a row of the many.
+    append: its columns besides `of`, and what they hold, over the one row.
     """
 
     one: Literal["old", "new"]
@@ -280,6 +282,8 @@ class Elements(Value):
     join: RowsQuery | None
     order: str | None = None
     lossy: bool = False
+    written: tuple[str, ...] = ()
+    append: tuple[tuple[str, Expression], ...] = ()
 
     @property
     def many(self) -> Literal["old", "new"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Self
 
 from psycopg import sql
 from pydantic import Field, model_validator
@@ -21,38 +21,11 @@ from zdm.operations.add_column import AddColumn
 from zdm.operations.base import Context, Draft, Operation, readable_names
 from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
 from zdm.operations.drop_table import DropTable
-from zdm.operations.params import Name, Sql, TableName, find_column, find_shape
+from zdm.operations.gathered import Gathered, WriteBack, check_back
+from zdm.operations.params import Name, TableName, find_column, find_shape
 from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape
 from zdm.operations.target import Target, keys_of, make_table, readable, table_steps, unique_over
-
-
-class Gathered(Value):
-    """A column to make, and what it holds."""
-
-    column: Name = Field(description="its name")
-    type: Sql | None = Field(
-        default=None, description="its type; with `latest` that of the column, if not given"
-    )
-    up: Sql | None = Field(
-        default=None,
-        description="its value: an aggregate over the columns of `table` and, where that has none of the name, the row's own",
-    )
-    latest: Name | None = Field(
-        default=None, description="instead of `up`: a column of `table`, of the row that comes last by `by`"
-    )
-    by: tuple[Name, ...] = Field(default=(), description="the columns of `table` that say which comes last")
-    comment: str | None = Field(default=None, description="its comment")
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> Gathered:
-        if (self.up is None) == (self.latest is None):
-            raise ValueError(f"column {self.column}: either `up` or `latest` says what it holds")
-        if (self.latest is None) == bool(self.by):
-            raise ValueError(f"column {self.column}: `latest` goes with `by`")
-        if self.up is not None and self.type is None:
-            raise ValueError(f"column {self.column}: `up` needs a `type`")
-        return self
 
 
 class CreatedRow(Value):
@@ -89,8 +62,13 @@ class Collapse(Operation):
         description="which rows belong to which: each such column of `table`, and the key column of `to` that it refers to",
     )
     columns: tuple[Gathered, ...] = Field(min_length=1, description="the columns to make")
-    one_way: Literal[True] = Field(
-        description="true: that the new version's writes of these columns have no old form is declared"
+    one_way: bool = Field(
+        default=False,
+        description="true: that the new version's writes of these columns have no old form is declared; or give `write_back`",
+    )
+    write_back: WriteBack | None = Field(
+        default=None,
+        description="what becomes of the new version's writes of columns with `latest`: a row of `table` for each, with these values",
     )
     drop: bool = Field(default=False, description="cleanup drops `table`; it stays, if not given")
 
@@ -130,6 +108,39 @@ class Collapse(Operation):
             agree="SELECT NOT EXISTS (SELECT FROM orders o WHERE (o.last_status, o.changes) IS DISTINCT FROM ((SELECT e.status FROM public.events e"
             " WHERE e.order_id = o.id ORDER BY at DESC, e.id DESC LIMIT 1), (SELECT count(*) FROM public.events e WHERE e.order_id = o.id)))",
             after="SELECT count(*) > 100 AND sum(changes) > 200 FROM orders WHERE last_status IS NOT NULL",
+        ),
+        Scenario(
+            setup="CREATE TABLE orders (id bigserial PRIMARY KEY, note text); CREATE TABLE events (id bigserial PRIMARY KEY,"
+            " order_id bigint NOT NULL REFERENCES orders ON DELETE CASCADE, status text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());"
+            " CREATE INDEX ON events (order_id); INSERT INTO orders (note) SELECT 'o' || g FROM generate_series(1, 100) g;"
+            " INSERT INTO events (order_id, status) SELECT g % 80 + 1, 's' || g % 7 FROM generate_series(1, 200) g;",
+            operations=(
+                {
+                    "collapse": {
+                        "table": "events",
+                        "to": "orders",
+                        "key": {"order_id": "id"},
+                        "columns": [
+                            {"column": "last_status", "latest": "status", "by": ["at"]},
+                            {"column": "changes", "type": "bigint", "up": "count(*)"},
+                        ],
+                        "write_back": {"insert": {"status": "last_status", "at": "clock_timestamp()"}},
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO events (order_id, status) VALUES ({n} % 80 + 1, 'old {n}')",
+                "DELETE FROM events WHERE id = (SELECT max(id) FROM events WHERE status LIKE 'old%')",
+            ),
+            new_writes=(
+                "UPDATE orders SET last_status = 'new {n}' WHERE id = {n} % 80 + 1",
+                "INSERT INTO orders (note, last_status) VALUES ('new {n}', 'born {n}')",
+            ),
+            old_reads=("SELECT order_id, status FROM events ORDER BY at DESC LIMIT 5",),
+            new_reads=("SELECT id, last_status, changes FROM orders LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM orders o WHERE (o.last_status, o.changes) IS DISTINCT FROM ((SELECT e.status FROM public.events e"
+            " WHERE e.order_id = o.id ORDER BY at DESC, e.id DESC LIMIT 1), (SELECT count(*) FROM public.events e WHERE e.order_id = o.id)))",
+            after="SELECT (SELECT bool_or(status LIKE 'new%') AND bool_or(status LIKE 'born%') FROM public.events) AND sum(changes) > 100 FROM orders",
         ),
         Scenario(
             setup="CREATE TABLE payments (id bigserial PRIMARY KEY, order_id bigint, amount numeric(10,2) NOT NULL, status text NOT NULL, at int NOT NULL);"
@@ -204,6 +215,15 @@ class Collapse(Operation):
         ),
     )
 
+    @model_validator(mode="after")
+    def _one_way_or_back(self) -> Self:
+        if self.one_way == (self.write_back is not None):
+            raise ValueError(
+                "either `one_way: true` declares that the new version's writes of these columns have no old form, or `write_back` says which "
+                "row of `table` each of them makes (`insert`, for columns with `latest`)"
+            )
+        return self
+
     def tables(self) -> Sequence[str]:
         return (self.table, self.to) if self.create is None else (self.table,)
 
@@ -255,13 +275,22 @@ class Collapse(Operation):
             columns=[],
             readable=readable(one),
         )
-        draft.rows.append(self._rows(label, many, new, held, [up for _, up in made]))
+        over = [(name, name, type_, collation) for name, type_, collation in readable(one)]
+        over += [(c.column, h.name, h.type, h.collation) for c, h in zip(self.columns, held, strict=True)]
+        draft.rows.append(self._rows(label, many, new, held, [up for _, up in made], over))
         draft.memo[label] = [add for add, _ in made]
         return self._noted(draft, f"{', '.join(c.column for c in self.columns)} of {one.name}", many, label)
 
     def _rows(
-        self, label: str, many: Table, new: DraftSide, held: list[DraftMirrored], join: list[str]
+        self,
+        label: str,
+        many: Table,
+        new: DraftSide,
+        held: list[DraftMirrored],
+        join: list[str],
+        over: list[tuple[str, str, str, str | None]],
     ) -> DraftRows:
+        append = self.write_back.insert if self.write_back is not None else {}
         return DraftRows(
             operation=label,
             old=DraftSide(
@@ -282,17 +311,18 @@ class Collapse(Operation):
                 held=held,
                 split=None,
                 join=join,
+                written=[h.name for c, h in zip(self.columns, held, strict=True) if append and c.latest],
+                append=dict(append),
+                over=over,
             ),
         )
 
     def _noted(self, draft: Draft, what: str, many: Table, label: str) -> list[Problem]:
-        draft.findings.append(
-            Finding(
-                severity=Severity.NOTE,
-                text=f"until cleanup {what} only follows from {many.name}: what the new version writes there is refused, since it has no "
-                "old form",
-            )
-        )
+        text = f"until cleanup {what} only follows from {many.name}: what the new version writes there is refused, since it has no old form"
+        if self.write_back is not None:
+            written = ", ".join(c.column for c in self.columns if c.latest)
+            text += f"; but for {written}, of which each write inserts a row into {many.name}, and is refused if that does not come last"
+        draft.findings.append(Finding(severity=Severity.NOTE, text=text))
         if not self.drop:
             return []
         drop = DropTable(table=self.table)
@@ -337,15 +367,19 @@ class Collapse(Operation):
         )
         if target is None:
             return problems
+        over = [(name, name, type_, collation) for name, type_, collation in target.side.readable]
         # What it says follows from rows of `table` and its key: it is computed before there is a row.
         target.side.readable = [found for found in target.side.readable if found[0] in target.side.key]
-        draft.rows.append(self._rows(label, many, target.side, held, [up for _, up in gathered]))
+        joins = [up for _, up in gathered]
+        draft.rows.append(self._rows(label, many, target.side, held, joins, over))
         draft.memo[label] = target
         return self._noted(draft, f"{target.side.table}", many, label)
 
     def _check_many(self, shape: TableShape, problems: list[Problem]) -> None:
         for name in self.key:
             find_column(shape, name, problems)
+        if self.write_back is not None:
+            check_back(shape, self.key, self.columns, self.write_back, problems)
         if not any(
             i.valid and "WHERE" not in i.definition and set(i.columns[: len(self.key)]) == set(self.key)
             for i in shape.table.indexes

@@ -95,6 +95,7 @@ class DraftElements:
     one: the side that has one row.
     split: a SELECT over the one row's columns, whose columns are `columns` in their order; None where that is not mirrored.
     join: for each of `held`, an aggregate over the elements' columns and, where they have none of that name, the row's own.
+    written / append: as in `Elements`; the expressions are over the columns of `over`, by name and physical name.
     """
 
     one: Literal["old", "new"]
@@ -105,6 +106,9 @@ class DraftElements:
     split: str | None
     join: list[str]
     order: str | None = None
+    written: list[str] = field(default_factory=list)
+    append: dict[str, str] = field(default_factory=dict)
+    over: list[tuple[str, str, str, str | None]] = field(default_factory=list)
 
 
 @dataclass(slots=True)

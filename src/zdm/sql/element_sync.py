@@ -25,7 +25,7 @@ from zdm.sql.row_objects import (
     record_failure,
     same_key,
 )
-from zdm.sql.rows import PINNED_SETTINGS
+from zdm.sql.rows import PINNED_SETTINGS, render
 from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
@@ -794,10 +794,64 @@ class GatheredObjects(ElementObjects):
             changed=self._changed(held),
             own_key=same_key(self.one, "zdm_s", "new"),
             agree=self._agrees("zdm_row"),
+            append=self._append(),
             message=sql.Literal(
                 f"{', '.join(held)} of %s follows from {self.many.table}, which has no row that would say so"
             ),
+            hint=self._hint,
         )
+
+    @property
+    def _hint(self) -> sql.Literal:
+        """What to do instead of writing what follows."""
+        if self.elements.append:
+            return sql.Literal(
+                f"A row of {self.many.table} was made of it, which must come last and say all of it; what several rows say together is not written."
+            )
+        return sql.Literal(
+            f"Until cleanup write rows of {self.many.table}, or a rollback would lose it; `write_back` in the migration does so."
+        )
+
+    def _append(self) -> sql.Composable:
+        """What makes a row of the old version of what the new one has written, if that is wanted."""
+        elements = self.elements
+        if not elements.append:
+            return sql.SQL("")
+        pieces = self._of_one()
+        return load("element_append").fill(
+            wanted=any_of(self._said(c) for c in elements.held if c.name in elements.written),
+            many=self.tables["many"],
+            columns=comma(column(name) for name in (*elements.of, *(name for name, _ in elements.append))),
+            values=comma(
+                [
+                    *(column(name, "zdm_row") for name in self.one.key),
+                    *(render(value, "zdm_row") for _, value in elements.append),
+                ]
+            ),
+            one=self.tables["one"],
+            own_key=same_key(self.one, "zdm_s", "new"),
+            join=pieces["join"],
+            kept=self._kept(),
+            assign=pieces["assign"],
+        )
+
+    @staticmethod
+    def _said(c: ElementColumn) -> sql.Composable:
+        """A condition over the rows of a trigger: the statement has written the column."""
+        old, new = column(c.name, "old"), column(c.name, "new")
+        return sql.SQL("(CASE TG_OP WHEN 'INSERT' THEN {} IS NOT NULL ELSE {} END)").format(
+            new, differs(old, new, c.comparison, c.type)
+        )
+
+    def _kept(self) -> sql.Composable:
+        """A condition over the row and what all rows say of it: of what the statement has written they say the same."""
+        found: list[sql.Composable] = []
+        for number, c in enumerate(self.elements.held):
+            type_ = _LENGTH.sub(r"\1", c.type)
+            other = differs(column(c.name, "zdm_row"), as_stored(number, c, _JOINED), c.comparison, type_)
+            written = c.name in self.elements.written
+            found.append(sql.SQL("NOT {}").format(other if written else all_of([self._said(c), other])))
+        return all_of(found)
 
     def _on_many(self) -> dict[str, sql.Composable]:
         return {

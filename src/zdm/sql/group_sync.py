@@ -152,7 +152,9 @@ class GroupObjects(GatheredObjects):
             keys=self._key("new"),
             own_key=same_key(self.one, "zdm_s", "new"),
             agree=self._agrees("zdm_row"),
+            append=self._append(),
             message=self._message,
+            hint=self._hint,
         )
 
     def _late(self) -> Function:
