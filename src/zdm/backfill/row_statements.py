@@ -29,6 +29,8 @@ class RowStatements:
     that is there is newer than the snapshot of the chunk.
     """
 
+    locks_first = False
+
     def __init__(self, mapping: RowMapping, rollout: int) -> None:
         self._mapping = mapping
         self._source = qualified_name(mapping.old.table)
