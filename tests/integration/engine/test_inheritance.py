@@ -396,3 +396,72 @@ def test_what_a_child_gets_of_its_own_meanwhile(database: Database) -> None:
     assert "index late of public.measurement_1 was made after the plan" in drift(rollout)
     database.execute("DROP INDEX late")
     rollout.advance_to(State.MIGRATED)
+
+
+@on_all_versions
+def test_every_change_of_columns_goes_to_the_children(database: Database) -> None:
+    """NOT NULL, columns that are split, dropped, added and filled, in three levels; a key of the parent's own, and its name."""
+    scenario = Scenario(
+        setup="CREATE TABLE people (id serial PRIMARY KEY, name text NOT NULL, born text, legacy int NOT NULL DEFAULT 1, points int);"
+        "CREATE TABLE staff (desk int) INHERITS (people); CREATE TABLE bosses (car text) INHERITS (staff);"
+        "INSERT INTO people (name, points) SELECT 'P ' || g, g FROM generate_series(1, 100) g;"
+        "INSERT INTO staff (name, points, desk) SELECT 'S ' || g, g, g FROM generate_series(1, 100) g;"
+        "INSERT INTO bosses (name, points, car) SELECT 'B ' || g, g, 'vw' FROM generate_series(1, 100) g;",
+        operations=(
+            {
+                "split_column": {
+                    "table": "people",
+                    "column": "name",
+                    "into": [
+                        {"name": "first", "type": "text", "up": "split_part(name, ' ', 1)"},
+                        {"name": "last", "type": "text", "up": "split_part(name, ' ', 2)"},
+                    ],
+                    "down": "first || ' ' || last",
+                }
+            },
+            {"drop_column": {"table": "people", "column": "legacy", "down": "length(last)"}},
+            {"set_not_null": {"table": "people", "column": "points", "up": "coalesce(points, 0)"}},
+            {
+                "add_column": {
+                    "table": "people",
+                    "column": "rank",
+                    "type": "int",
+                    "not_null": True,
+                    "up": "points / 10",
+                }
+            },
+            {"create_index": {"table": "people", "name": "people_rank", "columns": ["rank"]}},
+            {"rename_table": {"table": "people", "to": "persons"}},
+        ),
+        old_writes=(
+            "INSERT INTO people (name, points) VALUES ('O {n}', {n})",
+            "INSERT INTO bosses (name, points) VALUES ('O {n}', {n})",
+            "UPDATE people SET name = 'U {n}' WHERE id = {n} % 300 + 1",
+            "UPDATE staff SET points = points + 1 WHERE id = {n} % 300 + 1",
+        ),
+        new_writes=(
+            "INSERT INTO persons (first, last, points, rank) VALUES ('N', '{n}', {n}, 1)",
+            "UPDATE persons SET last = 'l{n}', rank = 3 WHERE id = {n} % 300 + 1",
+        ),
+    )
+    rollout = Rollout(database, scenario, settings=PATIENT)
+    assert any(
+        "covers the rows of public.people itself only" in f.text
+        for f in rollout.engine().plan(rollout.migration).findings
+    )
+    with rollout.writing(new=False):
+        rollout.advance_to(State.MIGRATED)
+    with rollout.writing():
+        rollout.advance_to(State.SWITCHED_OVER)
+    rollout.agree()
+    rollout.advance_to(State.COMPLETED)
+    rollout.nothing_left()
+    kept = ["id", "born", "points", "first", "last", "rank"]
+    for table, own in (("persons", []), ("staff", ["desk"]), ("bosses", ["desk", "car"])):
+        found = database.execute(
+            "SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+            table,
+        )
+        assert {name for name, _ in found} == {*kept, *own}, table
+        assert {name for name, required in found if required} >= {"id", "points", "rank"}, table
+    assert database.value("SELECT count(*) FROM persons WHERE first IS NULL OR rank IS NULL") == 0
