@@ -41,7 +41,7 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY u.n) FROM unnest(k.conkey) WIT
        pn.nspname, p.relname,
        (SELECT array_agg(a.attname::text ORDER BY u.n) FROM unnest(k.confkey) WITH ORDINALITY AS u (attnum, n)
         JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.attnum),
-       k.confmatchtype::text, k.confupdtype::text, k.confdeltype::text, k.condeferrable,
+       k.confmatchtype::text, k.confupdtype::text, k.confdeltype::text, k.condeferrable, k.condeferred,
        (SELECT coalesce(array_agg(a.attname::text ORDER BY u.n), '{}')
         FROM jsonb_array_elements_text(CASE jsonb_typeof(to_jsonb(k) -> 'confdelsetcols') WHEN 'array'
           THEN to_jsonb(k) -> 'confdelsetcols' ELSE '[]' END) WITH ORDINALITY AS u (attnum, n)
@@ -51,6 +51,16 @@ SELECT (SELECT array_agg(a.attname::text ORDER BY u.n) FROM unnest(k.conkey) WIT
 FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
 JOIN pg_class p ON p.oid = k.confrelid JOIN pg_namespace pn ON pn.oid = p.relnamespace
 WHERE n.nspname = %s AND t.relname = %s AND k.conname = %s AND k.contype = 'f'
+"""
+
+# SET DEFAULT of a list of columns, which is ON DELETE alone, touches no other.
+_SET_TO_DEFAULT = """
+SELECT string_agg(a.attname, ', ' ORDER BY a.attnum)
+FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid JOIN pg_namespace n ON n.oid = t.relnamespace
+JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = ANY (k.conkey) AND a.atthasdef AND a.attname = ANY (%s)
+WHERE n.nspname = %s AND t.relname = %s AND k.conname = %s AND k.contype = 'f' AND (k.confupdtype = 'd' OR k.confdeltype = 'd'
+  AND (CASE jsonb_typeof(to_jsonb(k) -> 'confdelsetcols') WHEN 'array' THEN (to_jsonb(k) -> 'confdelsetcols') @> to_jsonb(a.attnum)
+       ELSE true END))
 """
 
 _CONTYPES = {"unique": "u", "check": "c", "primary key": "p", "exclusion": "x"}
@@ -83,6 +93,8 @@ def carry(
                 if request.in_swap:
                     with conn.transaction(force_rollback=True):
                         found[request.final_key] = _for_the_swap(conn, request, allowance or Allowance())
+                elif request.late_actions and _set_to_default(conn, request):
+                    found[request.final_key] = _foreign_key(conn, request, final=True)
             except TooLongUnderLockError as error:
                 problems.append(_too_long(request, str(error)))
             except CannotFollowError as error:
@@ -170,17 +182,21 @@ def _constraint_of_clone(conn: Connection) -> str:
     return _without_not_valid(row[0])
 
 
-def _refuse_set_default(conn: Connection, request: CarryRequest, columns: Sequence[str]) -> None:
-    """Both keys set the columns to their default, in the order of their triggers' names, and only the old column has one."""
-    replaced = [column.old for column in request.columns if column.old in columns]
+def _set_to_default(conn: Connection, request: CarryRequest) -> str:
+    """The replaced columns with a default that the foreign key would set to it; empty if there are none.
+
+    Both keys would set the columns to their default, in the order of their triggers' names, and only the old column has one.
+    """
     row = conn.execute(
-        "SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid"
-        " JOIN pg_namespace n ON n.oid = t.relnamespace"
-        " WHERE n.nspname = %s AND t.relname = %s AND a.attname = ANY (%s) AND a.atthasdef",
-        (request.table.schema_, request.table.name, replaced),
+        _SET_TO_DEFAULT,
+        (
+            [column.old for column in request.columns],
+            request.table.schema_,
+            request.table.name,
+            request.name,
+        ),
     ).fetchone()
-    if row is not None and row[0] is not None:
-        raise CannotFollowError(f"it sets {row[0]} to a default, which the successor has only after cleanup")
+    return "" if row is None or row[0] is None else str(row[0])
 
 
 def _clone(
@@ -253,7 +269,13 @@ def _without_not_valid(definition: str) -> str:
     return definition.removesuffix(" NOT VALID")
 
 
-def _foreign_key(conn: Connection, request: CarryRequest) -> str:
+def _foreign_key(conn: Connection, request: CarryRequest, *, final: bool = False) -> str:
+    """What follows the constraint's name.
+
+    Parameters
+    ----------
+    final: over the names that the columns have at the end of the swap, and with the timing that the old one has.
+    """
     row = conn.execute(
         _FOREIGN_KEY.encode(), (request.table.schema_, request.table.name, request.name)
     ).fetchone()
@@ -268,6 +290,7 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
         on_update,
         on_delete,
         deferrable,
+        deferred,
         some,
         period,
         off,
@@ -277,8 +300,21 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
     names = {column.old: column.new for column in request.columns}
     parent_names = {column.old: column.new for column in request.referenced}
     _comparable(conn, request, columns, QualifiedName(schema_=schema, name=parent), parent_columns)
-    if on_delete == "d" or on_update == "d":
-        _refuse_set_default(conn, request, some or columns)
+    timing = " DEFERRABLE INITIALLY DEFERRED" if deferrable else ""
+    if (given := _set_to_default(conn, request)) and not final:
+        if not request.late_actions:
+            raise CannotFollowError(
+                f"it sets {given} to a default, which the successor has only after cleanup"
+            )
+        # The old key acts, the sync carries that over, and this one looks when both have.
+        on_update, on_delete, timing = "a", "a", " DEFERRABLE INITIALLY DEFERRED"
+    if final:
+        names = {old: dict(request.finals).get(new, new) for old, new in names.items()} | {
+            physical: name
+            for physical, name in request.finals
+            if physical in columns and physical not in names
+        }
+        timing = f" DEFERRABLE INITIALLY {'DEFERRED' if deferred else 'IMMEDIATE'}" if deferrable else ""
     words = sql.Composed([])
     if match == "f":
         words += sql.SQL(" MATCH FULL")
@@ -288,9 +324,8 @@ def _foreign_key(conn: Connection, request: CarryRequest) -> str:
         words += sql.SQL(" ON DELETE {}").format(sql.SQL(_ACTIONS[on_delete]))
         if some:
             words += sql.SQL(" ({})").format(_identifiers(names.get(c, c) for c in some))
-    if deferrable:
-        # Until cleanup the old key says when it is checked, and SET CONSTRAINTS names that one; this one waits for the end.
-        words += sql.SQL(" DEFERRABLE INITIALLY DEFERRED")
+    # Until cleanup the old key says when it is checked, and SET CONSTRAINTS names that one; this one waits for the end.
+    words += sql.SQL(timing)
     return (
         sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}){}")
         .format(

@@ -124,11 +124,14 @@ def _swap(
             statements=tuple(statements),
             locks=tuple(
                 brief(name)
-                for name in (
-                    *views_first,
-                    mapping.table,
-                    *((shadow.name,) if shadow else ()),
-                    *(_referred_to(shadow) if shadow and shadow.logged else ()),
+                for name in dict.fromkeys(
+                    (
+                        *views_first,
+                        mapping.table,
+                        *((shadow.name,) if shadow else ()),
+                        *(_referred_to(shadow) if shadow and shadow.logged else ()),
+                        *following.also_locked,
+                    )
                 )
             ),
         ),

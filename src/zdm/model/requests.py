@@ -89,6 +89,8 @@ class CarryRequest(Value):
     in_swap: it is a constraint that only the swap can build, under its lock. It is refused where that takes too long, else
         answered under `final_key` as well, over the names that the columns have at the end of the swap.
     finals: those names, by the physical ones, where they differ; columns that go are called something else.
+    late_actions: a foreign key that sets its columns to defaults, which the successors have only from the swap on, may act by the old
+        key until then; it is answered without actions, and with them under `final_key`.
     where: the operation that replaces the column, as ``1:change_type``.
     """
 
@@ -102,6 +104,7 @@ class CarryRequest(Value):
     instead: QualifiedName | None = None
     in_swap: bool = False
     finals: tuple[tuple[str, str], ...] = ()
+    late_actions: bool = False
     where: str = ""
 
     @property

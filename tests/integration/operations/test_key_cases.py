@@ -8,6 +8,7 @@ import pytest
 
 from tests.conformance.harness import OPEN_GATES, Rollout
 from tests.support.servers import Database
+from tests.support.versions import on_all_versions
 from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
@@ -103,9 +104,9 @@ def test_a_key_becomes_text_and_another_uuid_with_all_that_refers_to_them(databa
             "the foreign key c_id_fkey of public.c cannot follow the replaced column",
         ),
         (
-            "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE c (id int DEFAULT 1 REFERENCES t ON DELETE SET DEFAULT)",
-            change("c", "id", "bigint"),
-            "it sets id to a default, which the successor has only after cleanup",
+            "CREATE TABLE t (id int PRIMARY KEY, up int DEFAULT 1 REFERENCES t ON DELETE SET DEFAULT)",
+            change("t", "up", "bigint"),
+            "it sets up to a default, which the successor has only after cleanup",
         ),
         (
             "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY); CREATE TABLE u (id int DEFAULT nextval('t_id_seq'))",
@@ -179,3 +180,52 @@ def test_an_identity_that_gets_narrower_ends_where_its_type_does(database: Datab
     assert database.execute("INSERT INTO t (n) VALUES (2) RETURNING id") == [(6,)]
     query = "SELECT seqmin, seqmax, seqstart FROM pg_sequence WHERE seqrelid = 't_id_seq'::regclass"
     assert database.execute(query) == [(-2147483648, 2147483647, 5)]
+
+
+@on_all_versions
+@pytest.mark.parametrize("deferrable", ["", " DEFERRABLE INITIALLY DEFERRED"])
+def test_a_key_that_sets_its_column_to_a_default(database: Database, deferrable: str) -> None:
+    """The old key acts until the swap, and the column it sets is mirrored; the new one acts from the swap on, by the new default."""
+    rollout = Rollout(
+        database,
+        Scenario(
+            setup="CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 50);"
+            "CREATE TABLE c (n int PRIMARY KEY, t int DEFAULT 1 CONSTRAINT keeps REFERENCES t ON UPDATE CASCADE ON DELETE SET DEFAULT"
+            f"{deferrable}); COMMENT ON CONSTRAINT keeps ON c IS 'one of them';"
+            "INSERT INTO c SELECT g, g % 50 + 1 FROM generate_series(1, 100) g;",
+            operations=(
+                change("c", "t", "bigint"),
+                {"rename_column": {"table": "c", "column": "t", "to": "owner"}},
+            ),
+            old_writes=(
+                "INSERT INTO c VALUES ({n}, 2)",
+                "UPDATE c SET t = {n} % 20 + 1 WHERE n = {n} % 100 + 1",
+            ),
+            new_writes=("INSERT INTO c (n, owner) VALUES ({n}, 3)",),
+        ),
+    )
+    rollout.advance_to(State.PREPARED)
+    with rollout.writing():
+        rollout.advance_to(State.SWITCHED_OVER)
+    database.execute("INSERT INTO c VALUES (9001, 41), (9002, 42), (9003, 43), (9004, 44)")
+    database.execute("DELETE FROM t WHERE id = 41; UPDATE t SET id = 142 WHERE id = 42")
+    assert database.execute("SELECT t, _zdm_t FROM c WHERE n IN (9001, 9002) ORDER BY n") == [
+        (1, 1),
+        (142, 142),
+    ]
+    rollout.agree()
+    with rollout.writing(old=False):
+        rollout.advance_to(State.COMPLETED)
+    rollout.nothing_left()
+    database.execute("DELETE FROM t WHERE id = 43; UPDATE t SET id = 144 WHERE id = 44")
+    assert database.execute("SELECT owner FROM c WHERE n IN (9003, 9004) ORDER BY n") == [(1,), (144,)]
+    assert database.execute(
+        "SELECT pg_get_constraintdef(oid), convalidated, obj_description(oid, 'pg_constraint') FROM pg_constraint"
+        " WHERE conrelid = 'c'::regclass AND contype = 'f'"
+    ) == [
+        (
+            f"FOREIGN KEY (owner) REFERENCES t(id) ON UPDATE CASCADE ON DELETE SET DEFAULT{deferrable}",
+            True,
+            "one of them",
+        )
+    ]

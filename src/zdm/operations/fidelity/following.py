@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from zdm.model.names import qualified
+from zdm.model.names import QualifiedName, qualified
 from zdm.model.requests import Follow, FollowRequest
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.operations import ddl
 from zdm.operations.base import Context
 from zdm.operations.fidelity.columns import attribute_statements
 from zdm.operations.fidelity.dependents import replica_identity_index
+from zdm.operations.fidelity.references import late_references, references_in_swap
 from zdm.operations.fidelity.review import temporary
 from zdm.operations.fidelity.under_lock import built_in_swap
 from zdm.operations.shape import TableShape
@@ -26,11 +27,13 @@ class InSwap:
     before: statements that let dependants read the successors, before the old columns go.
     after: statements that need the final names, and NOT NULL proven.
     remake_view: whether the new version's view stands in the way and must be made anew.
+    also_locked: further tables that those statements lock.
     """
 
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
     remake_view: bool = False
+    also_locked: list[QualifiedName] = field(default_factory=list)
 
 
 def follow_steps(phase: Phase, shape: TableShape, context: Context) -> list[Step]:
@@ -126,5 +129,6 @@ def in_swap(shape: TableShape, context: Context) -> InSwap:
                 i=ddl.ident(temporary(index)),
             )
         )
-    found.after += built_in_swap(shape, context)
+    found.after += built_in_swap(shape, context) + references_in_swap(shape, context)
+    found.also_locked += [r.references for r in late_references(shape, context) if r.references is not None]
     return found

@@ -6,15 +6,23 @@ held to it. The old one goes before the swap, in a transaction of its own, since
 
 from __future__ import annotations
 
-from zdm.model.names import QualifiedName
+from zdm.model.names import QualifiedName, qualified
 from zdm.model.promise import Demand, Promise
 from zdm.model.requests import CarriedColumn, CarryRequest
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.model.table import Constraint, Table, TableKind
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft
-from zdm.operations.fidelity.review import Review, carried_columns, carry_key, constraint_comment, temporary
+from zdm.operations.fidelity.review import (
+    Review,
+    carried_columns,
+    carry_key,
+    constraint_comment,
+    final_names,
+    temporary,
+)
 from zdm.operations.params import is_partitioned
+from zdm.operations.shape import TableShape
 
 _FOREIGN_KEY = "foreign key"
 _UNCHANGEABLE = (TableKind.PARTITIONED, TableKind.PARTITION, TableKind.FOREIGN)
@@ -72,8 +80,24 @@ def request_reference(draft: Draft, child: Table, key: Constraint, where: str) -
             columns=_successors(draft, child.name),
             references=key.references,
             referenced=_successors(draft, key.references),
+            late_actions=_keeps_its_parent(draft, child, key),
+            finals=final_names(draft.shapes[child.name]) if child.name in draft.shapes else (),
             where=where,
         )
+    )
+
+
+def _keeps_its_parent(draft: Draft, child: Table, key: Constraint) -> bool:
+    """Whether the child's swap can make the key anew, since what it references is called the same before and after."""
+    assert key.references is not None
+    parent = draft.shapes.get(key.references)
+    if child.partitioned or child.name not in draft.shapes:
+        return False
+    if parent is None:
+        return True
+    changed = {column.physical for column in parent.columns if column.physical != column.name}
+    return (
+        parent.final_name == parent.name.name and not changed and not parent.replaced() and not parent.dropped
     )
 
 
@@ -100,9 +124,56 @@ def reference_steps(phase: Phase, context: Context) -> list[Step]:
                 partitioned=is_partitioned(context.draft, request.table),
             )
             found += steps if key.validated else steps[:1]
-        elif phase is Phase.CLEANUP:
+        elif phase is Phase.CLEANUP and request.final_key not in context.carried:
             found.append(_release(request, key, request.references))
+        elif phase is Phase.CLEANUP and key.validated:
+            found.append(_prove(request, context))
     return found
+
+
+def late_references(shape: TableShape, context: Context) -> list[CarryRequest]:
+    """The table's foreign keys whose actions come with its swap, which takes the old ones away with their columns."""
+    return [
+        request
+        for request in context.draft.carries
+        if request.kind == _FOREIGN_KEY
+        and request.table == shape.name
+        and request.final_key in context.carried
+    ]
+
+
+def references_in_swap(shape: TableShape, context: Context) -> list[str]:
+    """The statements that make such keys, once the columns have their final names and defaults."""
+    found: list[str] = []
+    for request in late_references(shape, context):
+        key = _constraint(shape.table, request.name)
+        assert key is not None
+        found += [
+            ddl.text(
+                "ALTER TABLE {t} DROP CONSTRAINT {old}, ADD CONSTRAINT {c} {body} NOT VALID",
+                t=ddl.table(shape.name),
+                old=ddl.ident(temporary(key.name)),
+                c=ddl.ident(key.name),
+                body=ddl.raw(context.carried[request.final_key]),
+            ),
+            *constraint_comment(key, shape.name),
+        ]
+    return found
+
+
+def _prove(request: CarryRequest, context: Context) -> Step:
+    """The rows were proved for the key without actions; the server wants to see them again."""
+    assert request.references is not None
+    final = qualified(request.table.schema_, context.draft.shapes[request.table].final_name)
+    return Step(
+        id=f"cleanup.{request.table}.carry.{request.name}",
+        title=f"prove the foreign key {request.name} for the rows of {final}",
+        phase=Phase.CLEANUP,
+        stage=Stage.FINISH,
+        operation=request.where,
+        action=ddl.validate_constraint(request.name, final, request.references),
+        naive="add-foreign-key-scan",
+    )
 
 
 def promised_references(context: Context) -> list[Promise]:

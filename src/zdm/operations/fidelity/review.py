@@ -99,6 +99,15 @@ def carried_columns(shape: TableShape) -> tuple[CarriedColumn, ...]:
     )
 
 
+def final_names(shape: TableShape) -> tuple[tuple[str, str], ...]:
+    """The names at the end of the swap of what the table has by now: its own columns, and successors in the place of theirs."""
+    successors = {n.replaces: n.physical for n in shape.all_new() if n.replaces is not None}
+    final = {column.physical: column.name for column in shape.columns}
+    there = [successors.get(column.name, column.name) for column in shape.table.columns]
+    pairs = [(name, final.get(name, f"_zdm_gone_{number}")) for number, name in enumerate(there)]
+    return tuple((physical, name) for physical, name in pairs if physical != name)
+
+
 def replaced_tables(draft: Draft) -> tuple[ReplacedTable, ...]:
     """Every table of the migration with columns that have successors."""
     found = [

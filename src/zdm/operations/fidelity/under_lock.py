@@ -23,6 +23,7 @@ from zdm.operations.fidelity.review import (
     carried_columns,
     carry_key,
     constraint_comment,
+    final_names,
     find_constraint,
     find_index,
 )
@@ -56,7 +57,7 @@ def request_in_swap(review: Review, constraint: Constraint, column: str) -> None
                 "name": constraint.name,
                 "columns": carried_columns(shape),
                 "in_swap": True,
-                "finals": _finals(shape),
+                "finals": final_names(shape),
                 "where": review.replaced[column],
             }
         )
@@ -70,15 +71,6 @@ def request_in_swap(review: Review, constraint: Constraint, column: str) -> None
             rule="built-in-the-swap",
         )
     )
-
-
-def _finals(shape: TableShape) -> tuple[tuple[str, str], ...]:
-    """The names at the end of the swap of what the table has by now: its own columns, and successors in the place of theirs."""
-    successors = {n.replaces: n.physical for n in shape.all_new() if n.replaces is not None}
-    final = {column.physical: column.name for column in shape.columns}
-    there = [successors.get(column.name, column.name) for column in shape.table.columns]
-    pairs = [(name, final.get(name, f"_zdm_gone_{number}")) for number, name in enumerate(there)]
-    return tuple((physical, name) for physical, name in pairs if physical != name)
 
 
 def built_in_swap(shape: TableShape, context: Context) -> list[str]:
