@@ -47,7 +47,7 @@ bench: $(VENV)/.dev  ## measure speed against the ratios that the documentation 
 	@$(BIN)/python -m pytest -m bench -s $(ARGS)
 
 soak: $(VENV)/.dev  ## minutes of load, kills and rollbacks
-	@$(BIN)/python -m pytest -m soak -s -o faulthandler_timeout=0 $(ARGS)
+	@ZDM_TEST_THINK=0.004 $(BIN)/python -m pytest -m soak -s -o faulthandler_timeout=0 $(ARGS)
 
 clean:  ## remove the environment and everything generated
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

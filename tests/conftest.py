@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
+import psycopg
 import pytest
 from hypothesis import settings
 
@@ -21,6 +22,7 @@ from tests.support.servers import (
     started,
 )
 from tests.support.versions import OLD
+from zdm.catalog import install
 from zdm.devdb import DevServer, Setting, find_binaries
 from zdm.errors import ZdmError
 
@@ -65,11 +67,42 @@ def _skip_before(request: pytest.FixtureRequest, major: int) -> None:
         pytest.skip(f"what it is about came with PostgreSQL {marker.args[0]}")
 
 
+#: Tests of what stands on the catalog find it in their database; to make it takes longer than many of them.
+WITH_CATALOG = tuple(
+    f"tests/{name}/"
+    for name in (
+        "conformance",
+        "integration/backfill",
+        "integration/engine",
+        "integration/gates",
+        "integration/operations",
+        "integration/rows",
+        "integration/sync",
+        "integration/verify",
+    )
+)
+
+
+@pytest.fixture(scope="session")
+def catalog(server: Server) -> Iterator[Database]:
+    """A database with nothing but zdm's catalog."""
+    template = Database(server)
+    try:
+        with closing(psycopg.connect(template.dsn, autocommit=True)) as connection:
+            install.install(connection)
+        yield template
+    finally:
+        template.drop()
+
+
 @pytest.fixture
 def database(request: pytest.FixtureRequest, server: Server) -> Iterator[Database]:
-    """A fresh, empty database of the test's own."""
+    """A fresh database of the test's own: empty, or with the catalog where :data:`WITH_CATALOG` says so."""
     _skip_before(request, server.major)
-    fresh = Database(server)
+    begins: Database | None = None
+    if request.node.nodeid.startswith(WITH_CATALOG):
+        begins = request.getfixturevalue("catalog")
+    fresh = Database(server, template=None if begins is None else begins.name)
     try:
         yield fresh
     finally:
