@@ -1,6 +1,6 @@
 -- template: log_first
--- version: 1
--- parameters: function, settings, quote, source, target, match, claimed, mine, names, changes, filter, key
+-- version: 2
+-- parameters: function, settings, quote, source, target, match, claimed, mine, names, changes, filter, key, updated
 -- A row that is inserted while the other side's holds something else has met one that is not filled yet. That is only looked at, and
 -- not where the row went before and the other side does not know it yet.
 
@@ -9,6 +9,9 @@ CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpg
 DECLARE
   zdm_at {source};
 BEGIN
+  IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
+{updated}
+  END IF;
   zdm_at := NEW;
   IF COALESCE(pg_catalog.current_setting('zdm.row', true), '') OPERATOR(pg_catalog.=) ''
     AND EXISTS (SELECT FROM {target} AS zdm_t WHERE {match} AND {claimed})

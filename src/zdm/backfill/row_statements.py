@@ -475,15 +475,20 @@ class JoinStatements(ByRowStatements):
     def __init__(self, mapping: RowMapping, rollout: int) -> None:
         super().__init__(mapping, rollout)
         self._lock = sql.SQL("FOR NO KEY UPDATE")
-        self.unsettled = _rendered(
-            sql.SQL("CASE WHEN {} THEN false ELSE {}(ROW({}.*)::{}) END").format(
-                self.failed, row_generator.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
-            )
+        stale: sql.Composable = sql.SQL("CASE WHEN {} THEN false ELSE {}(ROW({}.*)::{}) END").format(
+            self.failed, row_generator.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
         )
+        if mapping.logged:
+            # What is noted is on its way, in either direction.
+            stale = all_of(
+                [sql.SQL("NOT {}").format(row_log.noted(mapping, rollout, mapping.old, ALIAS)), stale]
+            )
+        self.unsettled = _rendered(stale)
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Fill the rows of these blocks: all at once, or row by row by the triggers' own function."""
-        if careful:
+        # By log nobody waits for the source's row who writes what is filled: that is looked at under its own lock.
+        if careful or self._mapping.logged:
             return super().fill(start, end, careful=True)
         return sql.SQL(
             "UPDATE {target} AS zdm_t SET {assign} FROM (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {within}"

@@ -89,7 +89,7 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         mapper.problems.append(
             Problem(
                 f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns, "
-                "split_table and shadow_table can",
+                "split_table, shadow_table and merge_tables can",
                 draft.operation,
                 "Use `sync: immediate`, or put this operation into a migration of its own.",
                 rule="logged-sync",
@@ -97,23 +97,24 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         )
         return
     mapper.problems += _reactions(mapper, draft)
-    if draft.new.created:
-        return
-    rows = mapper.conn.execute(
-        "SELECT conname::text FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conrelid = %s AND confrelid = %s"
-        " AND (confdeltype <> 'c' OR confupdtype <> 'c') ORDER BY conname",
-        (draft.new.oid, draft.old.oid),
-    ).fetchall()
-    mapper.problems += [
-        Problem(
-            f"foreign key {name} of {draft.new.table} to {draft.old.table} would refuse what the old version deletes, or a key "
-            "that it changes: with `sync: logged` the row there is still there at that moment",
-            draft.operation,
-            "Make it ON DELETE CASCADE ON UPDATE CASCADE first, or use `sync: immediate`.",
-            rule="logged-sync",
-        )
-        for (name,) in rows
-    ]
+    for here, there in ((draft.new, draft.old), (draft.old, draft.new)):
+        if here.created or there.created:
+            continue
+        rows = mapper.conn.execute(
+            "SELECT conname::text FROM pg_catalog.pg_constraint WHERE contype = 'f' AND conrelid = %s AND confrelid = %s"
+            " AND (confdeltype <> 'c' OR confupdtype <> 'c') ORDER BY conname",
+            (here.oid, there.oid),
+        ).fetchall()
+        mapper.problems += [
+            Problem(
+                f"foreign key {name} of {here.table} to {there.table} would refuse what is deleted there, or a key that changes: with "
+                "`sync: logged` the row of the other table is still there at that moment",
+                draft.operation,
+                "Make it ON DELETE CASCADE ON UPDATE CASCADE first, or use `sync: immediate`.",
+                rule="logged-sync",
+            )
+            for (name,) in rows
+        ]
 
 
 def _reactions(mapper: Mapper, draft: DraftRows) -> list[Problem]:

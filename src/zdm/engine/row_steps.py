@@ -108,7 +108,7 @@ def _end_of_log(mapping: RowMapping) -> list[Step]:
             phase=Phase.CLEANUP,
             stage=Stage.TIGHTEN,
             operation=mapping.operation,
-            action=Transaction(statements=(row_log.drop_first(mapping),), locks=(brief(table),)),
+            action=Transaction(statements=row_log.drop_first(mapping), locks=(brief(table),)),
         ),
     ]
     if not mapping.replaces:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import Presence, SideKind
+from zdm.model.row_mapping import Presence, SideKind, SyncMode
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column
@@ -56,6 +56,57 @@ def _names_alone(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [pairs, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
 
 
+_STATS = Scenario(
+    setup="CREATE TABLE accounts (id bigserial PRIMARY KEY, username text NOT NULL);"
+    " CREATE TABLE account_stats (id bigserial PRIMARY KEY, account_id bigint NOT NULL UNIQUE REFERENCES accounts ON DELETE CASCADE,"
+    " statuses_count bigint NOT NULL DEFAULT 0, note text, created_at timestamptz NOT NULL DEFAULT now());"
+    " INSERT INTO accounts (username) SELECT 'u' || g FROM generate_series(1, 300) g;"
+    " INSERT INTO account_stats (account_id, statuses_count, note)"
+    " SELECT g, g % 7, nullif('n' || g % 5, 'n0') FROM generate_series(1, 300) g WHERE g % 4 <> 0;",
+    operations=(
+        {
+            "merge_tables": {
+                "table": "account_stats",
+                "to": "accounts",
+                "key": {"id": "account_id"},
+                "columns": [
+                    "statuses_count",
+                    {
+                        "column": "note",
+                        "to": "remark",
+                        "type": "text",
+                        "up": "upper(note)",
+                        "down": "lower(remark)",
+                    },
+                ],
+                "discard": ["id", "created_at"],
+            }
+        },
+    ),
+    old_writes=(
+        ("WITH a AS (INSERT INTO accounts (username) VALUES ('old {n}') RETURNING id) SELECT 1 FROM a"),
+        (
+            "INSERT INTO account_stats (account_id, note) SELECT id, 'late' FROM accounts WHERE id = {n} % 300 + 1"
+            " ON CONFLICT (account_id) DO UPDATE SET statuses_count = account_stats.statuses_count + 1"
+        ),
+        "UPDATE account_stats SET note = 'x{n}' WHERE account_id = {n} % 300 + 1",
+        "DELETE FROM account_stats WHERE account_id = {n} % 300 + 1 AND note = 'late'",
+        "DELETE FROM accounts WHERE id = (SELECT max(id) FROM accounts WHERE username LIKE 'old%')",
+    ),
+    new_writes=(
+        "INSERT INTO accounts (username, statuses_count) VALUES ('new {n}', {n})",
+        "UPDATE accounts SET username = 'y{n}' WHERE id = {n} % 300 + 1 AND id > 250",
+        "UPDATE accounts SET remark = 'NEW {n}' WHERE username LIKE 'new%' AND statuses_count > 0 AND id % 5 = {n} % 5",
+    ),
+    old_reads=("SELECT a.id, s.note FROM accounts a JOIN account_stats s ON s.account_id = a.id LIMIT 5",),
+    new_reads=("SELECT id, statuses_count, remark FROM accounts LIMIT 5",),
+    agree="SELECT NOT EXISTS (SELECT FROM accounts a LEFT JOIN public.account_stats s ON s.account_id = a.id"
+    " WHERE (a.statuses_count, lower(a.remark)) IS DISTINCT FROM (coalesce(s.statuses_count, 0), lower(s.note)))",
+    after="SELECT to_regclass('account_stats') IS NULL AND bool_and(statuses_count IS NOT NULL)"
+    " AND bool_or(remark = 'N1') FROM accounts",
+)
+
+
 class MergeTables(Operation):
     """Let the rows of a table become columns of another one, which has a row for each of them, or the rows of several tables the rows of one; the
     tables go at cleanup."""
@@ -91,59 +142,17 @@ class MergeTables(Operation):
     keep: bool = Field(default=False, description="with `tables`: the new version has them as well")
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
-        Scenario(
-            setup="CREATE TABLE accounts (id bigserial PRIMARY KEY, username text NOT NULL);"
-            " CREATE TABLE account_stats (id bigserial PRIMARY KEY, account_id bigint NOT NULL UNIQUE REFERENCES accounts ON DELETE CASCADE,"
-            " statuses_count bigint NOT NULL DEFAULT 0, note text, created_at timestamptz NOT NULL DEFAULT now());"
-            " INSERT INTO accounts (username) SELECT 'u' || g FROM generate_series(1, 300) g;"
-            " INSERT INTO account_stats (account_id, statuses_count, note)"
-            " SELECT g, g % 7, nullif('n' || g % 5, 'n0') FROM generate_series(1, 300) g WHERE g % 4 <> 0;",
-            operations=(
-                {
-                    "merge_tables": {
-                        "table": "account_stats",
-                        "to": "accounts",
-                        "key": {"id": "account_id"},
-                        "columns": [
-                            "statuses_count",
-                            {
-                                "column": "note",
-                                "to": "remark",
-                                "type": "text",
-                                "up": "upper(note)",
-                                "down": "lower(remark)",
-                            },
-                        ],
-                        "discard": ["id", "created_at"],
-                    }
-                },
-            ),
-            old_writes=(
-                (
-                    "WITH a AS (INSERT INTO accounts (username) VALUES ('old {n}') RETURNING id)"
-                    " SELECT 1 FROM a"
+        _STATS,
+        _STATS.model_copy(
+            update={
+                "sync": SyncMode.LOGGED,
+                "setup": _STATS.setup.replace("ON DELETE CASCADE", "ON DELETE CASCADE ON UPDATE CASCADE"),
+                # Rows of which one is always on its way never agree.
+                "new_writes": (
+                    *_STATS.new_writes[:2],
+                    "UPDATE accounts SET remark = 'NEW {n}' WHERE id = (SELECT max(id) FROM accounts WHERE username LIKE 'new%')",
                 ),
-                (
-                    "INSERT INTO account_stats (account_id, note) SELECT id, 'late' FROM accounts WHERE id = {n} % 300 + 1"
-                    " ON CONFLICT (account_id) DO UPDATE SET statuses_count = account_stats.statuses_count + 1"
-                ),
-                "UPDATE account_stats SET note = 'x{n}' WHERE account_id = {n} % 300 + 1",
-                "DELETE FROM account_stats WHERE account_id = {n} % 300 + 1 AND note = 'late'",
-                "DELETE FROM accounts WHERE id = (SELECT max(id) FROM accounts WHERE username LIKE 'old%')",
-            ),
-            new_writes=(
-                "INSERT INTO accounts (username, statuses_count) VALUES ('new {n}', {n})",
-                "UPDATE accounts SET username = 'y{n}' WHERE id = {n} % 300 + 1 AND id > 250",
-                "UPDATE accounts SET remark = 'NEW {n}' WHERE username LIKE 'new%' AND statuses_count > 0 AND id % 5 = {n} % 5",
-            ),
-            old_reads=(
-                "SELECT a.id, s.note FROM accounts a JOIN account_stats s ON s.account_id = a.id LIMIT 5",
-            ),
-            new_reads=("SELECT id, statuses_count, remark FROM accounts LIMIT 5",),
-            agree="SELECT NOT EXISTS (SELECT FROM accounts a LEFT JOIN public.account_stats s ON s.account_id = a.id"
-            " WHERE (a.statuses_count, lower(a.remark)) IS DISTINCT FROM (coalesce(s.statuses_count, 0), lower(s.note)))",
-            after="SELECT to_regclass('account_stats') IS NULL AND bool_and(statuses_count IS NOT NULL)"
-            " AND bool_or(remark = 'N1') FROM accounts",
+            }
         ),
         *SCENARIOS,
     )
@@ -268,6 +277,7 @@ class MergeTables(Operation):
                 new=self._side(target, added, made=True),
                 presence=Presence.NEEDED,
                 lossy=self.lossy,
+                loggable=True,
             )
         )
         assert len(made) == len(added)

@@ -4,7 +4,7 @@ Names, besides the ``settle`` functions of `zdm.sql.row_generator`:
 
 * ``log_<side>`` and ``first_new`` are what the triggers call;
 * ``reconcile(key, side)`` brings one key to agree; ``move`` follows a row to another key, ``expand`` a TRUNCATE;
-* ``work(after, rows, until)`` does so for what is noted, and ``last()`` for all of it under a lock that keeps writers away.
+* ``work(after, rows, until)`` does so for what is noted, and ``last(side)`` for all that one side noted, under a lock that keeps its writers away.
 
 The mapping's columns fall into *parts*, which do not depend on each other: what one version writes to one part and the other
 version to another goes both ways.
@@ -96,7 +96,7 @@ def work(mapping: RowMapping, rollout: int) -> sql.Identifier:
 
 
 def end(mapping: RowMapping, side: Side, *, over: bool) -> str:
-    """What carries the rest of the log over in the transaction that drops the triggers of `side`, whose table it has locked.
+    """What carries the rest of what `side` noted over in the transaction that drops its triggers, whose table it has locked.
 
     Parameters
     ----------
@@ -109,6 +109,7 @@ def end(mapping: RowMapping, side: Side, *, over: bool) -> str:
             table=sql.Literal(text_of(qualified_name(mapping.side(side).table))),
             trigger=sql.Literal(trigger_of(mapping, f"{side}_update")),
             purpose=sql.Literal(f"log_{side}"),
+            side=sql.Literal(side),
             over=sql.Literal(over),
         )
     )
@@ -119,12 +120,16 @@ def forget(mapping: RowMapping, rollout: int) -> str:
     return text_of(sql.SQL("DELETE FROM {} AS zdm_c WHERE {}").format(CHANGES, of_mapping(mapping, rollout)))
 
 
-def drop_first(mapping: RowMapping) -> str:
-    """What removes the one trigger that reads the other side; ACCESS EXCLUSIVE on the new side's table, briefly."""
-    return text_of(
-        sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
-            sql.Identifier(trigger_of(mapping, "new_first")), qualified_name(mapping.new.table)
+def drop_first(mapping: RowMapping) -> tuple[str, ...]:
+    """What removes the triggers that read the other side; ACCESS EXCLUSIVE on the new side's table, briefly."""
+    purposes = ("new_first", "new_first_update") if mapping.joins else ("new_first",)
+    return tuple(
+        text_of(
+            sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
+                sql.Identifier(trigger_of(mapping, purpose)), qualified_name(mapping.new.table)
+            )
         )
+        for purpose in purposes
     )
 
 
@@ -132,6 +137,8 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     """The functions that are installed with one side."""
     purposes = [f"log_{side}", f"settle_{row_conditions.across(side)}"]
     purposes += ["reconcile", "move", "expand", "work", "last"] if side == "old" else ["first_new"]
+    if mapping.joins and side == "old":
+        purposes.append("stale_old")
     return [name_of(mapping, rollout, purpose) for purpose in purposes]
 
 
@@ -156,13 +163,16 @@ class LogObjects(row_generator.Generator):
             made.append(self._check())
         else:
             made += [self._reconcile(), self._follow(), self._expand(), self._work(), self._last()]
+            if self.mapping.joins:
+                made.append(self._stale())
         return tuple(made)
 
     @property
     def triggers(self) -> tuple[Trigger, ...]:
         log = self._function_name("log")
         inserted = [*self._backfilled]
-        if self._lazy and self.mapping.presence is Presence.NEEDED:
+        # What the other side fills may have been there before.
+        if self._lazy and self.mapping.presence is Presence.NEEDED and not self.mapping.joins:
             inserted.append(row_conditions.holds(self.mine, "new"))
         made = [
             self._trigger("insert", "INSERT", log, all_of(inserted)),
@@ -171,8 +181,21 @@ class LogObjects(row_generator.Generator):
             self._statement_trigger(log),
         ]
         if self.side == "new":
-            made.insert(0, self._trigger("first", "INSERT", self._function_name("first"), all_of(inserted)))
+            first = self._function_name("first")
+            if self.mapping.joins:
+                made.insert(0, self._trigger("first_update", "UPDATE", first, self._overwriting()))
+                inserted.append(row_conditions.holds(self.mine, "new"))
+            made.insert(0, self._trigger("first", "INSERT", first, all_of(inserted)))
         return tuple(made)
+
+    def _overwriting(self) -> sql.Composable:
+        """Columns are written that held nothing: nobody may have filled them yet."""
+        return all_of(
+            [
+                self._changed([c.name for c in self.mine.columns]),
+                sql.SQL("NOT {}").format(row_conditions.holds(self.mine, "old")),
+            ]
+        )
 
     def owner(self) -> sql.Composed:
         grants = dollar_quoted(
@@ -282,11 +305,11 @@ class LogObjects(row_generator.Generator):
                     differs(column(c.name, "new"), _empty(c), c.comparison, c.type)
                     if c.known_empty
                     else sql.SQL("true")
-                    for c in part.old
+                    for c in mine
                 )
-                if part.old
+                if mine
                 else sql.SQL("true")
-                for part in self._parts
+                for mine in (part.old if self.side == "old" else part.new for part in self._parts)
             )
         everything = sql.SQL("NULL::pg_catalog.int4[]")
         if not self._shared:
@@ -309,6 +332,23 @@ class LogObjects(row_generator.Generator):
             changes=CHANGES,
             filter=self._here,
             key=key_text(self.mine, "zdm_at"),
+            updated=self._unfilled_yet(),
+        )
+
+    def _unfilled_yet(self) -> sql.Composable:
+        """Of columns that are filled: whether an update would write over what has not come yet."""
+        if not self.mapping.joins:
+            return sql.SQL("    RETURN NULL;")
+        return load("log_unfilled").fill(
+            filled=self._filled(self.mapping.id),
+            target=self.target,
+            match=row_conditions.match(self.yours, "zdm_t", "old"),
+            disagree=row_conditions.disagree(self.mapping, "zdm_t", "old"),
+            changes=CHANGES,
+            filter=self._here,
+            key=key_text(self.mine, "old"),
+            mine=self._guard(self.side, self.mine, "old"),
+            names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
         )
 
     # --- what brings both sides to agree --------------------------------------------------------------------------------
@@ -344,8 +384,9 @@ class LogObjects(row_generator.Generator):
         to_new = sql.SQL("{}(zdm_o, {}, false)").format(
             row_generator.settle(mapping, self.rollout, "new"), lazy
         )
-        to_old: sql.Composable = sql.SQL("{}(zdm_n, false, false)").format(
-            row_generator.settle(mapping, self.rollout, "old")
+        to_old: sql.Composable = sql.SQL("{}(zdm_n, {}, false)").format(
+            row_generator.settle(mapping, self.rollout, "old"),
+            sql.Literal(mapping.joins and mapping.presence is Presence.NEEDED),
         )
         failure = sql.SQL(
             "        IF zdm_from OPERATOR(pg_catalog.=) 'new' THEN\n{}\n        ELSE\n{}\n        END IF;"
@@ -385,10 +426,8 @@ class LogObjects(row_generator.Generator):
             "reconcile",
             "log_reconcile",
             "pg_catalog.text[], pg_catalog.text",
-            # The backfill says that its rows need not be looked at; but the row that refers to one does.
-            settings=sql.SQL("{}{}").format(
-                sql.SQL("\n  SET \"zdm.row\" = ''" if mapping.old.references else ""), self._by_index
-            ),
+            # The backfill says that its rows need not be looked at; but what is noted of one does, and the row that refers to it.
+            settings=sql.SQL("\n  SET \"zdm.row\" = ''{}").format(self._by_index),
             old=old,
             new=new,
             lock=self._lock,
@@ -457,7 +496,12 @@ class LogObjects(row_generator.Generator):
         lost_new = self._conflict("old", _values(self.mapping.new.followed, _NEW), sql.SQL("NULL"))
         if self.mapping.old.kind is SideKind.COLUMNS:
             return load("log_decide_columns").fill(
-                may=self._may(_OLD), emptied=self._left_empty(), lost_new=lost_new
+                may=self._may(_OLD), emptied=self._left_empty("old"), lost_new=lost_new
+            )
+        if self.mapping.joins:
+            return load("log_decide_joins").fill(
+                emptied=self._left_empty("new"),
+                lost_old=self._conflict("new", _values(self.mapping.old.mapped, _OLD), sql.SQL("NULL")),
             )
         # A row that a key takes to another partition goes there and comes here: whoever took it has not seen what the old side wrote.
         moves = bool(self.mapping.new.within) and not self.mapping.new.loose
@@ -483,38 +527,43 @@ class LogObjects(row_generator.Generator):
             refers=any_of(row_conditions.refers(self.mapping.old, "zdm_s")),
         )
 
-    def _left_empty(self) -> sql.Composable:
-        """The new row went: what the old side has not written since is empty."""
+    def _left_empty(self, side: Side) -> sql.Composable:
+        """The other side's row went: what this side has not written since is empty."""
+        other, alias = row_conditions.across(side), _OLD if side == "old" else _NEW
+        mine, theirs = side[0], other[0]
         lines: list[sql.Composable] = []
         assigned: list[sql.Composable] = []
         for number, part in enumerate(self._parts, 1):
-            o, n, w = (sql.Identifier(f"zdm_{letter}{number}") for letter in "onw")
+            columns = part.old if side == "old" else part.new
+            m, t, w = (sql.Identifier(f"zdm_{letter}{number}") for letter in (mine, theirs, "w"))
             held = any_of(
-                differs(column(c.name, _OLD), _empty(c), c.comparison, c.type)
+                differs(column(c.name, alias), _empty(c), c.comparison, c.type)
                 if c.known_empty
                 else sql.SQL("true")
-                for c in part.old
+                for c in columns
             )
             lines.append(
                 sql.SQL(
-                    "        {w} := CASE WHEN {n} IS NULL OR {o} OPERATOR(pg_catalog.>) {n} OR NOT {held} THEN 'old' ELSE 'new' END;\n"
-                    "        IF {o} IS NOT NULL AND {w} OPERATOR(pg_catalog.=) 'new' THEN\n{lost}\n        END IF;"
+                    "        {w} := CASE WHEN {t} IS NULL OR {m} OPERATOR(pg_catalog.>) {t} OR NOT {held} THEN {side} ELSE {other} END;\n"
+                    "        IF {m} IS NOT NULL AND {w} OPERATOR(pg_catalog.=) {other} THEN\n{lost}\n        END IF;"
                 ).format(
                     w=w,
-                    o=o,
-                    n=n,
+                    m=m,
+                    t=t,
                     held=held,
-                    lost=self._conflict("new", _values(part.old, _OLD), sql.SQL("NULL")),
+                    side=sql.Literal(side),
+                    other=sql.Literal(other),
+                    lost=self._conflict(other, _values(columns, alias), sql.SQL("NULL")),
                 )
             )
             assigned += [
-                sql.SQL("{c} = CASE {w} WHEN 'new' THEN {empty} ELSE zdm_t.{c} END").format(
-                    c=column(c.name), w=w, empty=_empty(c)
+                sql.SQL("{c} = CASE {w} WHEN {other} THEN {empty} ELSE zdm_t.{c} END").format(
+                    c=column(c.name), w=w, other=sql.Literal(other), empty=_empty(c)
                 )
-                for c in part.old
+                for c in columns
             ]
         if assigned:
-            lines.append(self._written(self.mapping.old, "old", _OLD, assigned, "new"))
+            lines.append(self._written(self.mapping.side(side), side, alias, assigned, other))
         return sql.SQL("\n").join(lines) if lines else sql.SQL("        NULL;")
 
     def _merge(self, old_key: sql.Composable, new_key: sql.Composable) -> sql.Composable:
@@ -673,7 +722,15 @@ class LogObjects(row_generator.Generator):
             lock=self._lock,
             changes=CHANGES,
             filter=self._here,
-            old_gone=self._gone("old", mapping.new, _NEW, _OLD, joined, sql.SQL("true")),
+            old_gone=self._gone(
+                "old",
+                mapping.new,
+                _NEW,
+                _OLD,
+                joined,
+                # A row that stands on its own has none over there, as long as it holds nothing.
+                row_conditions.holds(mapping.new, _NEW) if mapping.joins else sql.SQL("true"),
+            ),
             new_gone=new_gone,
         )
 
@@ -720,7 +777,7 @@ class LogObjects(row_generator.Generator):
         return self._made(
             "last",
             "log_last",
-            "",
+            "pg_catalog.text",
             changes=CHANGES,
             filter=self._here,
             work=_function(self.mapping, self.rollout, "work"),

@@ -22,6 +22,7 @@ from zdm.errors import BadInput, GateRefused
 from zdm.model.phases import State
 from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
+from zdm.operations.merge_tables import MergeTables
 from zdm.operations.move_columns import MoveColumns
 from zdm.operations.normalise import Normalise
 from zdm.operations.shadow_table import ShadowTable
@@ -41,6 +42,7 @@ MOVED = logged(MoveColumns.scenarios[0])
         pytest.param(MOVED, id="move"),
         pytest.param(logged(SplitTable.scenarios[0]), id="split"),
         pytest.param(ShadowTable.scenarios[2], id="shadow"),
+        pytest.param(MergeTables.scenarios[1], id="merge"),
     ],
 )
 def test_run_through(database: Database, scenario: Scenario) -> None:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.integration.rows.stage import Rows
+from tests.integration.rows.test_logged_merge import Merged
 from tests.integration.rows.test_logged_shadow import NEW, Events
 from tests.integration.rows.test_stress import LEVELS, ROWS, Edge
 from tests.support.servers import Database
@@ -232,3 +233,78 @@ def test_chasing_the_edge_from_partition_to_partition(database: Database) -> Non
     assert database.execute("SELECT count(*) FROM zdm.sync_failures") == [(0,)]
     assert events.bad() == (0, 0, 0)
     assert database.value(f"SELECT count(*) FROM {NEW}") == database.value("SELECT count(*) FROM events")
+
+
+def stats_old(edge: Edge, slot: int) -> Work:
+    def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        time.sleep(rng.uniform(0, 0.02))
+        connection.execute("SELECT 1 FROM public.stats LIMIT 1")
+        for _ in range(3):
+            account = edge.near(rng) // 6 * 6 + slot
+            kind = rng.randrange(4)
+            if kind == 0:
+                connection.execute("DELETE FROM public.stats WHERE account_id = %s", [account])
+            elif kind == 1:
+                connection.execute(
+                    "INSERT INTO public.stats SELECT id, 1, 'again' FROM public.accounts WHERE id = %s"
+                    " ON CONFLICT (account_id) DO UPDATE SET statuses = 5",
+                    [account],
+                )
+            else:
+                connection.execute(
+                    "UPDATE public.stats SET statuses = statuses + 1 WHERE account_id = %s", [account]
+                )
+
+    return work
+
+
+def stats_new(edge: Edge, slot: int) -> Work:
+    def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        time.sleep(rng.uniform(0, 0.01))
+        account = max(0, edge.near(rng) - rng.choice([0, 1000])) // 6 * 6 + slot
+        if number % 6 == 0:
+            connection.execute("DELETE FROM public.accounts WHERE id = %s", [account])
+        elif number % 6 == 1:
+            connection.execute(
+                "UPDATE public.accounts SET statuses = 0, note = NULL WHERE id = %s", [account]
+            )
+        else:
+            connection.execute(
+                "UPDATE public.accounts SET note = coalesce(note, '') || 'n' WHERE id = %s", [account]
+            )
+
+    return work
+
+
+def test_chasing_the_edge_of_columns_that_are_filled(database: Database) -> None:
+    """What is not filled yet is refused by name, and nothing of it is lost; nobody else meets an error at READ COMMITTED."""
+    merged = Merged(database, rows=ROWS // 5, filled=False)
+    edge = Edge(ROWS // 5)
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(
+                reconciling(
+                    merged.session, (merged.mapping,), merged.rollout, lock_budget=Options().lock_budget
+                )
+            )
+        with Writers(database.dsn) as writers:
+            for number, level in enumerate(LEVELS):
+                writers.add(f"old {level}", stats_old(edge, number), isolation=level)
+                writers.add(f"new {level}", stats_new(edge, number + 3 if number else 0), isolation=level)
+            writers.wait_for(1)
+            assert backfill(
+                merged.session,
+                merged.rollout,
+                merged.mapping,
+                Options(workers=2, first_rows=100, most_rows=200),
+                Hooks(progress=edge.progress),
+            ).complete
+            writers.wait_for(5)
+        allowed = {"READ COMMITTED": {"55000"}}
+        for error in writers.report.errors:
+            isolation = error.writer.split(" ", 1)[1]
+            assert error.sqlstate in allowed.get(isolation, {"55000", "40001"}), error
+    merged.reconcile()
+    assert database.execute("SELECT count(*) FROM zdm.row_changes") == [(0,)]
+    assert database.execute("SELECT count(*) FROM zdm.sync_failures") == [(0,)]
+    assert merged.bad() == (0, 0, 0)
