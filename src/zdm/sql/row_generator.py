@@ -780,6 +780,12 @@ class Generator(Objects):
         ]
         if self.yours.kind is not SideKind.ROWS or not assigned:
             return sql.SQL("      NULL;")
+        # Where a column that no UPDATE may write changes as well, it would be half of another row.
+        stays = [
+            sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, "zdm_t"), render(value, row))
+            for name, value in zip(self.yours.key, self.yours.key_values, strict=True)
+            if name in self.yours.fixed
+        ]
         return sql.SQL(
             "      BEGIN\n        PERFORM pg_catalog.set_config('zdm.row', {} OPERATOR(pg_catalog.||) '!', true);\n"
             "        UPDATE {} AS zdm_t SET {} WHERE {};\n      EXCEPTION\n"
@@ -790,7 +796,7 @@ class Generator(Objects):
             self._guard_across(row),
             self.target,
             comma(assigned),
-            row_conditions.match(self.yours, "zdm_t", "old"),
+            all_of([row_conditions.match(self.yours, "zdm_t", "old"), *stays]),
             self._renamed(row),
         )
 

@@ -55,6 +55,29 @@ def test_a_row_that_moves_keeps_what_only_the_old_table_knows(database: Database
     assert rollout.engine().verify("try_it").clean
 
 
+@on_all_versions
+def test_a_key_of_which_the_old_table_lets_nobody_write_a_part(database: Database) -> None:
+    """GENERATED ALWAYS AS IDENTITY: a row that takes another key there is another row, whatever else of the key changes with it."""
+    scenario = Scenario(
+        setup=SETUP.replace("bigserial", "bigint GENERATED ALWAYS AS IDENTITY"),
+        operations=({"shadow_table": OPERATION},),
+    )
+    rollout = Rollout(database, scenario)
+    rollout.advance_to(State.MIGRATED)
+    rollout.execute_new(
+        "UPDATE events SET id = 1001, at = at + interval '1 hour' WHERE id = 1;"
+        " UPDATE events SET id = 1002, at = at + interval '40 days' WHERE id = 2; UPDATE events SET id = 1003 WHERE id = 3;"
+        " UPDATE events SET at = at + interval '1 hour' WHERE id = 4"
+    )
+    assert database.execute("SELECT id, legacy FROM events WHERE id < 5 OR id > 1000 ORDER BY id") == [
+        (4, "l4"),
+        (1001, None),
+        (1002, None),
+        (1003, None),
+    ]
+    assert database.execute(BAD) == [(0,)]
+
+
 RICH = """
 CREATE ROLE shadow_reader; CREATE ROLE shadow_keeper; CREATE TABLE kinds (id int PRIMARY KEY);
 CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.note := coalesce(NEW.note, 'touched'); RETURN NEW; END $$;
