@@ -56,11 +56,26 @@ def given(side: RowSide, alias: str) -> sql.Composable:
     )
 
 
-def disagree(mapping: RowMapping, old: str, new: str) -> sql.Composable:
-    """A condition over two rows that belong together: neither follows from the other."""
+def disagree(
+    mapping: RowMapping, old: str, new: str, *, known: sql.Composable | None = None
+) -> sql.Composable:
+    """A condition over two rows that belong together: neither follows from the other.
+
+    Parameters
+    ----------
+    known: a condition over both: the new one has no old form, so that what it would be there must not be asked, which may raise.
+    """
     found = [differ(mapping.new, new, old)]
     if not mapping.one_way and not mirror_images(mapping):
-        found.append(differ(mapping.old, old, new))
+        back = differ(mapping.old, old, new)
+        if known is None:
+            found.append(back)
+        else:
+            found = [
+                sql.SQL("(CASE WHEN {} THEN CASE WHEN {} THEN true ELSE {} END ELSE false END)").format(
+                    *found, known, back
+                )
+            ]
     return any_of([all_of(found), *astray(mapping.old, old, new)])
 
 

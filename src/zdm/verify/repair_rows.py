@@ -109,7 +109,18 @@ class _Statements:
             _OLD,
             self._joined,
             all_of(
-                [self._may, row_conditions.disagree(self._mapping, "zdm_o", "zdm_n"), *self._unknown("zdm_o")]
+                [
+                    self._may,
+                    row_conditions.disagree(
+                        self._mapping,
+                        "zdm_o",
+                        "zdm_n",
+                        known=row_record.known(self._mapping, self._rollout, "zdm_o", "zdm_n")
+                        if self._mapping.records
+                        else None,
+                    ),
+                    *self._unknown("zdm_o"),
+                ]
             ),
         )
 

@@ -253,7 +253,12 @@ class _Statements:
             gone=gone,
             lone=lone,
             may=may,
-            disagree=row_conditions.disagree(mapping, _OLD, _NEW),
+            disagree=row_conditions.disagree(
+                mapping,
+                _OLD,
+                _NEW,
+                known=row_record.known(mapping, rollout, _OLD, _NEW) if mapping.records else None,
+            ),
             missing=sql.Literal(_KINDS.index(Kind.MISSING)),
             extra=sql.Literal(_KINDS.index(Kind.EXTRA)),
             different=sql.Literal(_KINDS.index(Kind.DIFFERENT)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import psycopg
@@ -13,15 +14,19 @@ from tests.integration.rows.stage import staged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
+from tests.support.writers import Writers
 from zdm.backfill.run import backfill
 from zdm.db.session import connect
 from zdm.engine.rollout import Engine
 from zdm.errors import BadInput
+from zdm.model.mapping import Authority
 from zdm.model.phases import State
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Phase
 from zdm.operations.extract_json import ExtractJson
 from zdm.operations.migration import Migration
+from zdm.verify.repair_rows import repair_rows
+from zdm.verify.rows import verify_rows
 
 FIELDS: list[dict[str, Any]] = [
     {"path": "name", "type": "varchar(10)"},
@@ -199,6 +204,41 @@ def test_a_row_ends_while_its_document_gets_another_field(database: Database, is
     assert document(database, 1) == {"address": {"zip": "1"}, "other": "old"}
 
 
+def test_both_versions_count(database: Database) -> None:
+    """Fields that are extracted, and fields that are not, counted up in the same documents by whole-document writes and by columns."""
+    mirrored(database)
+    database.execute('UPDATE docs SET doc = \'{"size": 0, "seen": 0}\' WHERE id IN (1, 2, 3)')
+
+    def document_of(name: str) -> Any:
+        def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+            del number
+            connection.execute(
+                f"UPDATE public.docs SET doc = jsonb_set(doc, '{{{name}}}', to_jsonb((doc ->> '{name}')::int + 1)) WHERE id = {rng.randrange(1, 4)}".encode()
+            )
+
+        return work
+
+    def column(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        del number
+        connection.execute(
+            f"UPDATE public.details SET size = size + 1 WHERE doc_id = {rng.randrange(1, 4)}".encode()
+        )
+
+    levels: tuple[Isolation, ...] = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+    with Writers(database.dsn) as writers:
+        for level in levels:
+            writers.add("seen", document_of("seen"), isolation=level)
+            writers.add("size", document_of("size"), isolation=level)
+            writers.add("size", column, isolation=level)
+        writers.wait_for(25)
+    writers.report.assert_only("40001", "40P01")
+    counted = database.execute(
+        "SELECT sum((doc ->> 'seen')::int), sum((doc ->> 'size')::int) FROM docs WHERE id IN (1, 2, 3)"
+    )
+    assert counted == [(writers.report.of("seen").count, writers.report.of("size").count)]
+    assert database.value(DISAGREE) == 0
+
+
 # --- what each version writes -------------------------------------------------------------------------------------------
 
 
@@ -262,7 +302,11 @@ def test_everything_that_can_be_written(database: Database) -> None:
 @on_all_versions
 def test_what_is_no_such_value_or_has_no_old_form_is_recorded(database: Database) -> None:
     """A field that is no number does not stop the old version; a column without a place in the document stands alone, by policy."""
-    mirrored(database, without_old_form="record")
+    mapping, rollout = mirrored(database, without_old_form="record")
+
+    def stage() -> psycopg.Connection[Any]:
+        return connect(database.dsn, application_name="stage")
+
     database.execute('UPDATE docs SET doc = \'{"size": "many"}\' WHERE id = 1')
     database.execute('UPDATE docs SET doc = \'{"name": "longer than ten"}\' WHERE id = 2')
     failures = database.execute("SELECT key ->> 'id', sqlstate FROM zdm.sync_failures ORDER BY 1")
@@ -276,6 +320,10 @@ def test_what_is_no_such_value_or_has_no_old_form_is_recorded(database: Database
         ({"doc_id": 4}, "22023")
     ]
     assert document(database, 4) == {"address": "somewhere"}
+    # What it would be there raises, and is not asked.
+    found = verify_rows(stage, mapping, rollout)
+    assert (found.clean, found.without_old_form) == (True, 1)
+    assert repair_rows(stage, mapping, rollout, Authority.NEW, guard=lambda _: None) == 0
     database.execute('UPDATE docs SET doc = \'{"name": "o"}\' WHERE id = 4')
     assert database.execute("SELECT count(*) FROM zdm.rows_without_old_form") == [(0,)]
     assert database.value(DISAGREE) == 0
