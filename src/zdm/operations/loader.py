@@ -38,7 +38,8 @@ _TEXT_KEYS: frozenset[Trail] = frozenset({("version",), ("from_version",), ("id"
 _UNFIT = re.compile(r"[\0\ud800-\udfff]")
 _MOST_DIGITS = 100
 _LABEL = re.compile(
-    r"(?P<position>\d+):(?P<kind>[a-z_]+)(?P<keys>(?:\.[A-Za-z0-9_]+)*)(?:[ :]+(?P<rest>.*))?", re.DOTALL
+    r"(?P<position>\d+):(?P<kind>[a-z_]+)(?P<keys>(?:\.[A-Za-z0-9_]+)*)(?:/[^ :]*)?(?:[ :]+(?P<rest>.*))?",
+    re.DOTALL,
 )
 
 
@@ -64,7 +65,8 @@ class Source:
     def locate(self, problem: Problem) -> Problem:
         """The same problem with file and line, if its `where` is an operation's label (``2:split_column``).
 
-        The label may name a key below the operation (``2:split_column.into``); text after a space is kept.
+        The label may name a key below the operation (``2:split_column.into``), or an operation that it uses (``2:merge_tables/drop``); text after
+        a space is kept.
         """
         found = _LABEL.fullmatch(problem.where)
         if found is None:

@@ -153,7 +153,6 @@ def test_the_new_version_moves_a_row_that_the_old_one_writes(
         assert database.value("SELECT count(*) FROM customers WHERE name = 'eu4'") == 0
 
 
-@on_all_versions
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_both_versions_insert_one_key(database: Database, isolation: Isolation) -> None:
     united = United(database, "contested")
@@ -186,7 +185,6 @@ def test_both_versions_insert_one_key(database: Database, isolation: Isolation) 
     ]
 
 
-@on_all_versions
 @pytest.mark.parametrize("isolation", LEVELS[1:])
 def test_a_snapshot_from_before_the_fill(database: Database, isolation: Isolation) -> None:
     """What was filled since is not seen, and yet met."""
@@ -229,7 +227,6 @@ def _filled(united: United) -> None:
         )
 
 
-@on_all_versions
 def test_the_backfill_meets_a_key_that_another_table_has(database: Database) -> None:
     """It came between the plan and the triggers: the first one stays, the second is recorded; and nothing takes its place."""
     united = United(database, "contested", rows=50)

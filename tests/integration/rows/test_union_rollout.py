@@ -133,6 +133,65 @@ def test_a_row_that_the_old_version_makes_under_a_key_of_another_table(database:
     rollout.nothing_left()
 
 
+def test_a_table_that_is_there(database: Database) -> None:
+    """It keeps what it has of its own; what its constraints refuse of the old tables' rows is recorded. A rollback leaves it, and its rows."""
+    database.execute(
+        "CREATE TYPE area AS ENUM ('eu', 'us');"
+        "CREATE TABLE customers_eu (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), email text); "
+        "CREATE TABLE customers_us (code uuid PRIMARY KEY DEFAULT gen_random_uuid(), mail varchar(40));"
+        "CREATE TABLE customers (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), area area, note text DEFAULT 'none', email text UNIQUE);"
+        "INSERT INTO customers_eu (email) SELECT 'e' || g FROM generate_series(1, 40) g;"
+        "INSERT INTO customers_us (mail) SELECT 'u' || g FROM generate_series(1, 40) g;"
+        "INSERT INTO customers SELECT id, 'eu', 'there', email FROM customers_eu LIMIT 3"
+    )
+    operation = {
+        "tables": [
+            {"table": "customers_eu", "values": {"area": "'eu'"}, "columns": ["email"]},
+            {
+                "table": "customers_us",
+                "values": {"area": "'us'"},
+                "key": {"id": "code"},
+                "columns": [{"column": "email", "up": "mail"}],
+            },
+        ],
+        "to": "customers",
+        "key": ["id"],
+    }
+    scenario = CUSTOMERS.model_copy(
+        update={"setup": "SELECT 1", "operations": ({"merge_tables": operation},)}
+    )
+    rollout = Rollout(database, scenario)
+    rollout.advance_to(State.SWITCHED_OVER)
+    assert database.execute("SELECT note, count(*) FROM customers GROUP BY note ORDER BY 2") == [
+        ("there", 3),
+        ("none", 77),
+    ]
+    # An address that the other table has: no write of the old version's fails for it.
+    database.execute("INSERT INTO customers_us (mail) VALUES ('e1')")
+    assert database.execute("SELECT sqlstate FROM zdm.sync_failures") == [("23505",)]
+    assert rollout.engine().advance(rollout.migration).outcome is Outcome.REFUSED
+    database.execute("UPDATE customers_us SET mail = 'u99' WHERE mail = 'e1'")
+    database.execute(
+        "UPDATE customers SET area = 'eu' WHERE email = 'u99'; INSERT INTO customers (area, email) VALUES ('us', 'n')"
+    )
+    assert database.execute("SELECT email FROM customers_eu WHERE email > 'n'") == [("u99",)]
+    with pytest.raises(psycopg.errors.CheckViolation):
+        database.execute("INSERT INTO customers (email) VALUES ('nowhere')")
+    with pytest.raises(psycopg.errors.StringDataRightTruncation):
+        database.execute("UPDATE customers SET email = repeat('x', 41) WHERE email = 'n'")
+    assert rollout.engine().rollback("try_it").state is State.ROLLED_BACK
+    rollout.nothing_left()
+    assert database.execute("SELECT count(*) FROM customers_us") == [(41,)]
+    rollout.advance_to(State.COMPLETED, restart=True)
+    assert database.execute("SELECT area, count(*) FROM customers GROUP BY 1 ORDER BY 1") == [
+        ("eu", 41),
+        ("us", 41),
+    ]
+    assert database.execute("SELECT to_regclass('customers_eu'), to_regclass('customers_us')") == [
+        (None, None)
+    ]
+
+
 def _tables(*, us: dict[str, Any] | None = None, **eu: Any) -> list[dict[str, Any]]:
     """Two tables to merge, and what is otherwise in either."""
     return [

@@ -83,11 +83,11 @@ class United:
             run(
                 f"CREATE TABLE customers_{region} (id bigserial PRIMARY KEY, name text, vat text NOT NULL DEFAULT '')"
             )
-            first = number * 100 if self.keys == "contested" else 0
+            first = number * max(100, self.rows) if self.keys == "contested" else 0
             run(
                 f"INSERT INTO customers_{region} SELECT {first} + g, '{region}' || g FROM generate_series(1, {self.rows}) g"
             )
-            run(f"SELECT setval('customers_{region}_id_seq', {first} + 50)")
+            run(f"SELECT setval('customers_{region}_id_seq', {first} + {max(50, self.rows)})")
         if self.keys == "contested":
             run("ALTER TABLE customers_eu ALTER id SET DEFAULT nextval('customers_us_id_seq')")
         if self.extra:
