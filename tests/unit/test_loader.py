@@ -224,6 +224,7 @@ def test_labels_of_operations_get_their_line() -> None:
         ("1:change_type.up", "m.yaml:9"),
         ("1:change_type.down", "m.yaml:5"),
         ("1:change_type column no", "m.yaml:5 column no"),
+        ("1:change_type/0/drop", "m.yaml:5"),
         ("public.accounts", "public.accounts"),
         ("", ""),
     ):

@@ -46,8 +46,10 @@ class UnionObjects(row_generator.Generator):
         on = self._function_name("on")
         if self.side == "old":
             made = [
-                self._trigger("insert", "INSERT", on),
-                self._trigger("update", "UPDATE", on, self._when_updated),
+                self._trigger("insert", "INSERT", on, all_of(self._others("new"))),
+                self._trigger(
+                    "update", "UPDATE", on, all_of([self._when_updated, *self._others("old", "new")])
+                ),
                 self._trigger("delete", "DELETE", on),
                 self._statement_trigger(on),
             ]
@@ -58,8 +60,13 @@ class UnionObjects(row_generator.Generator):
             return tuple(made)
         was, now = (row_conditions.theirs(self.mine, alias) for alias in ("old", "new"))
         made = [
-            self._trigger("insert", "INSERT", on, all_of([*self._backfilled, now])),
-            self._trigger("update", "UPDATE", on, all_of([any_of([was, now]), self._when_updated])),
+            self._trigger("insert", "INSERT", on, all_of([*self._backfilled, now, *self._others("new")])),
+            self._trigger(
+                "update",
+                "UPDATE",
+                on,
+                all_of([any_of([was, now]), self._when_updated, *self._others("old", "new")]),
+            ),
             self._trigger("delete", "DELETE", on, was),
             self._statement_trigger(on),
         ]
@@ -95,11 +102,6 @@ class UnionObjects(row_generator.Generator):
     @property
     def _shared(self) -> bool:
         # Each old table has one mapping.
-        return False
-
-    @property
-    def _direct(self) -> bool:
-        # What is written here may be another mapping's by the time its trigger fires, so that looks for itself.
         return False
 
     @property
@@ -152,6 +154,7 @@ class UnionObjects(row_generator.Generator):
             key=comma(column(name) for name in side.key),
             assign=assigned,
             theirs=row_conditions.theirs(side, "zdm_t"),
+            stored=self._stored,
             message=_message(f"two source rows claim one target row: \0 of {side.table} is another table's"),
             row=comma(render(value, "zdm_row") for value in side.key_values),
         )
