@@ -137,7 +137,9 @@ def _mirrored(rows: RowMapping) -> Iterator[tuple[str, str, str, str]]:
     where = f" where {rows.where.source}" if rows.where is not None else ""
     if rows.unites:
         where = f" from {rows.old.table}"
-    for c in (*rows.new.told, *rows.new.columns):
+    for t in rows.new.told:
+        yield f"{rows.new.table}{where}", "up", f"{t.name} {t.type}", t.value.source
+    for c in rows.new.columns:
         yield f"{rows.new.table}{where}", "up", f"{c.name} {c.type}", c.value.source
     for c in () if rows.one_way else rows.old.columns:
         yield str(rows.old.table), "down", f"{c.name} {c.type}", c.value.source
