@@ -48,11 +48,15 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
             return row_sync.install(rows_of, rollout, side).statements
         case Sync():
             mapping = plan.mapping(action.table)
+            # Which tables inherit by then, only the step itself knows.
+            children = (
+                f"-- and each trigger the same on all that inherits from {mapping.table}",
+            ) * mapping.has_children
             if action.remove:
-                return tuple(sync.remove(mapping, rollout))
+                return (*sync.remove(mapping, rollout), *children)
             if action.authority is Authority.NEW:
                 return tuple(sync.switch(mapping, rollout, action.authority))
-            return tuple(sync.install(mapping, rollout, action.authority).statements)
+            return (*sync.install(mapping, rollout, action.authority).statements, *children)
         case Backfill() if (found := plan.row_mapping(action.table)) is not None:
             return (_row_chunk(found),)
         case Verify() if (found := plan.row_mapping(action.table)) is not None:

@@ -110,6 +110,8 @@ def _swap(
     statements = contract_statements(mapping, shape, following, drop_triggers=triggers, recreate_views=remake)
     if mapping.spread and mapping.needs_sync:
         statements.insert(0, refuse_unverified(mapping))
+    elif mapping.needs_sync:
+        statements.insert(0, children.refuse(mapping))
     if not drops and not statements:
         return None
     if mapping.needs_sync and not mapping.dropped_in_new:

@@ -125,6 +125,15 @@ def drop_triggers(mapping: TableMapping, functions: str) -> str:
     ).as_string(None)
 
 
+def refuse(mapping: TableMapping) -> str:
+    """A statement that raises if anything inherits from a table of which the plan knew no children."""
+    return dollar_quoted(
+        "refuse_children",
+        oid=sql.Literal(mapping.oid),
+        called=sql.Literal(str(mapping.table)),
+    ).as_string(None)
+
+
 def drop_columns(oid: int, columns: Sequence[str]) -> str:
     """A statement that drops what children have kept of columns that were dropped from the table of that number."""
     return dollar_quoted(

@@ -10,11 +10,13 @@ import pytest
 from tests.conformance.harness import OPEN_GATES, Rollout
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
+from zdm.engine.reporter import Silent
 from zdm.engine.rollout import Engine
 from zdm.engine.settings import EngineSettings
-from zdm.errors import BadInput, Busy, Drift
+from zdm.errors import BadInput, Busy, Drift, ZdmError
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
+from zdm.model.step import Step
 from zdm.operations.migration import Migration
 
 MEASUREMENTS = """
@@ -372,6 +374,36 @@ def test_a_child_by_itself(database: Database) -> None:
     )
 
 
+class Late(Silent):
+    """Somebody does something in the moment of the swap."""
+
+    def __init__(self, database: Database, what: str) -> None:
+        self.database, self.what = database, what
+
+    def step_started(self, step: Step, number: int, total: int) -> None:
+        del number, total
+        if step.id.endswith(".swap"):
+            self.database.execute(self.what)
+
+
+def test_a_child_that_comes_in_the_moment_of_the_swap(database: Database) -> None:
+    rollout = Rollout(
+        database,
+        Scenario(
+            setup=CHILD + "INSERT INTO kid SELECT g, 'x', g, g FROM generate_series(1, 10) g;",
+            operations=({"change_type": {"table": "t", "column": "a", "to": "bigint"}},),
+        ),
+    )
+    rollout.advance_to(State.SWITCHED_OVER)
+    late = Late(database, "CREATE TABLE more () INHERITS (t); INSERT INTO more (a) VALUES (77)")
+    with pytest.raises(ZdmError, match=r"public\.more became a child of .* after that was verified"):
+        rollout.engine(late).advance(rollout.migration)
+    rollout.engine().verify("try_it", repair=True)
+    rollout.advance_to(State.COMPLETED)
+    rollout.nothing_left()
+    assert database.execute("SELECT a, pg_typeof(a)::text FROM more") == [(77, "bigint")]
+
+
 def test_a_table_that_gets_a_child_meanwhile(database: Database) -> None:
     """The plan knows no children, so nobody would keep their rows in step, and the swap would take their columns along."""
     rollout = Rollout(
@@ -384,6 +416,14 @@ def test_a_table_that_gets_a_child_meanwhile(database: Database) -> None:
     rollout.advance_to(State.MIGRATED)
     database.execute("CREATE TABLE kid () INHERITS (t); INSERT INTO kid VALUES (1, 'y')")
     assert "kid inherits from public.t since the plan" in drift(rollout)
+    database.execute("ALTER TABLE kid NO INHERIT t")
+    rollout.advance_to(State.SWITCHED_OVER)
+
+    attach = "ALTER TABLE kid INHERIT t"
+    # After the gate, in the moment of the swap, it is the swap that looks.
+    with pytest.raises(ZdmError, match=r"kid inherits from public\.t since the plan"):
+        rollout.engine(Late(database, attach)).advance(rollout.migration)
+    assert database.value("SELECT count(*) FROM kid WHERE a = 1") == 1
     database.execute("ALTER TABLE kid NO INHERIT t")
     rollout.advance_to(State.COMPLETED)
 
@@ -445,6 +485,10 @@ def test_every_change_of_columns_goes_to_the_children(database: Database) -> Non
         ),
     )
     rollout = Rollout(database, scenario, settings=PATIENT)
+    preview = rollout.engine().preview(rollout.migration)
+    assert any(
+        "on all that inherits from public.people" in text for step in preview for text in step.statements
+    )
     assert any(
         "covers the rows of public.people itself only" in f.text
         for f in rollout.engine().plan(rollout.migration).findings
