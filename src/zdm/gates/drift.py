@@ -251,9 +251,12 @@ def _made(ctx: GateContext, *, fenced: bool) -> list[str]:
     if any(steps[name].phase is Phase.CLEANUP for name in done if name in steps):
         return []
     found: list[str] = []
-    for step in ctx.plan.steps:
+    ran = [step for step in ctx.plan.steps if step.id in done]
+    for number, step in enumerate(ran):
         probe = step.action.done_when if isinstance(step.action, Concurrent | Scan) else ""
-        if step.id in done and probe:
+        # What only a part of the rollout needed is taken back by a step of its own.
+        served = any(later.action in step.undo for later in ran[number + 1 :])
+        if probe and not served:
             row = ctx.conn.execute(sql.SQL(probe)).fetchone()
             if row is None or not row[0]:
                 found.append(f"what this step made is not there any more, or not valid: {step.title}")
