@@ -8,7 +8,6 @@ import pytest
 from tests.integration.rows.united import KEYS, United
 from tests.support.interleave import Isolation
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
 from zdm.sql.rows import Kind
 
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
@@ -62,7 +61,6 @@ def test_rows_follow_each_other(database: Database, keys: str, isolation: Isolat
     assert database.value("SELECT count(*) FROM customers_eu") == 0
 
 
-@on_all_versions
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_a_row_that_goes_from_one_old_table_to_another(database: Database, isolation: Isolation) -> None:
     """As a job that archives does it, in any order; the new row stays the same one, with what only the new version knows."""

@@ -99,7 +99,6 @@ def _ended(error: str | None, session: Session, isolation: Isolation, statement:
         session.run("COMMIT")
 
 
-@on_all_versions
 @pytest.mark.parametrize("isolation", LEVELS)
 @pytest.mark.parametrize("keys", ["apart", "contested"])
 def test_the_new_version_moves_a_row_that_the_old_one_writes(
