@@ -104,14 +104,25 @@ def test_what_is_written_until_the_swap(database: Database) -> None:
 
 
 def test_roll_back_a_table_that_takes_the_others_place(database: Database) -> None:
-    """Rows of partitions, moved and new, that nobody has reconciled, are in the old table afterwards."""
+    """Rows of partitions, moved and new, that nobody has reconciled, are in the old table afterwards; behind the fence as well."""
     rollout = Rollout(database, ShadowTable.scenarios[2])
     rollout.advance_to(State.SWITCHED_OVER)
+    engine = rollout.engine()
+    database.execute("UPDATE hits SET seen = 41 WHERE id = 1")
+    engine.fence("try_it")
+    rollout.execute_new("UPDATE hits SET seen = seen + 1, at = at + 40 WHERE id = 4")
+    engine.reconcile("try_it")
+    assert engine.verify("try_it").clean
+    engine.fence("try_it", lift=True)
+    assert database.execute("SELECT id, at::text, seen FROM hits WHERE id IN (1, 4) ORDER BY id") == [
+        (1, "2024-01-02", 41),
+        (4, "2024-02-14", 1),
+    ]
     rollout.execute_new(
         "UPDATE hits SET at = at + 40, seen = 7 WHERE id = 2; INSERT INTO hits (at, note) VALUES ('2024-04-04', 'late');"
         " DELETE FROM hits WHERE id = 3"
     )
-    assert rollout.engine().rollback("try_it").state is State.ROLLED_BACK
+    assert engine.rollback("try_it").state is State.ROLLED_BACK
     rollout.nothing_left()
     assert rollout.dump() == rollout.before
     assert database.execute(
