@@ -89,7 +89,7 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         mapper.problems.append(
             Problem(
                 f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns, "
-                "split_table, shadow_table and merge_tables can",
+                "split_table, shadow_table and merge_tables of one table can",
                 draft.operation,
                 "Use `sync: immediate`, or put this operation into a migration of its own.",
                 rule="logged-sync",
