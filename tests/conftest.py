@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -18,6 +19,7 @@ from tests.support.servers import (
     Server,
     asked_for,
     default_server,
+    in_memory,
     installed,
     started,
 )
@@ -32,6 +34,12 @@ ServerFactory = Callable[..., DevServer]
 settings.register_profile("here", deadline=None)
 settings.register_profile("pipeline", deadline=None, derandomize=True)
 settings.load_profile("pipeline" if os.environ.get("CI") else "here")
+
+
+def pytest_collection_finish() -> None:
+    """What is collected stays to the end; to look through it again and again for garbage takes a twentieth of the time of all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +153,12 @@ def make_server(request: pytest.FixtureRequest) -> Iterator[ServerFactory]:
                 pytest.skip(str(error))
             _skip_before(request, binaries.major)
             return stack.enter_context(
-                DevServer(binaries, settings={**TEST_SETTINGS, **(settings or {})}, durable=durable)
+                DevServer(
+                    binaries,
+                    settings={**TEST_SETTINGS, **(settings or {})},
+                    durable=durable,
+                    place=None if durable else in_memory(),
+                )
             )
 
         yield make

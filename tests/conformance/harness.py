@@ -43,7 +43,7 @@ OPEN_GATES: dict[str, Any] = {
 
 #: The longest that an application thinks between two statements, in seconds; without, five of them take the processors from zdm,
 #: and the test from everybody. `make soak` gives them less.
-THINKS = float(os.environ.get("ZDM_TEST_THINK", "0.016"))
+THINKS = float(os.environ.get("ZDM_TEST_THINK", "0.04"))
 
 #: SQLSTATEs an application that asks for a higher isolation level retries anyway. At READ COMMITTED nobody does, but where two
 #: tables mirror each other (docs/architecture.md, "Two tables, one row"): who writes both halves of a row at once may deadlock.

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -24,6 +25,8 @@ TEST_SETTINGS: Mapping[str, Setting] = {
     # Found sooner than by default, so that a test of a deadlock does not wait.
     "deadlock_timeout": "200ms",
     "max_connections": 120,
+    # It may lie in memory.
+    "max_wal_size": "512MB",
 }
 
 
@@ -126,10 +129,23 @@ def asked_for() -> Binaries:
     return find_binaries(int(wanted)) if wanted.isdecimal() else find_binaries(directory=wanted)
 
 
+def in_memory() -> Path | None:
+    """A directory that lies in memory and has room, for servers that need not be durable: a database is made there in a fifth of the time."""
+    place = Path("/dev/shm")
+    try:
+        found = os.statvfs(place)
+        memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+    roomy = min(found.f_bavail * found.f_frsize, memory) >= 8 << 30
+    # Where the server's programs are out of its account's reach, they are copied beside its data, and started there.
+    return place if roomy and not found.f_flag & os.ST_NOEXEC else None
+
+
 @contextlib.contextmanager
 def started(binaries: Binaries) -> Iterator[Server]:
     """A server started from these programs, fast rather than durable."""
-    with DevServer(binaries, settings=TEST_SETTINGS, durable=False) as dev:
+    with DevServer(binaries, settings=TEST_SETTINGS, durable=False, place=in_memory()) as dev:
         yield Server(dev.dsn(), dev)
 
 

@@ -64,11 +64,12 @@ class Home:
     Parameters
     ----------
     account: whom the directory belongs to and the processes run as; None for ourselves.
+    place: where the directory is made, if that can be.
     """
 
-    def __init__(self, account: Account | None) -> None:
+    def __init__(self, account: Account | None, place: Path | None = None) -> None:
         self.account = account
-        self.directory = _fresh_directory(account)
+        self.directory = _fresh_directory(account, place)
         # The watchdog keeps our own account: it must be able to end and remove what the server's account owns.
         self._watchdog = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), str(self.directory)],
@@ -140,12 +141,13 @@ class Home:
             return
 
 
-def _fresh_directory(account: Account | None) -> Path:
+def _fresh_directory(account: Account | None, place: Path | None) -> Path:
     """A new directory that is short enough for a socket and that `account` reaches."""
-    places = dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp"])  # noqa: S108
-    for place in places:
+    first = [] if place is None else [str(place)]
+    places = dict.fromkeys([*first, tempfile.gettempdir(), "/tmp", "/var/tmp"])  # noqa: S108
+    for tried in places:
         try:
-            made = Path(tempfile.mkdtemp(prefix="zdm-pg-", dir=place)).resolve()
+            made = Path(tempfile.mkdtemp(prefix="zdm-pg-", dir=tried)).resolve()
         except OSError:
             continue
         reached = account is None or all(account.reaches_through(parent) for parent in made.parents)

@@ -89,6 +89,7 @@ class DevServer(Endpoint):
     settings: entries of ``postgresql.conf`` on top of the defaults.
     durable: False turns fsync off, for tests: several times faster, and safe against everything but a crash
         of the whole machine.
+    place: where its directory is made; where temporary files are, if that is not given or cannot be.
 
     Raises
     ------
@@ -101,6 +102,7 @@ class DevServer(Endpoint):
         *,
         settings: Mapping[str, Setting] | None = None,
         durable: bool = True,
+        place: Path | None = None,
     ) -> None:
         super().__init__(binaries or find_binaries(), secrets.token_urlsafe(24))
         self._settings: dict[str, Setting] = {
@@ -109,6 +111,7 @@ class DevServer(Endpoint):
             **(settings or {}),
         }
         self._durable = durable
+        self._place = place
         self._creator = os.getpid()
         self._home: Home | None = None
         self._programs = self.binaries
@@ -145,7 +148,7 @@ class DevServer(Endpoint):
         self._forget_process()
         self._settings.update(settings or {})
         if self._home is None:
-            self._home = Home(server_account())
+            self._home = Home(server_account(), self._place)
             _open.add(self)
             try:
                 self._programs = self._stage()
