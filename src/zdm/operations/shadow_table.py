@@ -268,7 +268,7 @@ class ShadowTable(Operation):
         if shape is None:
             return problems
         table = shape.table
-        if shape.groups or shape.removed or shape.added or shape.uses or shape.final_name != shape.name.name:
+        if shape.changed or shape.uses:
             problems.append(
                 Problem(
                     f"table {shape.name} is changed by this migration, and replaced by it",

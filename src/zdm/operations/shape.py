@@ -140,6 +140,11 @@ class TableShape:
         """The table's present name."""
         return self.table.name
 
+    @property
+    def changed(self) -> bool:
+        """Whether an operation of the migration gives the table other columns, or another name."""
+        return bool(self.groups or self.removed or self.added or self.final_name != self.name.name)
+
     def column(self, name: str) -> ShapeColumn | None:
         """The new version's column called `name`, or None."""
         return next((c for c in self.columns if c.name == name), None)

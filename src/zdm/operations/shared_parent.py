@@ -133,7 +133,7 @@ def found_parent(
     if other is None:
         return None
     table = other.table
-    if other.groups or other.removed or other.added or other.final_name != other.name.name:
+    if other.changed:
         problems.append(
             Problem(
                 f"table {other.name} is changed by this migration, and gets rows by it",

@@ -303,7 +303,7 @@ class SplitTable(Operation):
         shape = find_shape(draft, self.table, problems, ordinary=True)
         if shape is None:
             return problems
-        if shape.groups or shape.removed or shape.added or shape.final_name != shape.name.name:
+        if shape.changed:
             problems.append(
                 Problem(
                     f"table {shape.name} is changed by this migration, and split by it",

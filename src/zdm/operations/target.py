@@ -130,7 +130,7 @@ def existing_table(
     table = other.table
     if other is shape:
         problems.append(Problem("a table's rows cannot go to the table itself"))
-    if other.groups or other.removed or other.added or other.final_name != other.name.name:
+    if other.changed:
         problems.append(
             Problem(
                 f"table {other.name} is changed by this migration, and gets rows by it",

@@ -228,7 +228,7 @@ class Union:
         shape = find_shape(draft, asked.table, problems, ordinary=True)
         if shape is None:
             return None
-        if shape.groups or shape.removed or shape.added or shape.final_name != shape.name.name:
+        if shape.changed:
             problems.append(
                 Problem(
                     f"table {shape.name} is changed by this migration, and merged by it",
