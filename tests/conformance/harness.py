@@ -228,10 +228,11 @@ class Rollout:
         )
         return str(found[0][0]) if found else State.PLANNED.value
 
-    def advance_struck_to(self, state: State, at: int, strike: Callable[[], None]) -> None:
-        """As `advance_to`, with something that happens to the server once, at a step.
+    def advance_struck_to(self, state: State, at: int, strike: Callable[[], None]) -> bool:
+        """As `advance_to`, with something that happens to the server once, at a step; False if there are fewer steps.
 
-        The process lives, and may say that it failed; the next one goes on.
+        The process lives, and may say that it failed; the next one goes on. After each phase the versions that live then take
+        their turns, and both sides must hold what they wrote, whatever had happened to the server.
         """
         reporter = Striking(at, strike)
         struck = False
@@ -244,8 +245,9 @@ class Rollout:
                 struck = True
                 continue
             assert not [v for v in result.verdicts if not v.lets_through]
+            self.turns(result.state)
             if result.state is state:
-                return
+                return reporter.left <= 0
 
     def roll_back_mortally(self, mortal: Mortal, rng: random.Random, kills: int) -> None:
         """Roll back, killed -9 on the way, and again."""
@@ -285,6 +287,21 @@ class Rollout:
             yield writers
         writers.report.assert_only(*allowed)
 
+    def turns(self, state: State) -> None:
+        """What those who die while nobody writes meet between two phases: each statement of both versions has its turn, the old one's
+        through the table and through its view, and both sides hold what they wrote."""
+        if state is State.COMPLETED:
+            return
+        for path in (("public",), (f"public_before_{self.migration.id}", "public")):
+            for statement in self.scenario.old_writes:
+                self._execute(statement.format(n=next(self.numbers)), path)
+        if state is State.PREPARED:
+            self.sides_agree(complete=False)
+            return
+        for statement in self.scenario.new_writes:
+            self._execute(statement.format(n=next(self.numbers)), self.new_path)
+        self.agree()
+
     def _work(self, statements: tuple[str, ...], path: tuple[str, ...], level: Isolation) -> Any:
         names = sql.SQL(", ").join(sql.Identifier(name) for name in path)
 
@@ -321,8 +338,11 @@ class Rollout:
 
     def execute_new(self, statement: str) -> None:
         """Run one statement as the new application does."""
+        self._execute(statement, self.new_path)
+
+    def _execute(self, statement: str, path: tuple[str, ...]) -> None:
         with psycopg.connect(self.database.dsn) as connection:
-            names = sql.SQL(", ").join(sql.Identifier(name) for name in self.new_path)
+            names = sql.SQL(", ").join(sql.Identifier(name) for name in path)
             connection.execute(sql.SQL("SET LOCAL search_path = {}").format(names))
             connection.execute(statement.encode())
 
