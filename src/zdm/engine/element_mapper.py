@@ -68,6 +68,7 @@ def element_mapping(
         old=_side(draft.old),
         new=_side(draft.new),
         one_way=draft.one_way,
+        without_old_form=draft.without_old_form,
         elements=Elements(
             one=asked.one,
             of=tuple(asked.of),

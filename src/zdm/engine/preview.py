@@ -113,7 +113,7 @@ def _row_chunk(mapping: RowMapping) -> str:
             return template.format(
                 s=qualified_name(one.table),
                 t=qualified_name(many.table),
-                j=element_sync.is_joined(mapping, "o"),
+                j=element_sync.is_joined(mapping, "o", 0),
             ).as_string(None)
         template = composing.SQL(
             "SELECT <make the elements> FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < '(<next block>,0)'"

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import SideKind
+from zdm.model.row_mapping import SideKind, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column
@@ -28,6 +28,7 @@ from zdm.operations.target import (
     readable,
     table_steps,
     unique_over,
+    without_old_form,
 )
 
 
@@ -84,6 +85,10 @@ class Explode(Operation):
     )
     one_way: bool = Field(default=False, description="what the new version writes to `to` does not flow back")
     lossy: bool = Field(default=False, description="lists that do not come back as they were are accepted")
+    without_old_form: WithoutOldForm = Field(
+        default=WithoutOldForm.REFUSE,
+        description="an element that the list has no form for: refuse to write it, or record it, so that a rollback keeps it",
+    )
     create: CreatedTable | None = Field(
         default=None, description="make `to`; without it, `to` exists already"
     )
@@ -181,6 +186,51 @@ class Explode(Operation):
             " FULL JOIN public.phones f ON f.person = o.id AND f.kind = o.kind WHERE o.number IS DISTINCT FROM f.number)",
             after="SELECT (SELECT count(*) FROM phones) > 100",
         ),
+        # The new version knows kinds of numbers for which the old one has no column.
+        Scenario(
+            setup="CREATE TABLE people (id bigserial PRIMARY KEY, home text, work text);"
+            " INSERT INTO people (home, work) SELECT '1-' || g, CASE WHEN g % 2 = 0 THEN '2-' || g END FROM generate_series(1, 200) g;",
+            operations=(
+                {
+                    "explode": {
+                        "table": "people",
+                        "to": "phones",
+                        "key": {"person": "id"},
+                        "from": {"columns": {"home": "home", "work": "work"}},
+                        "elements": ["kind", "number"],
+                        "without_old_form": "record",
+                        "create": {"columns": [{"name": "calls", "type": "int", "default": "0"}]},
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO people (home) VALUES ('3-{n}')",
+                "UPDATE people SET home = '4-{n}', work = NULL WHERE id = {n} % 200 + 1",
+                "UPDATE people SET work = '5-{n}' WHERE id = {n} % 200 + 1",
+                "DELETE FROM people WHERE id = (SELECT max(id) FROM people WHERE home LIKE '3%')",
+            ),
+            new_writes=(
+                (
+                    "INSERT INTO phones (person, kind, number) VALUES ({n} % 200 + 1, 'mobile', '6-{n}')"
+                    " ON CONFLICT (person, kind) DO UPDATE SET number = EXCLUDED.number"
+                ),
+                "UPDATE phones SET kind = 'fax {n}' WHERE person = {n} % 200 + 1 AND kind = 'work'",
+                "UPDATE phones SET calls = calls + 1 WHERE person = {n} % 200 + 2",
+                "DELETE FROM phones WHERE person = {n} % 200 + 1 AND kind <> 'home'",
+            ),
+            old_reads=("SELECT home, work FROM people LIMIT 5",),
+            new_reads=(
+                "SELECT p.id, f.kind, f.number FROM people p JOIN phones f ON f.person = p.id LIMIT 5",
+            ),
+            agree="SELECT NOT EXISTS (SELECT FROM (SELECT id, 'home' AS kind, home AS number FROM public.people WHERE home IS NOT NULL"
+            " UNION ALL SELECT id, 'work', work FROM public.people WHERE work IS NOT NULL) o FULL JOIN (SELECT * FROM phones"
+            " WHERE kind IN ('home', 'work')) f ON f.person = o.id AND f.kind = o.kind WHERE o.number IS DISTINCT FROM f.number)"
+            " AND NOT EXISTS (SELECT FROM (SELECT * FROM phones WHERE kind NOT IN ('home', 'work')) AS p FULL JOIN (SELECT * FROM"
+            " zdm.rows_without_old_form WHERE rollout = (SELECT max(id) FROM zdm.module_migrations)) AS f"
+            " ON f.key = jsonb_build_object('person', p.person, 'kind', p.kind) WHERE f.new_row IS DISTINCT FROM to_jsonb(p))",
+            after="SELECT (SELECT count(*) FROM phones) > 100 AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form"
+            " WHERE rollout = (SELECT max(id) FROM zdm.module_migrations))",
+        ),
     )
 
     @field_validator("elements", "columns", mode="before")
@@ -196,6 +246,10 @@ class Explode(Operation):
             raise ValueError("explode: `columns` and `order` go with `up`; `from` knows them")
         if self.form is None and not self.columns:
             raise ValueError("explode: `columns` names the columns that hold the list")
+        if self.one_way and self.without_old_form is WithoutOldForm.RECORD:
+            raise ValueError(
+                "explode: with `one_way` nothing flows back, so that no element is known to be without an old form"
+            )
         return self
 
     def tables(self) -> Sequence[str]:
@@ -244,6 +298,8 @@ class Explode(Operation):
                 types, self._element_key, [original for _, _, original in held], problems
             )
             downs = list(texts)
+        if not self.one_way:
+            problems += self._without_old_form(draft, shape.name, side.side.table, label)
         if up is None or problems:
             return problems
         draft.rows.append(
@@ -260,6 +316,7 @@ class Explode(Operation):
                 new=side.side,
                 one_way=self.one_way,
                 lossy=self.lossy,
+                without_old_form=self.without_old_form,
                 elements=DraftElements(
                     one="old",
                     of=list(self.key),
@@ -309,6 +366,14 @@ class Explode(Operation):
                 severity=Severity.NOTE,
                 text=f"{', '.join(kept)} of {self.table} keeps the list after cleanup; nothing follows it then",
             )
+
+    def _without_old_form(
+        self, draft: Draft, old: QualifiedName, new: QualifiedName, label: str
+    ) -> list[Problem]:
+        rows = [f"one whose row of {old} is not there is refused in any case (23503)"]
+        if not self.lossy:
+            rows.append("one with which other elements would come back, or in another order (23514)")
+        return without_old_form(draft, label, self.without_old_form, old, new, rows)
 
     def _check_key(self, shape: TableShape, problems: list[Problem]) -> None:
         wanted = tuple(self.key.values())

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from zdm.model.expression import Expression, Volatility
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowsQuery
+from zdm.sql import row_record
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import (
     Function,
@@ -45,6 +46,7 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
         # What either side's triggers call is made with the new one, which comes first.
         purposes += ["wanted", "agree", "settle_new"]
         purposes += ["settle_old", "enter", "gone"] if side == "new" else []
+        purposes += ["hold_old"] if side == "new" and mapping.records else []
     return [name_of(mapping, rollout, purpose) for purpose in purposes]
 
 
@@ -65,6 +67,21 @@ def belongs(mapping: RowMapping, many: str, one: str) -> sql.Composable:
     """A condition over two aliases: the element is of this row."""
     elements = _of(mapping)
     return equal(elements.of, many, mapping.side(elements.one).key, one)
+
+
+def among(mapping: RowMapping, rollout: int) -> sql.Composable:
+    """A FROM item without its alias: the elements that count, all of them but those that are recorded as having no old form.
+
+    Parameters
+    ----------
+    rollout: 0 before there is one, when nothing is recorded.
+    """
+    many = qualified_name(mapping.side(_of(mapping).many).table)
+    if not (mapping.records and rollout):
+        return many
+    return sql.SQL("(SELECT zdm_x.* FROM {} AS zdm_x WHERE NOT {})").format(
+        many, row_record.recorded(mapping, rollout, "zdm_x")
+    )
 
 
 def split(mapping: RowMapping, alias: str) -> sql.Composed:
@@ -101,7 +118,7 @@ def join(mapping: RowMapping, alias: str, *, of: sql.Composable | None = None) -
 
     Parameters
     ----------
-    of: the table of the elements, where it is not the mapping's.
+    of: where the elements are, if that is not the mapping's table.
     """
     elements = _of(mapping)
     query = elements.join
@@ -177,14 +194,14 @@ def held_alike(mapping: RowMapping, one: str, joined: str) -> sql.Composable:
     )
 
 
-def is_split(mapping: RowMapping, alias: str) -> sql.Composable:
+def is_split(mapping: RowMapping, alias: str, rollout: int) -> sql.Composable:
     """A condition over a row: its elements are exactly those that it says, each once."""
     nothing = sql.SQL("")
     same = same_element(mapping, _MANY, _ELEMENT)
-    return _compared(mapping, alias, same, unlike(mapping, _MANY, _ELEMENT), nothing, nothing)
+    return _compared(mapping, alias, rollout, same, unlike(mapping, _MANY, _ELEMENT), nothing, nothing)
 
 
-def is_in_order(mapping: RowMapping, alias: str, order: str) -> sql.Composable:
+def is_in_order(mapping: RowMapping, alias: str, rollout: int, order: str) -> sql.Composable:
     """A condition over a row: its elements are those that it says, in the same order."""
     elements = _of(mapping)
     places = {c.name: f"zdm_c{number}" for number, c in enumerate(elements.columns)}
@@ -201,19 +218,26 @@ def is_in_order(mapping: RowMapping, alias: str, order: str) -> sql.Composable:
     )
     unlike_ = unlike(mapping, _MANY, _ELEMENT, besides=[order])
     return _compared(
-        mapping, alias, same, unlike_, ranked((places[n] for n in names), "zdm_q"), ranked(names, _MANY)
+        mapping,
+        alias,
+        rollout,
+        same,
+        unlike_,
+        ranked((places[n] for n in names), "zdm_q"),
+        ranked(names, _MANY),
     )
 
 
 def _compared(
     mapping: RowMapping,
     alias: str,
+    rollout: int,
     same: sql.Composable,
     different: sql.Composable,
     of_element: sql.Composable,
     of_many: sql.Composable,
 ) -> sql.Composable:
-    many = qualified_name(mapping.side(_of(mapping).many).table)
+    many = among(mapping, rollout)
     return sql.SQL(
         "(SELECT pg_catalog.count(*) FILTER (WHERE zdm_e.zdm_there AND zdm_m.zdm_there AND NOT {different})"
         " OPERATOR(pg_catalog.=) pg_catalog.count(*) AND pg_catalog.count(*) OPERATOR(pg_catalog.=)"
@@ -231,13 +255,13 @@ def _compared(
     )
 
 
-def is_joined(mapping: RowMapping, alias: str) -> sql.Composable:
+def is_joined(mapping: RowMapping, alias: str, rollout: int) -> sql.Composable:
     """A condition over a row, never NULL: it holds what its elements say together."""
     elements = _of(mapping)
     if elements.join is None or (mapping.one_way and elements.one == "old"):
         return sql.SQL("false")
     return sql.SQL("COALESCE((SELECT {} FROM ({}) AS zdm_j), false)").format(
-        held_alike(mapping, alias, _JOINED), join(mapping, alias)
+        held_alike(mapping, alias, _JOINED), join(mapping, alias, of=among(mapping, rollout))
     )
 
 
@@ -251,7 +275,7 @@ def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql
     known: pass over rows that are recorded as failed, whose elements cannot be computed.
     """
     elements = _of(mapping)
-    one, many = mapping.side(elements.one), mapping.side(elements.many)
+    one = mapping.side(elements.one)
     if elements.split is None:
         return _unlike_joined(mapping, rollout)
     passed: sql.Composable = sql.SQL("false")
@@ -268,7 +292,7 @@ def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql
         " LEFT JOIN (SELECT *, true AS zdm_there FROM {one}) AS zdm_o ON {own}) AS zdm_p WHERE kind IS NOT NULL"
     ).format(
         passed=passed,
-        joined=is_joined(mapping, "zdm_o"),
+        joined=is_joined(mapping, "zdm_o", rollout),
         found=comma(column(name, "zdm_d") for name in keys),
         texts=comma(
             [
@@ -290,7 +314,7 @@ def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql
             for name, key in zip(elements.of, keys, strict=True)
         ),
         split=split_all(mapping, sql.SQL("NOT {}").format(passed), "zdm_o"),
-        many=qualified_name(many.table),
+        many=sql.SQL("{} AS zdm_a").format(among(mapping, rollout)),
         one=qualified_name(one.table),
         same=all_of([keys_equal(mapping, _MANY, _ELEMENT), same_element(mapping, _MANY, _ELEMENT)]),
         unlike=unlike(mapping, _MANY, _ELEMENT),
@@ -318,7 +342,7 @@ def _unlike_joined(mapping: RowMapping, rollout: int) -> sql.Composed:
         ),
         one=qualified_name(one.table),
         failed=failed(mapping, rollout, one, "zdm_o"),
-        joined=is_joined(mapping, "zdm_o"),
+        joined=is_joined(mapping, "zdm_o", rollout),
     )
 
 
@@ -327,7 +351,7 @@ def comparison(mapping: RowMapping) -> sql.Composed:
     elements = _of(mapping)
     if elements.split is None:
         return sql.SQL("SELECT count(*) FROM {} AS zdm_o WHERE NOT {}").format(
-            qualified_name(mapping.source.table), is_joined(mapping, "zdm_o")
+            qualified_name(mapping.source.table), is_joined(mapping, "zdm_o", 0)
         )
     return sql.SQL(
         "SELECT count(*) FROM ({}) AS zdm_e FULL JOIN {} AS zdm_m ON {} AND {} WHERE zdm_e IS NULL OR zdm_m IS NULL OR {}"
@@ -440,10 +464,15 @@ class ElementObjects(Objects):
                 level="STATEMENT",
             ),
             self._trigger("insert", "INSERT", on, self._not_backfilled),
-            self._trigger("update", "UPDATE", on, self._changed(self._reads)),
+            self._trigger("update", "UPDATE", on, self._when_updated),
             self._trigger("delete", "DELETE", on),
             self._statement_trigger(on),
         )
+
+    @property
+    def _when_updated(self) -> sql.Composable:
+        """Which updates of elements are mirrored."""
+        return self._changed(self._reads)
 
     @property
     def _not_backfilled(self) -> sql.Composable:
@@ -540,8 +569,8 @@ class ElementObjects(Objects):
             "element_agree",
             self.tables["one"],
             one=self.tables["one"],
-            up=is_split(self.mapping, "zdm_row"),
-            down=is_joined(self.mapping, "zdm_row"),
+            up=is_split(self.mapping, "zdm_row", self.rollout),
+            down=is_joined(self.mapping, "zdm_row", self.rollout),
         )
 
     def _settle_many(self) -> Function:
@@ -579,10 +608,21 @@ class ElementObjects(Objects):
             agree=self._agrees("zdm_row"),
             same_element=same_element(mapping, _MANY, _ELEMENT),
             write=write,
+            going=all_of(self._going(_MANY)),
+            over=self._over(),
             fail=record_failure(mapping, self.rollout, self.one, "zdm_at"),
             forget=sql.SQL("  DELETE {};").format(failed(mapping, self.rollout, self.one, "zdm_at")),
             back=back,
         )
+
+    def _going(self, alias: str) -> list[sql.Composable]:
+        """Conditions over an element that its row no longer says: it goes."""
+        del alias
+        return []
+
+    def _over(self) -> sql.Composable:
+        """What comes before the elements that a row says are written."""
+        return sql.SQL("")
 
     def _rows(self, alias: str) -> sql.Composed:
         """The elements of a row, as an INSERT takes them."""
@@ -629,17 +669,21 @@ class ElementObjects(Objects):
                 sql.SQL("{} = {}").format(column(c.name), column(f"zdm_c{number}", _JOINED))
                 for number, c in enumerate(elements.held)
             ),
-            "join": join(mapping, "zdm_row"),
+            "join": join(mapping, "zdm_row", of=among(mapping, self.rollout)),
         }
 
-    def _settle_one(self) -> Function:
+    def _settle_one(self, purpose: str = "") -> Function:
         mapping, elements = self.mapping, self.elements
         whole: sql.Composable = sql.SQL("true")
         if not elements.lossy:
             order = elements.order
-            whole = is_split(mapping, "zdm_row") if order is None else is_in_order(mapping, "zdm_row", order)
+            whole = (
+                is_split(mapping, "zdm_row", self.rollout)
+                if order is None
+                else is_in_order(mapping, "zdm_row", self.rollout, order)
+            )
         return self._made(
-            f"settle_{elements.one}",
+            purpose or f"settle_{elements.one}",
             "element_settle_one",
             self._takes,
             **self._of_one(),
@@ -765,7 +809,7 @@ class GatheredObjects(ElementObjects):
             self.tables["one"],
             one=self.tables["one"],
             up=sql.SQL("false"),
-            down=is_joined(self.mapping, "zdm_row"),
+            down=is_joined(self.mapping, "zdm_row", self.rollout),
         )
 
     def _gather(self) -> Function:

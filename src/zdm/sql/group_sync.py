@@ -57,7 +57,7 @@ def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql
         failed=sql.SQL("EXISTS (SELECT {})").format(failed(mapping, rollout, mapping.old, "zdm_g", keys))
         if known
         else sql.SQL("false"),
-        joined=is_joined(mapping, "zdm_o"),
+        joined=is_joined(mapping, "zdm_o", rollout),
         texts=comma(
             sql.SQL("{} || {}::text").format(sql.Literal(f"{name}="), key)
             for name, key in zip(names, keys, strict=True)
@@ -108,7 +108,7 @@ class GroupObjects(GatheredObjects):
             self.tables["one"],
             one=self.tables["one"],
             up=sql.SQL("false"),
-            down=all_of([there, is_joined(self.mapping, "zdm_row")]),
+            down=all_of([there, is_joined(self.mapping, "zdm_row", self.rollout)]),
         )
 
     def _gather(self) -> Function:

@@ -27,7 +27,7 @@ CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
 
 def recorded(mapping: RowMapping, rollout: int, alias: str) -> sql.Composed:
     """A condition over a row of the new side: it is recorded as having no old form."""
-    return sql.SQL("EXISTS (SELECT {})").format(_entry(mapping, rollout, failure_key(mapping.new, alias)))
+    return sql.SQL("EXISTS (SELECT {})").format(entry(mapping, rollout, failure_key(mapping.new, alias)))
 
 
 def known(mapping: RowMapping, rollout: int, old: str, new: str) -> sql.Composable:
@@ -57,7 +57,7 @@ def prune(mapping: RowMapping, rollout: int) -> str:
             table=sql.Literal(text_of(qualified_name(mapping.new.table))),
             forget=gone.format(
                 RECORDS,
-                _of(mapping, rollout),
+                of_mapping(mapping, rollout),
                 qualified_name(mapping.new.table),
                 failure_key(mapping.new, "zdm_n"),
             ),
@@ -65,27 +65,31 @@ def prune(mapping: RowMapping, rollout: int) -> str:
     )
 
 
-def _of(mapping: RowMapping, rollout: int) -> sql.Composable:
+def of_mapping(mapping: RowMapping, rollout: int) -> sql.Composable:
+    """A condition over ``zdm_f``, an entry: it is of this mapping."""
     return sql.SQL(
         "zdm_f.rollout OPERATOR(pg_catalog.=) {} AND zdm_f.mapping OPERATOR(pg_catalog.=) {}"
     ).format(sql.Literal(rollout), sql.Literal(mapping.number))
 
 
-def _entry(mapping: RowMapping, rollout: int, key: sql.Composable) -> sql.Composed:
+def entry(mapping: RowMapping, rollout: int, key: sql.Composable) -> sql.Composed:
     """The entry of a key, as a FROM and WHERE."""
     return sql.SQL("FROM {} AS zdm_f WHERE {} AND zdm_f.key OPERATOR(pg_catalog.=) {}").format(
-        RECORDS, _of(mapping, rollout), key
+        RECORDS, of_mapping(mapping, rollout), key
     )
+
+
+def granted(table: sql.Composable, owner: sql.Composable) -> sql.Composed:
+    """What makes the functions the table's owner's, who may keep the record, and what lost."""
+    grants = dollar_quoted("record_grants", schema=sql.Literal(SCHEMA), table=sql.Literal(text_of(table)))
+    return sql.SQL("{};\n{}").format(owner, grants)
 
 
 class RecordObjects(row_generator.Generator):
     """Everything that mirrors the writes of one side, and keeps the record."""
 
     def owner(self) -> sql.Composed:
-        grants = dollar_quoted(
-            "record_grants", schema=sql.Literal(SCHEMA), table=sql.Literal(text_of(self.table))
-        )
-        return sql.SQL("{};\n{}").format(super().owner(), grants)
+        return granted(self.table, super().owner())
 
     # --- when ---------------------------------------------------------------------------------------------------------
 
@@ -124,7 +128,7 @@ class RecordObjects(row_generator.Generator):
         return sql.SQL("pg_catalog.jsonb_build_object({})").format(comma(pairs))
 
     def _recorded_by(self, alias: str) -> sql.Composed:
-        return sql.SQL("EXISTS (SELECT {})").format(_entry(self.mapping, self.rollout, self._key(alias)))
+        return sql.SQL("EXISTS (SELECT {})").format(entry(self.mapping, self.rollout, self._key(alias)))
 
     @property
     def _match(self) -> sql.Composable:
@@ -141,7 +145,7 @@ class RecordObjects(row_generator.Generator):
         return [sql.SQL("NOT {}").format(recorded(self.mapping, self.rollout, "zdm_t"))]
 
     def _forget(self, alias: str = "zdm_at") -> sql.Composable:
-        return sql.SQL("      DELETE {};").format(_entry(self.mapping, self.rollout, self._key(alias)))
+        return sql.SQL("      DELETE {};").format(entry(self.mapping, self.rollout, self._key(alias)))
 
     def _forget_failure(self) -> sql.Composable:
         if self.side == "new":
@@ -159,7 +163,7 @@ class RecordObjects(row_generator.Generator):
             "      INSERT INTO {} (rollout, schema_name, table_name, key, won, lost, reason)\n"
             "      SELECT {}, {}, {}, {}, 'new', old_row, 'the row had no old form for a while' FROM zdm_gone WHERE old_row IS NOT NULL;"
         ).format(
-            _entry(self.mapping, self.rollout, self._key("zdm_at")),
+            entry(self.mapping, self.rollout, self._key("zdm_at")),
             CONFLICTS,
             *self._named,
             key_text(self.mine, "zdm_at"),
@@ -340,17 +344,17 @@ class RecordObjects(row_generator.Generator):
         key = self._key("old")
         if self.side == "old":
             return sql.SQL("      IF NOT EXISTS (SELECT {}) THEN\n{}\n      END IF;").format(
-                _entry(self.mapping, self.rollout, key), super()._move(row)
+                entry(self.mapping, self.rollout, key), super()._move(row)
             )
         renamed = sql.SQL(
             "      DELETE {};\n      UPDATE {} AS zdm_f SET key = {} WHERE {} AND zdm_f.key OPERATOR(pg_catalog.=) {};\n"
             "      IF NOT FOUND THEN\n{}\n      END IF;"
         )
         return renamed.format(
-            _entry(self.mapping, self.rollout, self._key(row)),
+            entry(self.mapping, self.rollout, self._key(row)),
             RECORDS,
             self._key(row),
-            _of(self.mapping, self.rollout),
+            of_mapping(self.mapping, self.rollout),
             key,
             super()._move(row),
         )
@@ -358,7 +362,7 @@ class RecordObjects(row_generator.Generator):
     def _truncate(self) -> sql.Composable:
         if self.side == "new":
             return sql.SQL("{}\n    DELETE FROM {} AS zdm_f WHERE {};").format(
-                super()._truncate(), RECORDS, _of(self.mapping, self.rollout)
+                super()._truncate(), RECORDS, of_mapping(self.mapping, self.rollout)
             )
         return load("record_truncate").fill(
             target=self.target,

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
+    element_record,
     element_sync,
     group_sync,
     parent_sync,
@@ -146,8 +147,9 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.elements is not None:
         if mapping.gathers:
             return group_sync.GroupObjects(mapping, rollout, side)
-        gathered = mapping.elements.one == "new"
-        kind = element_sync.GatheredObjects if gathered else element_sync.ElementObjects
+        if mapping.elements.one == "new":
+            return element_sync.GatheredObjects(mapping, rollout, side)
+        kind = element_record.RecordedElements if mapping.records else element_sync.ElementObjects
         return kind(mapping, rollout, side)
     if mapping.logged:
         return row_log.LogObjects(mapping, rollout, side)

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_sync, group_sync
+from zdm.sql import element_record, element_sync, group_sync
 from zdm.verify.run import SAMPLES, Found
 from zdm.verify.statement import in_one_statement
 
@@ -43,4 +43,5 @@ def verify_elements(
             else element_sync.disagreeing(mapping, rollout, known=known),
         ),
         workers=workers,
+        alone=element_record.recorded_elements(mapping, rollout) if mapping.records else None,
     )

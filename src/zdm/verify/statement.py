@@ -24,6 +24,7 @@ def in_one_statement(
     query: Callable[[bool], sql.Composed],
     *,
     workers: int,
+    alone: sql.Composed | None = None,
 ) -> Found:
     """What the statement finds, what is recorded as failed, and how many rows the source has. Reads only.
 
@@ -31,6 +32,7 @@ def in_one_statement(
     ----------
     query: the statement, given whether rows are recorded as failed; it selects kind, number and some keys.
     workers: parallel workers that the server may use.
+    alone: what counts the rows that are recorded as having no old form.
 
     Raises
     ------
@@ -50,6 +52,7 @@ def in_one_statement(
                 total = conn.execute(
                     sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(qualified_name(mapping.source.table))
                 ).fetchone()
+                recorded = None if alone is None else conn.execute(alone).fetchone()
     except psycopg.Error as error:
         raise ZdmError(
             f"{mapping.id} could not be verified: {str(error).strip()}",
@@ -60,4 +63,12 @@ def in_one_statement(
     if failed is not None:
         counts[Kind.FAILED], samples[Kind.FAILED] = failed
     assert total is not None
-    return Found(started_at=row[0], snapshot=row[1], lsn=lsn, rows=total[0], counts=counts, samples=samples)
+    return Found(
+        started_at=row[0],
+        snapshot=row[1],
+        lsn=lsn,
+        rows=total[0],
+        counts=counts,
+        samples=samples,
+        without_old_form=recorded[0] if recorded is not None else 0,
+    )

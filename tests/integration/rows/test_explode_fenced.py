@@ -24,3 +24,20 @@ def test_both_ways_while_the_fence_is_up(database: Database) -> None:
     ]
     database.execute("UPDATE products SET tags = 'x,y' WHERE id = 3")
     rollout.agree()
+
+
+def test_what_the_list_cannot_hold_while_the_fence_is_up(database: Database) -> None:
+    """It is recorded then as well, and stays so when the list has its name again."""
+    rollout = Rollout(database, Explode.scenarios[2])
+    rollout.advance_to(State.SWITCHED_OVER)
+    engine = rollout.engine()
+    engine.fence(rollout.migration.id)
+    rollout.execute_new(
+        "INSERT INTO phones (person, kind, number) VALUES (1, 'mobile', '6'), (1, 'work', '7')"
+    )
+    assert engine.verify(rollout.migration.id).clean
+    engine.fence(rollout.migration.id, lift=True)
+    assert database.execute("SELECT home, work FROM people WHERE id = 1") == [("1-1", "7")]
+    rollout.execute_new("UPDATE phones SET kind = 'car' WHERE kind = 'mobile'")
+    rollout.agree()
+    assert [one.key["kind"] for one in engine.rollback(rollout.migration.id).without_old_form] == ["car"]

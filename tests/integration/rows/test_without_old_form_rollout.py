@@ -15,6 +15,7 @@ from tests.support.versions import on_all_versions
 from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
+from zdm.operations.explode import Explode
 from zdm.operations.migration import Migration
 from zdm.operations.move_columns import MoveColumns
 from zdm.operations.split_table import SplitTable
@@ -87,6 +88,43 @@ def test_a_rollback_names_each_row_and_keeps_it(database: Database, state: State
         (-8,),
         (-7,),
     ]
+
+
+@pytest.mark.parametrize("state", [State.MIGRATED, State.SWITCHED_OVER, State.COMPLETED])
+def test_elements_that_the_list_cannot_hold(database: Database, state: State) -> None:
+    """Said by the plan, counted by the verification, named and kept by a rollback; or the new table's alone after cleanup."""
+    rollout = Rollout(database, Explode.scenarios[2])
+    (said,) = [
+        f.text for f in rollout.engine().plan(rollout.migration).findings if "without an old form" in f.text
+    ]
+    assert (
+        "zdm.rows_without_old_form: one whose row of public.people is not there is refused in any case (23503)"
+        in said
+    )
+    rollout.advance_to(State.MIGRATED)
+    rollout.execute_new(
+        "INSERT INTO phones (person, kind, number) VALUES (1, 'mobile', '6'), (1, 'work', '7')"
+    )
+    assert database.execute("SELECT home, work FROM people WHERE id = 1") == [("1-1", "7")]
+    if state is not State.MIGRATED:
+        rollout.advance_to(state)
+    if state is State.COMPLETED:
+        assert database.execute("SELECT * FROM zdm.rows_without_old_form") == []
+        assert database.execute("SELECT kind FROM phones WHERE person = 1 ORDER BY kind") == [
+            ("home",),
+            ("mobile",),
+            ("work",),
+        ]
+        return
+    (found,) = rollout.engine().verify("try_it").tables
+    assert (found.differences, found.without_old_form) == (0, 1)
+    answer = json.loads(zdm(database, "rollback", "try_it", "--yes", "--json"))
+    (row,) = answer["without_old_form"]
+    assert row["key"] == {"person": 1, "kind": "mobile"}
+    assert row["new_row"] == {"person": 1, "kind": "mobile", "number": "6", "calls": 0}
+    assert database.execute("SELECT home, work FROM people WHERE id = 1") == [("1-1", "7")]
+    assert rollout.dump() == rollout.before
+    rollout.nothing_left()
 
 
 def test_it_is_known_and_no_mismatch_and_cleanup_goes_on(database: Database) -> None:
