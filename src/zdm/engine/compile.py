@@ -75,10 +75,11 @@ def compile_plan(
     named = {name for operation in migration.operations for name in operation.tables()}
     tables = read_tables(conn, readable_names(named, target))
     draft.tables = dict(tables)
-    pointing = {
-        k.references for table in tables.values() for k in table.referenced_by if k.references is not None
-    }
-    draft.neighbours = read_tables(conn, sorted(pointing - tables.keys(), key=str))
+    parts = {p.name for table in tables.values() for p in table.partitions if p.own or p.triggers}
+    draft.part_tables = read_tables(conn, sorted(parts, key=str))
+    read = [*tables.values(), *draft.part_tables.values()]
+    pointing = {k.references for table in read for k in table.referenced_by if k.references is not None}
+    draft.neighbours = read_tables(conn, sorted(pointing - tables.keys() - parts, key=str))
     draft.own_views = _views_in(conn, previous_schemas)
     mapper = Mapper(conn, migration, target, draft)
     mapper.apply()

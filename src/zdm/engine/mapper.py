@@ -135,7 +135,7 @@ class Mapper:
             final_name=shape.final_name,
             oid=table.oid,
             key=table.key,
-            guarded=fidelity.guarded(shape) if groups else (),
+            guarded=fidelity.guarded(self.draft, shape) if groups else (),
             groups=groups,
             marker=marker,
             expose=shape.expose,

@@ -65,29 +65,30 @@ def find_promises(
             findings.append(_uncountable(wanted, error.diag.message_primary or str(error)))
             continue
         parent = promise.references
-        if parent is not None and parent in draft.tables:
+        if parent is not None and draft.existing(parent) is not None:
             said = refused_key(conn, promise, _added(draft, promise.table), _added(draft, parent))
             if said:
                 problems.append(
                     Problem(f"the server refuses the foreign key {promise.name}: {said}", promise.operation)
                 )
                 continue
-        unfilled = _unfilled(promise.reads, mappings.get(promise.table))
+        mapping, there = _mapping(draft, mappings, promise.table), _mapping(draft, mappings, parent)
+        unfilled = _unfilled(promise.reads, mapping)
         created = parent is not None and parent in draft.created
         if parent is not None and not created:
-            unfilled |= _unfilled(promise.referenced, mappings.get(parent))
+            unfilled |= _unfilled(promise.referenced, there)
         if unfilled or created or not measure:
-            if promise.table in draft.shapes:
+            if draft.following(promise.table) is not None:
                 kept.append(promise)
             continue
         found = measure_promise(
             conn,
             promise,
-            _planned(promise.table, mappings.get(promise.table), draft),
-            _planned(parent, mappings.get(parent), draft) if parent is not None else None,
+            _planned(promise.table, mapping, draft),
+            _planned(parent, there, draft) if parent is not None else None,
             key_operators(conn, promise),
         )
-        if promise.table not in draft.shapes:
+        if draft.following(promise.table) is None:
             # Nothing is mapped there, so no verification looks at it: both sides agree now or the key cannot follow.
             problems += _apart(promise, found)
             continue
@@ -97,8 +98,16 @@ def find_promises(
     return kept, findings, problems
 
 
+def _mapping(
+    draft: Draft, mappings: Mapping[QualifiedName, TableMapping], table: QualifiedName | None
+) -> TableMapping | None:
+    """The mapping of a table's rows, which is another's if it is a part of that."""
+    shape = draft.following(table) if table is not None else None
+    return mappings.get(shape.mapped_as) if shape is not None else None
+
+
 def _added(draft: Draft, table: QualifiedName) -> list[Added]:
-    shape = draft.shapes.get(table)
+    shape = draft.following(table)
     return [(n.physical, n.type, n.collation) for n in shape.all_new()] if shape is not None else []
 
 
@@ -123,7 +132,7 @@ def _read(conn: Session, draft: Draft, promise: Promise) -> Promise:
 
 
 def _successors(draft: Draft, table: QualifiedName) -> dict[str, str]:
-    shape = draft.shapes.get(table)
+    shape = draft.following(table)
     new = shape.all_new() if shape is not None else []
     return {n.replaces: n.physical for n in new if n.replaces is not None}
 
@@ -224,20 +233,22 @@ def promise_checks(
         parent = promise.references
         queries = violations(
             promise,
-            _present(plan, table, fenced=fenced),
-            _present(plan, parent, fenced=fenced) if parent is not None else None,
+            _present(plan, promise.table, table, fenced=fenced),
+            _present(plan, parent, parent, fenced=fenced) if parent is not None else None,
             key_operators(conn, promise) if conn is not None else (),
         )
         checks.append(ExtraCheck(name=promise.label, count=queries.count, samples=queries.samples))
     return checks
 
 
-def _present(plan: Plan, table: QualifiedName, *, fenced: bool) -> Source:
-    planned = next((m for m in plan.mappings if m.table == table), None)
+def _present(plan: Plan, table: QualifiedName, mapped: QualifiedName, *, fenced: bool) -> Source:
+    """A table, or a part of one that is `mapped`."""
+    planned = next((m for m in plan.mappings if m.table == mapped), None)
     if planned is None:
         return Source(table, {})
     now = effective(planned, fenced=fenced)
     renamed: dict[str, sql.Composable] = (
         {name: sql.Identifier(aside(name)) for name in fenced_columns(planned)} if fenced else {}
     )
-    return Source(now.table, renamed, planned.key, planned.has_children)
+    named = now.table if table == mapped else table
+    return Source(named, renamed, planned.key, planned.has_children)

@@ -70,7 +70,7 @@ def _swap(
     plan: Plan, mapping: TableMapping, context: Context, previous_schemas: Sequence[str]
 ) -> Step | None:
     shape = context.draft.shapes[mapping.table]
-    following = fidelity.in_swap(shape, context)
+    following = _following(shape, context)
     olds = (*((plan.old_schema,) if plan.old_schema else ()), *previous_schemas)
     # An earlier version's schema may be behind the fence of another rollout that has it for its old version too.
     named = (*olds, *(aside(schema) for schema in previous_schemas))
@@ -141,6 +141,17 @@ def _swap(
         # The triggers of what refers to a table read its old key, so they go first.
         turn=-mapping.depth,
     )
+
+
+def _following(shape: TableShape, context: Context) -> fidelity.InSwap:
+    """What hangs on the table's columns, and what hangs on them in parts of it alone, keys and numbering included."""
+    following = fidelity.in_swap(shape, context)
+    for part in context.draft.parts.values():
+        if part.part_of == shape.name:
+            following.add(fidelity.in_swap(part, context))
+            following.before += before_columns_go(part)
+            following.after += after_columns_stand(part)
+    return following
 
 
 def _referred_to(shadow: Shadow) -> list[QualifiedName]:

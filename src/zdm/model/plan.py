@@ -78,8 +78,8 @@ class Plan(Value):
     hanging: tuple[Hanging, ...] | None = None
 
     def promised(self, table: QualifiedName) -> tuple[Promise, ...]:
-        """What the new version will demand of the rows of `table` (by its old name)."""
-        return tuple(promise for promise in self.promises if promise.table == table)
+        """What the new version will demand of the rows of `table` (by its old name), or of a part of it."""
+        return tuple(promise for promise in self.promises if table in (promise.table, promise.part_of))
 
     @property
     def verified(self) -> tuple[QualifiedName, ...]:

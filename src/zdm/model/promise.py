@@ -25,6 +25,7 @@ class Promise(Value):
     Parameters
     ----------
     name: as the new version calls it.
+    part_of: the table of which `table` is a partition or child, if it is demanded of that part's rows alone.
     operation: the operation that asks for it, as ``2:add_unique``.
     definition: what the server is asked to read: what follows ``ON table`` (unique), or a whole constraint (``CHECK (…)``,
         ``UNIQUE (…) DEFERRABLE``, ``EXCLUDE …``); empty if nothing is to be asked. The server's answer is `keys`, `condition`,
@@ -41,6 +42,7 @@ class Promise(Value):
     demand: Demand
     name: str
     table: QualifiedName
+    part_of: QualifiedName | None = None
     operation: str = ""
     definition: str = ""
     keys: tuple[str, ...] = ()
@@ -55,4 +57,5 @@ class Promise(Value):
     @property
     def label(self) -> str:
         """As results, gates and metrics call it: ``unique members_email_key``."""
-        return f"{self.demand.value} {self.name}"
+        where = f" of {self.table}" if self.part_of is not None else ""
+        return f"{self.demand.value} {self.name}{where}"

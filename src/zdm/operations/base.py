@@ -105,7 +105,11 @@ class Draft:
     tables: dict[QualifiedName, Table] = field(default_factory=dict)
     shapes: dict[QualifiedName, TableShape] = field(default_factory=dict)
     neighbours: dict[QualifiedName, Table] = field(default_factory=dict)
-    """Tables that no operation names, but whose foreign keys point at one that is named."""
+    """Tables that no operation names, but whose foreign keys point at one that is named, or at a part of one."""
+    part_tables: dict[QualifiedName, Table] = field(default_factory=dict)
+    """Partitions and children of named tables that have anything of their own on columns which they share."""
+    parts: dict[QualifiedName, TableShape] = field(default_factory=dict)
+    """Those of them whose own things follow replaced columns, each with what is its own only. Filled by `zdm.operations.fidelity`."""
     created: dict[QualifiedName, dict[str, ColumnType]] = field(default_factory=dict)
     rows: list[DraftRows] = field(default_factory=list)
     """Mappings between rows of two tables; the planner has them checked and turns them into `RowMapping`s."""
@@ -166,8 +170,17 @@ class Draft:
         return max((self.depth(parent) + 1 for parent in parents if parent not in (None, name)), default=0)
 
     def existing(self, name: QualifiedName) -> Table | None:
-        """An existing table that an operation names, or that refers to one."""
-        return self.tables.get(name) or self.neighbours.get(name)
+        """An existing table that an operation names, a part of it, or one that refers to either."""
+        return self.tables.get(name) or self.part_tables.get(name) or self.neighbours.get(name)
+
+    def following(self, name: QualifiedName) -> TableShape | None:
+        """The shape of a table whose own things follow replaced columns: as a part of another one, or by itself."""
+        return self.parts.get(name) or self.shapes.get(name)
+
+    def carriers(self) -> list[TableShape]:
+        """The shapes of all tables on which something may follow replaced columns, each once."""
+        alone = [s for s in self.shapes.values() if not s.dropped and s.name not in self.parts]
+        return alone + list(self.parts.values())
 
     def type(self, text: str) -> str:
         """A type as written in the file, as SQL that means the same under every search_path, as far as it is known."""

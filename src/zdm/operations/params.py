@@ -395,7 +395,7 @@ def check_free(
 
 def is_partitioned(draft: Draft, table: QualifiedName) -> bool:
     """Whether the table exists, and is partitioned."""
-    found = draft.tables.get(table)
+    found = draft.existing(table)
     return found is not None and found.partitioned
 
 

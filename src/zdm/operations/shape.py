@@ -114,6 +114,8 @@ class TableShape:
     gone_indexes / gone_constraints: what this migration drops on purpose at cleanup, so nothing needs to be carried.
     new_names: names of indexes and constraints that this migration creates on the table.
     uses: physical columns that such an index or constraint stands on, and what it is called.
+    part_of: the table whose partition or child it is, if that is why it changes; `table` then has what is its own only.
+    required: physical columns that are NOT NULL in that part alone.
     """
 
     table: Table
@@ -128,6 +130,8 @@ class TableShape:
     gone_constraints: set[str] = field(default_factory=set)
     new_names: set[str] = field(default_factory=set)
     uses: dict[str, str] = field(default_factory=dict)
+    part_of: QualifiedName | None = None
+    required: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, table: Table, expose: Expose) -> TableShape:
@@ -139,6 +143,11 @@ class TableShape:
     def name(self) -> QualifiedName:
         """The table's present name."""
         return self.table.name
+
+    @property
+    def mapped_as(self) -> QualifiedName:
+        """The table by whose mapping its rows are mapped: itself, or the one that it is a part of."""
+        return self.part_of or self.name
 
     @property
     def changed(self) -> bool:
@@ -178,6 +187,10 @@ class TableShape:
     def successor(self, physical: str) -> DraftNew | None:
         """The column that succeeds the old physical column one to one, or None."""
         return next((n for g in self.groups for n in g.new if n.replaces == physical), None)
+
+    def requires(self, new: DraftNew) -> bool:
+        """Whether a successor is NOT NULL in the new version of this table."""
+        return new.not_null or new.replaces in self.required
 
     def identity(self, new: DraftNew) -> str:
         """The identity that a successor takes over at cleanup: ``always``, ``by default``, or nothing."""

@@ -163,6 +163,9 @@ class FunctionBodies:
                 sql.SQL("zdm_table.{0} OPERATOR(pg_catalog.=) NEW.{0}").format(sql.Identifier(name))
                 for name in key
             )
+            if self.mapping.has_children:
+                # A key is each table's own there, and another one's row of the same key is in nobody's way.
+                same = sql.SQL("zdm_table.tableoid OPERATOR(pg_catalog.=) TG_RELID AND {}").format(same)
             made.append(
                 part(
                     "part_guard",

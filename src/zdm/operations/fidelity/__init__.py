@@ -30,6 +30,7 @@ from zdm.operations.fidelity.partitions import (
     review_altered,
     review_partitions,
 )
+from zdm.operations.fidelity.parts import not_null_steps, review_part_shapes, shape_parts
 from zdm.operations.fidelity.promises import carried_in, promises
 from zdm.operations.fidelity.references import reference_steps, review_references
 from zdm.operations.fidelity.review import Review, carry_key, primary_key, temporary
@@ -63,34 +64,43 @@ def settle(draft: Draft) -> list[Problem]:
     """
     draft.carries.clear()
     draft.follows.clear()
+    draft.parts.clear()
     draft.recreate = None
     problems: list[Problem] = []
-    for shape in draft.shapes.values():
-        if shape.dropped:
-            continue
+    shapes = [shape for shape in draft.shapes.values() if not shape.dropped]
+    for shape in shapes:
+        shape_parts(draft, shape)
+    for shape in shapes:
         review = Review(draft, shape, shape.replaced())
         if review.replaced:
             review_columns(review)
-            review_constraints(review)
-            review_references(review)
-            review_indexes(review)
-            review_dependents(review)
-            review_triggers(review)
+            _review_hanging(review)
             review_subscriptions(review)
             review_partitions(review)
+            review_part_shapes(review)
         review_inherited(review)
         review_children(review)
         review_added(review)
         problems += review.problems + review_altered(shape) + review_routes(shape)
+    for part in draft.parts.values():
+        review = Review(draft, part, part.replaced())
+        _review_hanging(review)
+        problems += review.problems
     return problems + review_rules(draft)
+
+
+def _review_hanging(review: Review) -> None:
+    review_constraints(review)
+    review_references(review)
+    review_indexes(review)
+    review_dependents(review)
+    review_triggers(review)
 
 
 def plan(phase: Phase, context: Context) -> list[Step]:
     """The steps that carry things over, for every table. In one stage they come after the operations' own steps."""
     found: list[Step] = view_steps(phase, context)
-    for shape in context.draft.shapes.values():
-        if shape.dropped:
-            continue
+    for shape in context.draft.carriers():
         if phase is Phase.PREPARATION:
             found += attribute_steps(shape)
         found += follow_steps(phase, shape, context)
@@ -104,8 +114,9 @@ def plan(phase: Phase, context: Context) -> list[Step]:
                 whole = carry_key(shape.name, "unique", request.name)
                 body = context.carried.get(whole, context.carried[request.key])
                 made = carry(shape, request, body, phase)
-                found += between_backfills(made, shape, request, context.draft.depth(shape.name))
+                found += between_backfills(made, shape, request, context.draft.depth(shape.mapped_as))
         if phase is Phase.CLEANUP:
+            found += not_null_steps(shape)
             found += exchange_steps(shape, [r for r in requests if r.kind == "index"])
             naming = naming_step(shape, requests)
             if naming is not None:

@@ -59,7 +59,7 @@ def _review_primary_key(review: Review, key: Constraint, hit: list[str]) -> None
     what = f"the primary key {key.name} stands on {', '.join(key.columns)}"
     index = find_index(review.shape, key.index or key.name)
     lost = [c for c in hit if c not in review.successors]
-    optional = [c for c in hit if c in review.successors and not review.successors[c].not_null]
+    optional = [c for c in hit if c in review.successors and not review.shape.requires(review.successors[c])]
     if review.shape.table.partitioned:
         review.refuse(
             hit[0],

@@ -187,7 +187,9 @@ def _replica_identity(review: Review, dependent: Dependent, hit: list[str]) -> N
         c.index == dependent.name and c.name in review.shape.gone_constraints
         for c in review.shape.table.constraints
     )
-    nullable = [successors[c].final for c in hit if c in successors and not successors[c].not_null]
+    nullable = [
+        successors[c].final for c in hit if c in successors and not review.shape.requires(successors[c])
+    ]
     if gone or not set(hit) <= set(successors) or nullable:
         _refuse(review, dependent, hit)
 

@@ -12,6 +12,7 @@ from zdm.operations import ddl
 from zdm.operations.base import Context
 from zdm.operations.fidelity.columns import attribute_statements
 from zdm.operations.fidelity.dependents import replica_identity_index
+from zdm.operations.fidelity.parts import not_null_in_swap
 from zdm.operations.fidelity.references import late_references, references_in_swap
 from zdm.operations.fidelity.review import temporary
 from zdm.operations.fidelity.under_lock import built_in_swap
@@ -34,6 +35,13 @@ class InSwap:
     after: list[str] = field(default_factory=list)
     remake_view: bool = False
     also_locked: list[QualifiedName] = field(default_factory=list)
+
+    def add(self, other: InSwap) -> None:
+        """What another table's dependants need in the same transaction."""
+        self.before += other.before
+        self.after += other.after
+        self.remake_view |= other.remake_view
+        self.also_locked += other.also_locked
 
 
 def follow_steps(phase: Phase, shape: TableShape, context: Context) -> list[Step]:
@@ -119,6 +127,7 @@ def in_swap(shape: TableShape, context: Context) -> InSwap:
             assert column is not None
             found.remake_view = True
             found.before += attribute_statements(shape.name, column, request.name, column.type)
+    found.after += not_null_in_swap(shape)
     replaced = {new.replaces for new in shape.all_new() if new.replaces is not None}
     index = replica_identity_index(shape.table.dependents, replaced)
     if index is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from zdm.operations.base import Draft
 from zdm.operations.shape import TableShape
 
 _COMPARED = re.compile(
@@ -13,9 +14,14 @@ _COMPARED = re.compile(
 """Types whose ``=`` is pg_catalog's own."""
 
 
-def guarded(shape: TableShape) -> tuple[tuple[str, ...], ...]:
-    """The columns of each such key, by the physical names of the new side. Indexes over expressions or a part of the rows are
-    not guarded, nor are types of extensions."""
+def guarded(draft: Draft, shape: TableShape) -> tuple[tuple[str, ...], ...]:
+    """The columns of each such key of the table, or of a part of it, by the physical names of the new side. Indexes over expressions or a
+    part of the rows are not guarded, nor are types of extensions."""
+    parts = [part for part in draft.parts.values() if part.part_of == shape.name]
+    return tuple(dict.fromkeys(key for found in (shape, *parts) for key in _keys(found)))
+
+
+def _keys(shape: TableShape) -> list[tuple[str, ...]]:
     successors = {n.replaces: n for n in shape.all_new() if n.replaces is not None}
     found: list[tuple[str, ...]] = []
     keys = [
@@ -44,4 +50,4 @@ def guarded(shape: TableShape) -> tuple[tuple[str, ...], ...]:
         twice = any(c in successors and not shape.paired(c) for c in columns)
         if twice and all(map(_COMPARED.fullmatch, types)):
             found.append(tuple(successors[c].physical if c in successors else c for c in columns))
-    return tuple(dict.fromkeys(found))
+    return found

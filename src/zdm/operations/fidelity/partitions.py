@@ -1,4 +1,4 @@
-"""What only partitions have: the columns that decide in which one a row is, and what single partitions have of their own."""
+"""What only partitions have: the columns that decide in which one a row is, and their parts of indexes and keys."""
 
 from __future__ import annotations
 
@@ -7,28 +7,16 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from zdm.errors import Problem
-from zdm.model.names import qualified
+from zdm.model.names import QualifiedName, qualified
 from zdm.model.requests import CarryRequest
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.operations import ddl
 from zdm.operations.fidelity.review import Review, temporary
 from zdm.operations.shape import TableShape
 
-_REMEDIES = {
-    "index": "DROP INDEX CONCURRENTLY it before the rollout; create it on the new column after cleanup.",
-    "view or rule": "Drop it before the rollout, or let it read the table itself; create it again after cleanup.",
-    "default": "Give the partition's column the table's default.",
-    "NOT NULL": "Let the whole table have it, or drop it until cleanup.",
-    "comment": "Set the comment to NULL before the rollout, and again after cleanup.",
-    "column grant": "Revoke it, or grant the whole partition.",
-    "index setting": "Give it the table's index's storage parameters, statistics targets and tablespace, and no comment; or drop it.",
-    "setting": "Give the partition's column the table's storage, compression, statistics target and options.",
-    "replica identity": "Choose a replica identity that does not use the column.",
-}
-
 
 def review_partitions(review: Review) -> None:
-    """Refuse to replace what decides where rows are, and whatever a single partition has of its own on a replaced column."""
+    """Refuse to replace what decides where rows are, and what the server would not let a partitioned table have."""
     shape = review.shape
     key = set(shape.table.partition_key)
     for name in review.replaced:
@@ -47,27 +35,6 @@ def review_partitions(review: Review) -> None:
                 "Turn it into a plain column with a default from a sequence of its own first.",
                 "identity-column",
             )
-    for part in shape.table.partitions:
-        for own in part.own:
-            hit = review.hit(own.columns)
-            if hit:
-                review.refuse(
-                    hit[0],
-                    f"{part.name} has of its own the {own.kind} {own.name} on {', '.join(hit)}",
-                    _REMEDIES.get(
-                        own.kind, "Drop it before the rollout; make it again on the new column after cleanup."
-                    ),
-                    "partition-of-its-own",
-                )
-        for trigger in part.triggers:
-            hit = review.hit(trigger.columns)
-            if hit:
-                review.refuse(
-                    hit[0],
-                    f"the trigger {trigger.name} of {part.name} names {', '.join(hit)} in UPDATE OF or WHEN",
-                    "Create the trigger again without naming the column, and let its function decide.",
-                    "trigger-names-column",
-                )
 
 
 def review_altered(shape: TableShape) -> list[Problem]:
@@ -180,16 +147,18 @@ def partition_naming_steps(shape: TableShape) -> list[Step]:
     """Indexes that the server gave to partitions that came meanwhile are called after the new columns' physical names."""
     if not shape.table.partitioned or not (shape.all_new() or shape.new_names):
         return []
-    final = qualified(shape.name.schema_, shape.final_name)
+    return [names_of_parts(qualified(shape.name.schema_, shape.final_name), shape.name)]
+
+
+def names_of_parts(final: QualifiedName, table: QualifiedName) -> Step:
+    """What partitions have of carried indexes and foreign keys is called after what the table has; `table`: its old name."""
     body = ddl.text(_NAMES, t=sql.Literal(ddl.table(final).as_string(None)))
-    return [
-        Step(
-            id=f"cleanup.{shape.name}.partitions.names",
-            title=f"give the indexes of the partitions of {final} names of their own",
-            phase=Phase.CLEANUP,
-            stage=Stage.FINISH,
-            action=Transaction(
-                statements=(ddl.text("DO {body}", body=sql.Literal(body)),), locks=(ddl.lock(final),)
-            ),
-        )
-    ]
+    return Step(
+        id=f"cleanup.{table}.partitions.names",
+        title=f"give the indexes of the partitions of {final} names of their own",
+        phase=Phase.CLEANUP,
+        stage=Stage.FINISH,
+        action=Transaction(
+            statements=(ddl.text("DO {body}", body=sql.Literal(body)),), locks=(ddl.lock(final),)
+        ),
+    )

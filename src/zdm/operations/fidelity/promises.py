@@ -9,6 +9,7 @@ from zdm.model.promise import Demand, Promise
 from zdm.model.requests import CarriedColumn, CarryRequest
 from zdm.model.step import Phase
 from zdm.operations.base import Context
+from zdm.operations.fidelity.parts import promised_not_null
 from zdm.operations.fidelity.references import promised_references
 from zdm.operations.fidelity.review import backed_by, find_constraint, find_index, primary_key
 from zdm.operations.shape import TableShape
@@ -23,9 +24,9 @@ _TEXT = re.compile(r"text|character varying")
 def promises(context: Context) -> list[Promise]:
     """What is carried over and could be broken by what `up` makes of the rows."""
     found: list[Promise] = []
-    for shape in context.draft.shapes.values():
+    for shape in context.draft.carriers():
         for request in context.draft.carries:
-            if shape.dropped or request.table != shape.name:
+            if request.table != shape.name:
                 continue
             if request.kind in {"foreign key", "unique"} and not request.in_swap:
                 continue
@@ -46,11 +47,12 @@ def promises(context: Context) -> list[Promise]:
                     demand=demand,
                     name=request.name,
                     table=shape.name,
+                    part_of=shape.part_of,
                     operation=request.where,
                     definition=definition,
                 )
             )
-    return found + promised_references(context)
+    return found + promised_references(context) + promised_not_null(context)
 
 
 def is_unique(shape: TableShape, request: CarryRequest) -> bool:
@@ -72,7 +74,7 @@ def carried_in(shape: TableShape, request: CarryRequest, context: Context) -> Ph
     backed, index = backed_by(shape, request.name), find_index(shape, request.name)
     if index is not None and index.primary:
         backed = primary_key(shape)
-    mapping = context.mappings.get(shape.name)
+    mapping = context.mappings.get(shape.mapped_as)
     on = backed.columns if backed is not None else index.columns if index is not None else ()
     plain = backed is not None or (
         index is not None and index.definition.count("(") == 1 and " WHERE " not in index.definition

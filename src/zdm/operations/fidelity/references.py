@@ -13,6 +13,7 @@ from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.model.table import Constraint, Table, TableKind
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft
+from zdm.operations.fidelity.partitions import names_of_parts
 from zdm.operations.fidelity.review import (
     Review,
     carried_columns,
@@ -25,7 +26,7 @@ from zdm.operations.params import is_partitioned
 from zdm.operations.shape import TableShape
 
 _FOREIGN_KEY = "foreign key"
-_UNCHANGEABLE = (TableKind.PARTITIONED, TableKind.PARTITION, TableKind.FOREIGN)
+_UNCHANGEABLE = (TableKind.FOREIGN,)
 
 
 def review_references(review: Review) -> None:
@@ -81,7 +82,7 @@ def request_reference(draft: Draft, child: Table, key: Constraint, where: str) -
             references=key.references,
             referenced=_successors(draft, key.references),
             late_actions=_keeps_its_parent(draft, child, key),
-            finals=final_names(draft.shapes[child.name]) if child.name in draft.shapes else (),
+            finals=final_names(shape) if (shape := draft.following(child.name)) is not None else (),
             where=where,
         )
     )
@@ -90,8 +91,8 @@ def request_reference(draft: Draft, child: Table, key: Constraint, where: str) -
 def _keeps_its_parent(draft: Draft, child: Table, key: Constraint) -> bool:
     """Whether the child's swap can make the key anew, since what it references is called the same before and after."""
     assert key.references is not None
-    parent = draft.shapes.get(key.references)
-    if child.partitioned or child.name not in draft.shapes:
+    parent = draft.following(key.references)
+    if child.partitioned or draft.following(child.name) is None:
         return False
     if parent is None:
         return True
@@ -104,6 +105,7 @@ def _keeps_its_parent(draft: Draft, child: Table, key: Constraint) -> bool:
 def reference_steps(phase: Phase, context: Context) -> list[Step]:
     """Build the keys anew once both sides are filled, verified and indexed; let the old ones go before the swap."""
     found: list[Step] = []
+    naming: dict[QualifiedName, Step] = {}
     for request in context.draft.carries:
         if request.kind != _FOREIGN_KEY:
             continue
@@ -126,9 +128,13 @@ def reference_steps(phase: Phase, context: Context) -> list[Step]:
             found += steps if key.validated else steps[:1]
         elif phase is Phase.CLEANUP and request.final_key not in context.carried:
             found.append(_release(request, key, request.references))
+            if context.draft.following(request.table) is None and is_partitioned(
+                context.draft, request.table
+            ):
+                naming.setdefault(request.table, names_of_parts(request.table, request.table))
         elif phase is Phase.CLEANUP and key.validated:
             found.append(_prove(request, context))
-    return found
+    return [*found, *naming.values()]
 
 
 def late_references(shape: TableShape, context: Context) -> list[CarryRequest]:
@@ -163,8 +169,10 @@ def references_in_swap(shape: TableShape, context: Context) -> list[str]:
 
 def _prove(request: CarryRequest, context: Context) -> Step:
     """The rows were proved for the key without actions; the server wants to see them again."""
+    shape = context.draft.following(request.table)
     assert request.references is not None
-    final = qualified(request.table.schema_, context.draft.shapes[request.table].final_name)
+    assert shape is not None
+    final = qualified(request.table.schema_, shape.final_name)
     return Step(
         id=f"cleanup.{request.table}.carry.{request.name}",
         title=f"prove the foreign key {request.name} for the rows of {final}",
@@ -181,12 +189,14 @@ def promised_references(context: Context) -> list[Promise]:
     found: list[Promise] = []
     for request in context.draft.carries:
         key = _constraint(context.draft.existing(request.table), request.name)
+        shape = context.draft.following(request.table)
         if request.kind == _FOREIGN_KEY and key is not None and key.validated:
             found.append(
                 Promise(
                     demand=Demand.FOREIGN_KEY,
                     name=request.name,
                     table=request.table,
+                    part_of=shape.part_of if shape is not None else None,
                     operation=request.where,
                     references=request.references,
                 )
@@ -225,7 +235,7 @@ def _release(request: CarryRequest, key: Constraint, parent: QualifiedName) -> S
 
 
 def _successors(draft: Draft, table: QualifiedName) -> tuple[CarriedColumn, ...]:
-    shape = draft.shapes.get(table)
+    shape = draft.following(table)
     return carried_columns(shape) if shape is not None and not shape.dropped else ()
 
 

@@ -35,6 +35,9 @@ class Review:
 
     def refuse(self, column: str, what: str, remedy: str, rule: str = "hangs-on-column") -> None:
         operation = self.replaced.get(column, "")
+        if self.shape.part_of is not None and rule == "hangs-on-column":
+            rule = "partition-of-its-own"
+            remedy = "Drop it before the rollout; make it again on the new column after cleanup."
         verb = "replaces" if column in self.successors else "removes"
         self.problems.append(
             Problem(
@@ -109,12 +112,8 @@ def final_names(shape: TableShape) -> tuple[tuple[str, str], ...]:
 
 
 def replaced_tables(draft: Draft) -> tuple[ReplacedTable, ...]:
-    """Every table of the migration with columns that have successors."""
-    found = [
-        ReplacedTable(table=shape.name, columns=carried_columns(shape))
-        for shape in draft.shapes.values()
-        if not shape.dropped
-    ]
+    """Every table with columns that have successors, parts with something of their own included."""
+    found = [ReplacedTable(table=shape.name, columns=carried_columns(shape)) for shape in draft.carriers()]
     return tuple(table for table in found if table.columns)
 
 
