@@ -6,7 +6,7 @@ from zdm.model.requests import CarryRequest
 from zdm.model.step import Phase, Stage, Step
 from zdm.model.table import Constraint
 from zdm.operations import ddl
-from zdm.operations.fidelity.references import request_reference
+from zdm.operations.fidelity.references import NOT_VALID, request_reference, validate_first
 from zdm.operations.fidelity.review import (
     Review,
     drops_only,
@@ -41,8 +41,8 @@ def review_constraints(review: Review) -> None:
         elif review.shape.table.partitioned and constraint.kind == "foreign key" and not constraint.validated:
             review.refuse(
                 hit[0],
-                f"{what} and is NOT VALID, which a key that goes from partition to partition cannot be",
-                f"VALIDATE CONSTRAINT {constraint.name} first, or add drop_constraint {constraint.name} to this migration.",
+                f"{what} and {NOT_VALID}",
+                validate_first(constraint),
             )
         elif constraint.kind == "unique":
             review.request("index", constraint.index or constraint.name, hit[0])

@@ -27,6 +27,12 @@ from zdm.operations.shape import TableShape
 
 _FOREIGN_KEY = "foreign key"
 _UNCHANGEABLE = (TableKind.FOREIGN,)
+NOT_VALID = "is NOT VALID, which a key that goes from partition to partition cannot be"
+
+
+def validate_first(key: Constraint) -> str:
+    """What to do about a partitioned table's foreign key that is NOT VALID."""
+    return f"VALIDATE CONSTRAINT {key.name} first, or add drop_constraint {key.name} to this migration."
 
 
 def review_references(review: Review) -> None:
@@ -61,6 +67,10 @@ def review_references(review: Review) -> None:
                 f"{what}, and {child.name} belongs to {child.owner}",
                 f"Connect as a member of {child.owner} as well, or have its owner drop {pointing.name} first.",
                 "not-owner",
+            )
+        elif child.partitioned and not key.validated:
+            review.refuse(
+                hit[0], f"{what}, and {NOT_VALID}", validate_first(key), "referenced-by-foreign-key"
             )
         else:
             request_reference(draft, child, key, review.replaced[hit[0]])
