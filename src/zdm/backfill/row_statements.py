@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from zdm.backfill.counted import Counting, before
 from zdm.backfill.table import column_text, within
 from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
@@ -24,7 +25,7 @@ MOST_LEFT = 1000
 class RowStatements:
     """Rows are *unsettled* if they must have a row on the new side and have none, and *failed* if their mapping raised.
 
-    The source rows are locked FOR KEY SHARE: a row that is deleted or changes its key at the same time would leave a zombie
+    Where they are not counted (`zdm.backfill.counted`) the source rows are locked FOR KEY SHARE: a row that is deleted or changes its key at the same time would leave a zombie
     otherwise; FOR SHARE where any update can take a row out of the mapping. An INSERT that meets a row which a trigger has made meanwhile is repeated with ON CONFLICT DO NOTHING: a row
     that is there is newer than the snapshot of the chunk.
     """
@@ -62,6 +63,11 @@ class RowStatements:
             self._lock = sql.SQL("FOR NO KEY UPDATE")
         self._values = _rendered(row_conditions.insert_values(mapping.new, ALIAS))
         self._columns = _rendered(row_conditions.insert_columns(mapping.new))
+        self._into = _rendered(
+            sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {}").format(
+                self._target, self._columns, self._values
+            )
+        )
         settle = row_generator.settle(mapping, rollout, "new")
         self._settle = _rendered(
             sql.SQL("{}(ROW({}.*)::{}, false, false)").format(settle, sql.Identifier(ALIAS), self._source)
@@ -75,6 +81,15 @@ class RowStatements:
         if careful or self._one_by_one:
             return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
         return self._insert(self._within(start, end), self._absent_between(start, end))
+
+    @property
+    def counting(self) -> Counting | None:
+        """How chunks are copied without locks, if the mapping allows that."""
+        return Counting(self._mapping, self._rollout, self._into) if self._mapping.countable else None
+
+    def absent(self, start: int, end: int) -> sql.Composable:
+        """A condition: a row of these blocks has none over there."""
+        return self._absent_between(start, end)
 
     def lock(self, start: int, end: int) -> sql.Composed:
         """Lock the rows of these blocks that have none over there, before another statement looks for those."""
@@ -116,12 +131,10 @@ class RowStatements:
         # The lock is taken in a subquery of its own, so that what is inserted is computed over the row as it is locked. Sorted,
         # since a join may give the rows in any order, which scatters them over the new table and its key's index.
         return sql.SQL(
-            "INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {values} FROM ("
+            "{into} FROM ("
             "SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {condition} AND {absent} ORDER BY {key} {lock}) AS {alias}"
         ).format(
-            target=self._target,
-            columns=self._columns,
-            values=self._values,
+            into=self._into,
             alias=sql.Identifier(ALIAS),
             source=self._source,
             condition=condition,
@@ -190,13 +203,25 @@ class RowStatements:
             settle=self._settle,
         )
 
-    def left(self, start: int, end: int) -> sql.Composed:
-        """Blocks of these in which some row is unsettled or failed, in order, at most `MOST_LEFT`."""
+    def left(self, start: int, end: int, since: str | None = None) -> sql.Composed:
+        """Blocks of these in which some row is unsettled or failed, in order, at most `MOST_LEFT`.
+
+        Parameters
+        ----------
+        since: look only at rows that a transaction has written which had not ended before this one began to be the oldest.
+        """
         return sql.SQL(
             "SELECT DISTINCT (({alias}.ctid::text::pg_catalog.point)[0])::bigint FROM {found} ORDER BY 1 LIMIT {most}"
         ).format(
             alias=sql.Identifier(ALIAS),
-            found=self._left_rows(self._within(start, end)),
+            found=self._left_rows(
+                all_of(
+                    [
+                        self._within(start, end),
+                        *([] if since is None else [sql.SQL("NOT {}").format(before(since))]),
+                    ]
+                )
+            ),
             most=sql.Literal(MOST_LEFT),
         )
 

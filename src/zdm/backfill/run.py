@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -27,7 +28,7 @@ from zdm.backfill.vacuum import Vacuumer
 from zdm.backfill.worker import FileChanged, Job, Stopped, Worker
 from zdm.catalog import backfills, sync_failures
 from zdm.catalog.backfills import BackfillState, BackfillStatus, Range
-from zdm.db.session import OutcomeUnknown, transaction
+from zdm.db.session import OutcomeUnknown, fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName
@@ -104,6 +105,7 @@ class _Run:
         else:
             self._mapping = mapping
             self._options = options
+        self._refers = False
         self._silent, firing = self._steadily(self._triggers)
         if firing:
             hooks.note(
@@ -120,7 +122,8 @@ class _Run:
         silent = may_silence(conn)
         if self._rows is not None:
             # Without triggers there are no foreign keys either.
-            return silent and not refers(conn, self._rows), []
+            self._refers = refers(conn, self._rows)
+            return silent and not self._refers, []
         return silent, triggers_that_fire(conn, self._mapping, silenced=silent)
 
     def to_the_end(self) -> None:
@@ -144,21 +147,35 @@ class _Run:
         )
 
     def _open(self, conn: psycopg.Connection[Any]) -> tuple[BackfillState, list[Shape]]:
+        # Before the table is measured: what is appended later was written since.
+        since = str(
+            fetch_value(conn, "SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text")
+        )
         found = shapes(conn, self._mapping)
         parts = [one.part for one in found]
         where = (conn, self._rollout, self._mapping.table, parts, self._options.workers)
         with transaction(conn):
             self._hooks.guard(conn.cursor())
-            state = backfills.open(*where)
+            state = backfills.open(*where, since=since)
             if state.status is BackfillStatus.FINISHED and self._again:
-                state = backfills.next_pass(*where)
+                state = backfills.next_pass(*where, since=since)
         self._again = False
         return state, found
 
     def _pass(self, state: BackfillState, found: list[Shape]) -> None:
         tracker = Tracker(self._hooks, self._result, state, estimated_rows(found))
         extra = {} if self._rows is None else {"zdm.row": backfilling(self._rows)}
-        job = Job(self._mapping, self._statements, self._options, self._hooks, tracker, self._silent, extra)
+        counting = None if self._statements is None or self._refers else self._statements.counting
+        job = Job(
+            self._mapping,
+            self._statements,
+            self._options,
+            self._hooks,
+            tracker,
+            self._silent,
+            extra,
+            counting,
+        )
         if state.status is BackfillStatus.RUNNING:
             self._ranges(state, found, job, tracker)
         # A row that moves before another row is made from it is found by a look at all of them in one snapshot.
@@ -166,7 +183,9 @@ class _Run:
         if looked or self._steadily(self._left_rows, tracker):
             self._steadily(lambda conn: self._mark(conn, backfills.start_sweep), tracker)
             tracker.sweeping()
-            self._steadily(lambda conn: sweep(conn, job, self._rollout), tracker)
+            if counting is not None and not self._steadily(self._left_rows, tracker):
+                job = replace(job, since=state.since)
+            self._steadily(partial(sweep, job=job, rollout=self._rollout), tracker)
         # A partition that came while the others were filled is filled as well.
         if self._mapping.spread and not self._steadily(lambda conn: same_parts(conn, self._mapping, found)):
             raise FileChanged

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 
 from zdm.backfill.chunks import Sizer
+from zdm.backfill.counted import MOVED, Counting
 from zdm.backfill.options import Hooks, Options
 from zdm.backfill.outcome import Trouble, classify
 from zdm.backfill.reference_statements import ReferenceStatements, statements_for
@@ -29,6 +30,12 @@ MOST_CONFLICTS = 10
 
 MOST_TRIES = 5000
 """More transactions than the rows of one block can need."""
+
+CROWDED = 32
+"""Chunks that look for rows which are there already, after one was met."""
+
+MOST_LOCKING = 16
+"""Chunks that lock their rows, at most, after some went from one that did not."""
 
 LAST_BLOCK = 2**32 - 2
 """No table has one with a higher number."""
@@ -77,7 +84,13 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all workers of one backfill share."""
+    """What all workers of one backfill share.
+
+    Parameters
+    ----------
+    counting: how chunks are copied without locking their rows, if they are.
+    since: rows that no transaction has written since this one was the oldest are settled, or known to be left.
+    """
 
     mapping: TableMapping
     rows: RowStatements | None
@@ -86,6 +99,8 @@ class Job:
     watch: Watch
     silent: bool
     extra: Mapping[str, str] = field(default_factory=dict)
+    counting: Counting | None = None
+    since: str | None = None
 
     @property
     def settings(self) -> dict[str, str]:
@@ -128,6 +143,9 @@ class Worker:
             0  # what a row refers to could not be made in a chunk that ends before this block
         )
         self._meeting_until = 0  # a row was made by somebody else in a chunk that ends before this block
+        self._crowded = 0  # chunks in which others are likely to have made rows as well
+        self._locking_until = 0  # rows of a chunk that ends before this block went while it was copied
+        self._locking = 1  # chunks, the next time that rows go
         self._conflicts = 0
         self._last = 0.0
 
@@ -167,6 +185,9 @@ class Worker:
 
     def _chunk(self, start: int, end: int, record: Record, *, careful: bool) -> tuple[int, float, float]:
         """How many rows were filled, and when that began and ended: locks are held from then to the commit."""
+        counting = self._job.counting
+        if counting is not None and not careful and start >= max(self._meeting_until, self._locking_until):
+            return self._counted(counting, start, end, record)
         with self._transaction(careful=careful):
             statements = self.statements
             if isinstance(statements, RowStatements) and start < self._meeting_until and not careful:
@@ -190,6 +211,31 @@ class Worker:
             filled = time.perf_counter()
             # An expression that raised has left its row failed; the sweep tries it again, and tells of it.
             self._record(record, end, rows, left=left)
+        return rows, locked, filled
+
+    def _counted(self, counting: Counting, start: int, end: int, record: Record) -> tuple[int, float, float]:
+        """The same without a lock on each row."""
+        statements = self.statements
+        assert isinstance(statements, RowStatements)
+        with self._transaction():
+            locked = time.perf_counter()
+            count = counting.count(self.conn, start, end)
+            rows = 0
+            if count.quiet:
+                absent = statements.absent(start, end) if self._crowded else None
+                rows = self.conn.execute(counting.fill(start, end, count, absent)).rowcount
+            if count.young or not count.quiet:
+                self._hurry(locked)
+                rows += self.conn.execute(statements.fill(start, end, careful=False)).rowcount
+            if count.held and count.quiet:
+                self._hurry(locked)
+                self.conn.execute(counting.hold(start, end, count))
+            filled = time.perf_counter()
+            self._record(record, end, rows)
+            if count.quiet:
+                self.conn.execute(counting.close(start, end, count))
+        self._crowded = max(0, self._crowded - 1)
+        self._locking = 1
         return rows, locked, filled
 
     def _hurry(self, since: float) -> None:
@@ -254,6 +300,11 @@ class Worker:
         trouble = classify(error, self.conn)
         if isinstance(error, psycopg.errors.UndefinedTable) and self._is_gone():
             raise FileChanged from error
+        if isinstance(error, psycopg.Error) and error.sqlstate == MOVED:
+            self._job.watch.retried()
+            self._locking_until = position + blocks * self._locking
+            self._locking = min(2 * self._locking, MOST_LOCKING)
+            return position
         if trouble is Trouble.CONFLICT:
             self._conflicts += 1
             if self._conflicts <= MOST_CONFLICTS:
@@ -268,6 +319,7 @@ class Worker:
         ):
             self._job.watch.retried()
             self._meeting_until = position + blocks
+            self._crowded = CROWDED
             return position
         if trouble is Trouble.RAISED and not careful:
             self._job.watch.careful(error)
@@ -342,8 +394,13 @@ class Worker:
 
     def left(self, start: int, end: int) -> list[int]:
         """Some of these blocks in which rows still have to be settled, or failed, in order; none if there is none. Reads only."""
+        statements = self.statements
+        if isinstance(statements, RowStatements):
+            query = statements.left(start, end, self._job.since)
+        else:
+            query = statements.left(start, end)
         with transaction(self.conn, read_only=True, settings={"jit": "off", "work_mem": WORK_MEM}):
-            return [int(row[0]) for row in self.conn.execute(self.statements.left(start, end)).fetchall()]
+            return [int(row[0]) for row in self.conn.execute(query).fetchall()]
 
     def retry_failed(self, start: int, end: int, record: Record) -> int:
         """Have the triggers try the failed rows of these blocks again. Returns how many failed again."""

@@ -58,6 +58,7 @@ class BackfillState:
     done_rows: rows settled in this pass and all earlier ones, the sweep's included.
     total_blocks: the table's size when the pass began; blocks appended later hold settled rows only.
     left_rows: whether some chunk of this pass may have left rows behind, because somebody held them or an expression raised.
+    since: the oldest transaction that ran when the pass began; None where an earlier zdm began it.
     """
 
     rollout: int
@@ -69,6 +70,7 @@ class BackfillState:
     done_rows: int
     swept_rows: int
     left_rows: bool
+    since: str | None
     started_at: datetime
     finished_at: datetime | None
 
@@ -115,6 +117,8 @@ def open(  # noqa: A001  # reads as backfills.open
     table: QualifiedName,
     parts: Sequence[Part],
     workers: int,
+    *,
+    since: str | None = None,
 ) -> BackfillState:
     """Begin the backfill of `table`, or take it up where it stopped. Atomic, inside the caller's transaction or in its own.
 
@@ -122,14 +126,19 @@ def open(  # noqa: A001  # reads as backfills.open
     file resumes each range (more workers than ranges halve what is left). A part with another file is gone over from its
     beginning, in a new pass; one that came since is added, and one that is gone is forgotten. A finished backfill stays
     finished, unless a part came since; `next_pass` goes over it again.
+
+    Parameters
+    ----------
+    since: the oldest transaction that ran before `parts` were read; without it the last look looks at every row.
     """
     with conn.transaction():
         found = get(conn, rollout_id, table)
         if found is None:
             with conn.cursor(row_factory=tuple_row) as cursor:
                 cursor.execute(
-                    "INSERT INTO zdm.data_migrations (rollout, schema_name, table_name, total_blocks) VALUES (%s, %s, %s, %s)",
-                    [rollout_id, table.schema_, table.name, sum(part.blocks for part in parts)],
+                    "INSERT INTO zdm.data_migrations (rollout, schema_name, table_name, total_blocks, since)"
+                    " VALUES (%s, %s, %s, %s, %s::xid8)",
+                    [rollout_id, table.schema_, table.name, sum(part.blocks for part in parts), since],
                 )
             _write_ranges(conn, rollout_id, table, split(parts, workers))
         else:
@@ -301,6 +310,8 @@ def next_pass(
     table: QualifiedName,
     parts: Sequence[Part],
     workers: int,
+    *,
+    since: str | None = None,
 ) -> BackfillState:
     """Go over the whole table again. Atomic, inside the caller's transaction or in its own.
 
@@ -310,12 +321,12 @@ def next_pass(
         cursor.execute(
             """
             UPDATE zdm.data_migrations AS d
-            SET status = 'running', pass_no = pass_no + 1, finished_at = NULL,
+            SET status = 'running', pass_no = pass_no + 1, finished_at = NULL, since = %s::xid8,
                 earlier_rows = earlier_rows
                     + coalesce((SELECT sum(r.rows_done) FROM zdm.data_migration_ranges AS r WHERE r.backfill = d.id), 0)
             WHERE rollout = %s AND schema_name = %s AND table_name = %s
             """,
-            [rollout_id, table.schema_, table.name],
+            [since, rollout_id, table.schema_, table.name],
         )
         if cursor.rowcount != 1:
             raise Drift(f"Rollout {rollout_id} has no backfill of {table} to go over again.")
@@ -333,7 +344,7 @@ def all_of(conn: psycopg.Connection[Any], rollout_id: int) -> list[BackfillState
     with conn.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             """
-            SELECT d.*, r.ranges, r.left_rows, d.earlier_rows + d.swept_rows + r.rows_done AS done_rows
+            SELECT d.*, d.since::text AS since_text, r.ranges, r.left_rows, d.earlier_rows + d.swept_rows + r.rows_done AS done_rows
             FROM zdm.data_migrations AS d
             CROSS JOIN LATERAL (
                 SELECT coalesce(jsonb_agg(jsonb_build_array(range_no, lo, next_block, hi, relation::bigint, file::bigint)
@@ -357,6 +368,7 @@ def all_of(conn: psycopg.Connection[Any], rollout_id: int) -> list[BackfillState
                 done_rows=row["done_rows"],
                 swept_rows=row["swept_rows"],
                 left_rows=row["left_rows"],
+                since=row["since_text"],
                 started_at=row["started_at"],
                 finished_at=row["finished_at"],
             )

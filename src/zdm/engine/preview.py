@@ -28,7 +28,7 @@ from zdm.model.step import (
     Verify,
 )
 from zdm.sql import element_sync, group_sync, parent_sync, row_conditions, row_sync, rows, sync
-from zdm.sql.identifiers import qualified_name
+from zdm.sql.identifiers import qualified_name, trusted
 
 
 def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
@@ -138,8 +138,14 @@ def _row_chunk(mapping: RowMapping) -> str:
         ).as_string(None)
     template = composing.SQL(
         "INSERT INTO {t} ({c}) SELECT {v} FROM (SELECT o.* FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
-        "'(<next block>,0)' AND {w} AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) FOR KEY SHARE) AS o"
+        "'(<next block>,0)' AND {w} AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) {l}) AS o"
     )
+    if mapping.selective:
+        lock = "FOR SHARE"
+    elif mapping.countable:
+        lock = "/* FOR KEY SHARE only where the rows are not the same in number before the commit, or the new table has foreign keys */"
+    else:
+        lock = "FOR KEY SHARE"
     return template.format(
         t=qualified_name(mapping.new.table),
         s=qualified_name(mapping.old.table),
@@ -147,6 +153,7 @@ def _row_chunk(mapping: RowMapping) -> str:
         v=row_conditions.insert_values(mapping.new, "o"),
         w=row_conditions.wanted(mapping, "o"),
         j=row_conditions.joined(mapping, "o", "n"),
+        l=trusted(lock),
     ).as_string(None)
 
 

@@ -396,6 +396,21 @@ class RowMapping(Value):
         """Whether a row of the old side may come to have none on the new one by a write that leaves its key alone."""
         return self.where is not None or self.presence is Presence.NEEDED
 
+    @property
+    def countable(self) -> bool:
+        """Whether a row of the old side has a row of its own on the new one for as long as it is there, whatever is written to it.
+
+        Then nothing but its deletion, or another key, takes that away.
+        """
+        return (
+            self.parent is None
+            and self.elements is None
+            and self.new.kind is SideKind.ROWS
+            and not self.new.loose
+            and not self.old.references
+            and not (self.logged or self.selective or self.unites or self.records or self.one_way)
+        )
+
     def side(self, name: str) -> RowSide:
         """The side called ``old`` or ``new``, or the ``parent``."""
         if name == "parent":

@@ -197,6 +197,13 @@ def backfilling(mapping: RowMapping) -> str:
     return f"{mapping.number}:new:*"
 
 
+def closing(mapping: RowMapping, rollout: int) -> sql.Composable:
+    """The advisory lock that a chunk of the backfill keeps from its last look at the old side's rows to its commit."""
+    return sql.SQL("pg_catalog.hashtextextended({}, 0)").format(
+        sql.Literal(f"zdm.rows {rollout} {mapping.number}")
+    )
+
+
 def across(side: Side) -> Side:
     """The other side's name."""
     return "new" if side == "old" else "old"

@@ -644,9 +644,18 @@ class Generator(Objects):
                 sql.SQL("{} = {}").format(column(name), trusted(value)) for name, value in self.yours.gone
             )
             return sql.SQL("    UPDATE {} AS zdm_t SET {} WHERE {};").format(self.target, assign, match)
+        passing: sql.Composable = sql.SQL("      NULL;")
+        if self.side == "old" and self.mapping.countable:
+            passing = load("row_pass").fill(
+                target=self.target,
+                match=match,
+                filled=self._filled(self.mapping.id),
+                closing=row_conditions.closing(self.mapping, self.rollout),
+            )
         return load("row_go").fill(
             target=self.target,
             match=match,
+            passing=passing,
             probe_columns=row_conditions.insert_columns(self.yours),
             probe_values=row_conditions.insert_values(self.yours, "zdm_at"),
             silent=sql.SQL("({} OPERATOR(pg_catalog.||) '!')").format(self._guard_across("zdm_at")),

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.integration.rows.stage import Rows
-from tests.support.interleave import Isolation
+from tests.support.interleave import DEADLINE, Isolation
 from tests.support.servers import Database
 from tests.support.writers import Writers
 from zdm.backfill.options import Hooks, Options, Progress
@@ -26,18 +26,25 @@ class Edge:
 
     def __init__(self, rows: int = ROWS) -> None:
         self._rows = rows
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._at = 0.0
 
     def progress(self, at: Progress) -> None:
         with self._lock:
             self._at = at.fraction
+            self._lock.notify_all()
 
-    def near(self, rng: random.Random) -> int:
-        """An account around the edge."""
+    def moves(self) -> None:
+        """Wait until it is somewhere else, while it moves at all."""
         with self._lock:
             at = self._at
-        return max(1, min(self._rows, int(at * self._rows + rng.gauss(300, 600))))
+            self._lock.wait_for(lambda: self._at != at or not 0 < at < 1, timeout=DEADLINE)
+
+    def near(self, rng: random.Random) -> int:
+        """An account around the edge of one of the two workers, which have a half each."""
+        with self._lock:
+            at = (self._at + rng.randrange(2)) / 2
+        return max(1, min(self._rows, int(at * self._rows + rng.gauss(0, 600))))
 
 
 @pytest.mark.parametrize(("naive", "options"), [(False, {}), (False, {"rows": "needed"}), (True, {})])
@@ -48,6 +55,7 @@ def test_chasing_the_edge(database: Database, naive: bool, options: dict[str, ob
     def old(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
         """A snapshot first, so that what the backfill commits meanwhile is not in it; then a write at the edge."""
         connection.execute("SELECT 1 FROM public.accounts LIMIT 1")
+        edge.moves()
         for _ in range(3):
             account = edge.near(rng)
             kind = rng.randrange(5)

@@ -294,9 +294,9 @@ def test_init_says_what_it_did(zdm: Zdm) -> None:
         "database": "shop",
         "role": "migrator",
         "server_version": 150018,
-        "version": "0003",
+        "version": "0004",
     }
-    assert "up to date" in zdm("init", init=InitResult(**base, previous="0003")).out
+    assert "up to date" in zdm("init", init=InitResult(**base, previous="0004")).out
     assert "upgraded from 0001 to version 0003" in zdm("init", init=InitResult(**base, previous="0001")).out
 
 
