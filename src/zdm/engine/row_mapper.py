@@ -89,7 +89,7 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         mapper.problems.append(
             Problem(
                 f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns, "
-                "split_table, shadow_table and merge_tables of one table can",
+                "split_table, shadow_table, extract_json and merge_tables of one table can",
                 draft.operation,
                 "Use `sync: immediate`, or put this operation into a migration of its own.",
                 rule="logged-sync",
@@ -211,6 +211,7 @@ def _side(mapper: Mapper, draft: DraftRows, side: DraftSide, other: DraftSide) -
                 known_empty=empty is None or empty.volatility is Volatility.IMMUTABLE,
                 cleared=cleared.get(c.name),
                 reference=c.reference,
+                apart=c.apart,
             )
         )
     other_types = {name: type_ for name, type_, _ in other.readable}

@@ -71,6 +71,7 @@ class MirroredColumn(Value):
     known_empty: whether `empty` can be compared with; a volatile default cannot.
     cleared: the same over its own row, where it is no constant (one field of a document).
     reference: it is the new version's own column of the old side, and says which row of the other side there is; NULL for none.
+    apart: of a value over both rows: each column of the other side puts a field of its own into it, and is read from that alone.
     """
 
     name: str
@@ -82,6 +83,7 @@ class MirroredColumn(Value):
     known_empty: bool = True
     cleared: Expression | None = None
     reference: bool = False
+    apart: bool = False
 
     @property
     def once(self) -> bool:
@@ -431,12 +433,34 @@ class Part:
     ----------
     old / new: mapped columns.
     old_reads / new_reads: those, and what the other side's expressions read besides.
+    field: of the old side it is one field of a document, which other parts share.
     """
 
     old: tuple[MirroredColumn, ...]
     new: tuple[MirroredColumn, ...]
     old_reads: tuple[str, ...]
     new_reads: tuple[str, ...]
+    field: bool = False
+
+
+def parts_by_field(mapping: RowMapping) -> list[Part]:
+    """The same, where each field of a document is a part of its own."""
+    found: list[Part] = []
+    for part in parts(mapping):
+        if len(part.old) == 1 and part.old[0].apart:
+            found += [
+                Part(
+                    old=part.old,
+                    new=(c,),
+                    old_reads=tuple(sorted({*c.value.columns, part.old[0].name})),
+                    new_reads=(c.name,),
+                    field=True,
+                )
+                for c in part.new
+            ]
+        else:
+            found.append(part)
+    return found
 
 
 def parts(mapping: RowMapping) -> list[Part]:

@@ -211,10 +211,18 @@ def foreign_key_of(
     references: QualifiedName,
     reaction: Reaction,
     label: str,
+    *,
+    logged: bool,
 ) -> list[Step]:
-    """The steps of a foreign key from elements to their row, after the data."""
+    """The steps of a foreign key of a table that a mapping makes, after the data.
+
+    Parameters
+    ----------
+    logged: a changed key has to get through before the reconciler has taken the rows along.
+    """
     name = fit(f"{table.name}_{'_'.join(key)}_fkey")
-    body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {}").format(
+    changed = " ON UPDATE CASCADE" if logged else ""
+    body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {}" + changed).format(
         ddl.idents(key), ddl.table(references), ddl.idents(key.values()), ddl.raw(reaction.upper())
     )
     return ddl.checked_constraint(

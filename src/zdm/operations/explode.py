@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import SideKind, WithoutOldForm
+from zdm.model.row_mapping import SideKind, SyncMode, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column
@@ -498,6 +498,11 @@ class Explode(Operation):
         steps = table_steps(target, phase, context)
         if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:
             steps += foreign_key_of(
-                target.side.table, self.key, shape.name, self.create.foreign_key, context.label
+                target.side.table,
+                self.key,
+                shape.name,
+                self.create.foreign_key,
+                context.label,
+                logged=context.draft.sync is SyncMode.LOGGED,
             )
         return steps

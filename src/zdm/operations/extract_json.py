@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from zdm.errors import Problem
 from zdm.model.mapping import Conflict, Expose
 from zdm.model.names import QualifiedName
-from zdm.model.row_mapping import Presence, WithoutOldForm
+from zdm.model.row_mapping import Presence, SyncMode, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column
@@ -27,6 +27,52 @@ from zdm.operations.params import (
     find_shape,
 )
 from zdm.operations.shape import DraftGroup, DraftNew, ShapeColumn, TableShape
+
+_PREFERENCES = Scenario(
+    setup="CREATE TABLE users (id bigserial PRIMARY KEY, data jsonb);"
+    " INSERT INTO users (data) SELECT CASE WHEN g % 3 > 0 THEN jsonb_build_object('theme', 't' || g, 'other', g)"
+    " ELSE jsonb_build_object('other', g) END FROM generate_series(1, 200) g;",
+    operations=(
+        {
+            "extract_json": {
+                "table": "users",
+                "column": "data",
+                "to": "preferences",
+                "key": {"user_id": "id"},
+                "create": {},
+                "rows": "needed",
+                "remove": "keys",
+                "fields": [
+                    {"path": "theme", "type": "text"},
+                    {"path": "beta", "type": "boolean", "not_null": True, "default": "false"},
+                ],
+            }
+        },
+    ),
+    old_writes=(
+        "INSERT INTO users (data) VALUES (jsonb_build_object('theme', 'old {n}', 'a', {n}))",
+        "INSERT INTO users (data) VALUES (jsonb_build_object('a', {n}))",
+        "UPDATE users SET data = data || jsonb_build_object('theme', 'o{n}', 'beta', true) WHERE id = {n} % 200 + 1",
+        "UPDATE users SET data = data - 'theme' || jsonb_build_object('old', {n}) WHERE id = {n} % 200 + 1",
+    ),
+    new_writes=(
+        "INSERT INTO users (data) VALUES (jsonb_build_object('b', {n}))",
+        (
+            "WITH made AS (INSERT INTO users (data) VALUES (jsonb_build_object('b', {n})) RETURNING id)"
+            " INSERT INTO preferences (user_id, theme) SELECT id, 'new {n}' FROM made"
+        ),
+        "UPDATE preferences SET theme = 'n{n}' WHERE user_id = {n} % 200 + 1",
+        "UPDATE users SET data = data || jsonb_build_object('new', {n}) WHERE id = {n} % 200 + 1 AND data IS NOT NULL",
+        "DELETE FROM preferences WHERE user_id = (SELECT max(user_id) FROM preferences WHERE user_id > 200)",
+    ),
+    old_reads=("SELECT id, data ->> 'theme' FROM users LIMIT 5",),
+    new_reads=("SELECT u.data, p.theme FROM users u LEFT JOIN preferences p ON p.user_id = u.id LIMIT 5",),
+    agree="SELECT NOT EXISTS (SELECT FROM public.users u JOIN users n USING (id) LEFT JOIN preferences p ON p.user_id = u.id"
+    " WHERE u.data ->> 'theme' IS DISTINCT FROM p.theme OR COALESCE(CAST(u.data ->> 'beta' AS boolean), false) <> COALESCE(p.beta, false)"
+    " OR n.data IS DISTINCT FROM u.data - 'theme' - 'beta')",
+    after="SELECT bool_and(NOT u.data ?| ARRAY['theme', 'beta']) AND bool_or(u.data ? 'other') AND bool_or(p.theme LIKE 'o%')"
+    " FROM users u LEFT JOIN preferences p ON p.user_id = u.id",
+)
 
 
 class ExtractJson(Operation):
@@ -187,53 +233,8 @@ class ExtractJson(Operation):
             after="SELECT bool_or(o.payload ? 'other') AND bool_or(o.payload ? 'a') AND bool_or(d.category LIKE 'o%') AND bool_or(d.city = 'x')"
             " FROM orders o JOIN order_details d ON d.order_id = o.id",
         ),
-        Scenario(
-            setup="CREATE TABLE users (id bigserial PRIMARY KEY, data jsonb);"
-            " INSERT INTO users (data) SELECT CASE WHEN g % 3 > 0 THEN jsonb_build_object('theme', 't' || g, 'other', g)"
-            " ELSE jsonb_build_object('other', g) END FROM generate_series(1, 200) g;",
-            operations=(
-                {
-                    "extract_json": {
-                        "table": "users",
-                        "column": "data",
-                        "to": "preferences",
-                        "key": {"user_id": "id"},
-                        "create": {},
-                        "rows": "needed",
-                        "remove": "keys",
-                        "fields": [
-                            {"path": "theme", "type": "text"},
-                            {"path": "beta", "type": "boolean", "not_null": True, "default": "false"},
-                        ],
-                    }
-                },
-            ),
-            old_writes=(
-                "INSERT INTO users (data) VALUES (jsonb_build_object('theme', 'old {n}', 'a', {n}))",
-                "INSERT INTO users (data) VALUES (jsonb_build_object('a', {n}))",
-                "UPDATE users SET data = data || jsonb_build_object('theme', 'o{n}', 'beta', true) WHERE id = {n} % 200 + 1",
-                "UPDATE users SET data = data - 'theme' || jsonb_build_object('old', {n}) WHERE id = {n} % 200 + 1",
-            ),
-            new_writes=(
-                "INSERT INTO users (data) VALUES (jsonb_build_object('b', {n}))",
-                (
-                    "WITH made AS (INSERT INTO users (data) VALUES (jsonb_build_object('b', {n})) RETURNING id)"
-                    " INSERT INTO preferences (user_id, theme) SELECT id, 'new {n}' FROM made"
-                ),
-                "UPDATE preferences SET theme = 'n{n}' WHERE user_id = {n} % 200 + 1",
-                "UPDATE users SET data = data || jsonb_build_object('new', {n}) WHERE id = {n} % 200 + 1 AND data IS NOT NULL",
-                "DELETE FROM preferences WHERE user_id = (SELECT max(user_id) FROM preferences WHERE user_id > 200)",
-            ),
-            old_reads=("SELECT id, data ->> 'theme' FROM users LIMIT 5",),
-            new_reads=(
-                "SELECT u.data, p.theme FROM users u LEFT JOIN preferences p ON p.user_id = u.id LIMIT 5",
-            ),
-            agree="SELECT NOT EXISTS (SELECT FROM public.users u JOIN users n USING (id) LEFT JOIN preferences p ON p.user_id = u.id"
-            " WHERE u.data ->> 'theme' IS DISTINCT FROM p.theme OR COALESCE(CAST(u.data ->> 'beta' AS boolean), false) <> COALESCE(p.beta, false)"
-            " OR n.data IS DISTINCT FROM u.data - 'theme' - 'beta')",
-            after="SELECT bool_and(NOT u.data ?| ARRAY['theme', 'beta']) AND bool_or(u.data ? 'other') AND bool_or(p.theme LIKE 'o%')"
-            " FROM users u LEFT JOIN preferences p ON p.user_id = u.id",
-        ),
+        _PREFERENCES,
+        _PREFERENCES.model_copy(update={"sync": SyncMode.LOGGED}),
     )
 
     @model_validator(mode="after")

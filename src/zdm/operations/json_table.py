@@ -6,7 +6,7 @@ from typing import Protocol
 
 from zdm.errors import Problem
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import Presence, SideKind, WithoutOldForm
+from zdm.model.row_mapping import Presence, SideKind, SyncMode, WithoutOldForm
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column
 from zdm.operations.base import Context, Draft
@@ -19,6 +19,7 @@ from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import (
     Target,
     existing_table,
+    key_must_cascade,
     keys_of,
     lent_defaults,
     make_table,
@@ -56,6 +57,8 @@ def into_table(
 ) -> list[Problem]:
     """Map the rows of the table to rows of the other one, by the document."""
     problems: list[Problem] = []
+    if said.create is not None and said.to is not None:
+        problems += key_must_cascade(draft, said.create.foreign_key, said.to, shape.name)
     documents = Documents(original, Remove.NOTHING, said.fields, draft)
     target = _target(said, draft, shape, documents, label, problems)
     if target is None or problems:
@@ -74,6 +77,8 @@ def into_table(
                 not_null=original.not_null,
                 cleared=documents.rest,
                 over_both=True,
+                # A field that is put back by an expression may depend on other columns.
+                apart=all(found.down is None for found in said.fields),
             )
         ],
         readable=readable(shape.table),
@@ -100,6 +105,7 @@ def into_table(
             presence=said.rows,
             lossy=said.lossy,
             without_old_form=said.without_old_form,
+            loggable=True,
         )
     )
     if said.remove is Remove.COLUMN:
@@ -129,7 +135,12 @@ def into_table_steps(said: IntoTable, phase: Phase, context: Context) -> list[St
         steps += lent_defaults(shape, lent, context.draft.target, context.label, "extract_json")
     if phase is Phase.MIGRATION and said.create is not None and said.create.foreign_key is not None:
         steps += foreign_key_of(
-            target.side.table, said.key, shape.name, said.create.foreign_key, context.label
+            target.side.table,
+            said.key,
+            shape.name,
+            said.create.foreign_key,
+            context.label,
+            logged=context.draft.sync is SyncMode.LOGGED,
         )
     return steps
 

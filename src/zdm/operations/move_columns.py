@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from psycopg import sql
 from pydantic import Field, field_validator
 
 from zdm.errors import Problem
-from zdm.model.names import QualifiedName, Value, fit
+from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import Presence, SideKind, SyncMode, WithoutOldForm
 from zdm.model.sample import Scenario
-from zdm.model.step import Phase, Stage, Step
+from zdm.model.step import Phase, Step
 from zdm.model.table import Column
-from zdm.operations import ddl
 from zdm.operations.add_column import AddColumn
 from zdm.operations.add_foreign_key import Reaction
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
+from zdm.operations.elements import foreign_key_of
 from zdm.operations.params import Name, Sql, TableName, by_name, find_column, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import (
     Target,
     existing_table,
+    key_must_cascade,
     keys_of,
     lent_defaults,
     make_table,
@@ -251,16 +251,8 @@ class MoveColumns(Operation):
         if shape is None or problems:
             return problems
         columns = [(moved, column) for moved, column in found if column is not None]
-        reaction = self.create.foreign_key if self.create is not None else None
-        if draft.sync is SyncMode.LOGGED and reaction not in (None, "cascade"):
-            problems.append(
-                Problem(
-                    f"the foreign key of {self.to} to {shape.name} would refuse what the old version deletes (ON DELETE "
-                    f"{reaction.upper()}): with `sync: logged` its row there is still there at that moment",
-                    remedy="Use `foreign_key: cascade`, or null and add the key in a migration of its own; or `sync: immediate`.",
-                    rule="logged-sync",
-                )
-            )
+        if self.create is not None:
+            problems += key_must_cascade(draft, self.create.foreign_key, self.to, shape.name)
         originals = self._originals(shape, columns, problems)
         self._check_key(shape, problems)
         self._check_copies(shape, problems)
@@ -515,30 +507,12 @@ class MoveColumns(Operation):
             ]
             steps += lent_defaults(shape, lent, context.draft.target, context.label, "move_columns")
         if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:
-            logged = context.draft.sync is SyncMode.LOGGED
-            steps += self._foreign_key(shape, target.side, context.label, logged=logged)
+            steps += foreign_key_of(
+                target.side.table,
+                self.key,
+                shape.name,
+                self.create.foreign_key,
+                context.label,
+                logged=context.draft.sync is SyncMode.LOGGED,
+            )
         return steps
-
-    def _foreign_key(self, shape: TableShape, new: DraftSide, label: str, *, logged: bool) -> list[Step]:
-        assert self.create is not None
-        assert self.create.foreign_key is not None
-        name = fit(f"{new.table.name}_{'_'.join(self.key)}_fkey")
-        # A changed key has to get through before the reconciler has taken the row along.
-        changed = " ON UPDATE CASCADE" if logged else ""
-        body = sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON DELETE {}" + changed).format(
-            ddl.idents(self.key),
-            ddl.table(shape.name),
-            ddl.idents(self.key.values()),
-            ddl.raw(self.create.foreign_key.upper()),
-        )
-        return ddl.checked_constraint(
-            step_id=f"migration.{new.table}.add_foreign_key.{name}",
-            phase=Phase.MIGRATION,
-            stage=Stage.INDEXES,
-            operation=label,
-            on=new.table,
-            name=name,
-            body=body,
-            references=shape.name,
-            naive="create-table-with-foreign-key",
-        )

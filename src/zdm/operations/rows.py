@@ -16,6 +16,7 @@ class DraftMirrored:
     Parameters
     ----------
     over_both: `value` reads its own row as well, whose columns `BEFORE` marks: it says what becomes of what the column holds.
+    apart: as in `MirroredColumn`.
     """
 
     name: str
@@ -26,6 +27,7 @@ class DraftMirrored:
     empty: str | None = None
     cleared: str | None = None
     over_both: bool = False
+    apart: bool = False
     reference: bool = False
 
 

@@ -289,6 +289,20 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def key_must_cascade(draft: Draft, reaction: str | None, to: str, references: QualifiedName) -> list[Problem]:
+    """What stands against a foreign key of the table that is made: it must let go of rows before a reconciler does."""
+    if draft.sync is not SyncMode.LOGGED or reaction in (None, "cascade"):
+        return []
+    return [
+        Problem(
+            f"the foreign key of {to} to {references} would refuse what the old version deletes (ON DELETE "
+            f"{reaction.upper()}): with `sync: logged` its row there is still there at that moment",
+            remedy="Use `foreign_key: cascade`, or null and add the key in a migration of its own; or `sync: immediate`.",
+            rule="logged-sync",
+        )
+    ]
+
+
 def without_old_form(
     draft: Draft,
     label: str,

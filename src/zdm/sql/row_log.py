@@ -12,13 +12,14 @@ version to another goes both ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from psycopg import sql
 
 from zdm.model.expression import Volatility
-from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts
-from zdm.sql import row_conditions, row_generator, row_objects
+from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts_by_field
+from zdm.sql import log_fields, row_conditions, row_generator, row_objects
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import (
     Function,
@@ -137,8 +138,9 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     """The functions that are installed with one side."""
     purposes = [f"log_{side}", f"settle_{row_conditions.across(side)}"]
     purposes += ["reconcile", "move", "expand", "work", "last"] if side == "old" else ["first_new"]
-    if mapping.joins and side == "old":
-        purposes.append("stale_old")
+    if side == "old":
+        purposes += ["stale_old"] if mapping.joins else []
+        purposes += ["fields_old"] if any(part.field for part in parts_by_field(mapping)) else []
     return [name_of(mapping, rollout, purpose) for purpose in purposes]
 
 
@@ -152,7 +154,10 @@ class LogObjects(row_generator.Generator):
     def __init__(self, mapping: RowMapping, rollout: int, side: Side) -> None:
         super().__init__(mapping, rollout, side)
         # Which row a reference names follows from the rest.
-        self._parts = [part for part in parts(mapping) if part.new or any(not c.reference for c in part.old)]
+        self._parts = [
+            part for part in parts_by_field(mapping) if part.new or any(not c.reference for c in part.old)
+        ]
+        self._fields = log_fields.fields(self._parts)
         self._here = of_mapping(mapping, rollout)
         self._lock = sql.Literal(f"zdm.row_changes:{rollout}:{mapping.number}:")
 
@@ -165,6 +170,8 @@ class LogObjects(row_generator.Generator):
             made += [self._reconcile(), self._follow(), self._expand(), self._work(), self._last()]
             if self.mapping.joins:
                 made.append(self._stale())
+            if self._fields:
+                made.insert(0, self._fields_of())
         return tuple(made)
 
     @property
@@ -234,9 +241,12 @@ class LogObjects(row_generator.Generator):
             key_before=key_text(self.mine, "old"),
             key_changed=self._changed(self.mine.key),
             inserted=self._inserted(),
-            updated=_numbers(
-                self._changed(part.old_reads if self.side == "old" else part.new_reads)
-                for part in self._parts
+            updated=self._with_fields(
+                {
+                    number: self._changed(part.old_reads if self.side == "old" else part.new_reads)
+                    for number, part in enumerate(self._parts, 1)
+                },
+                "OLD, NEW, false",
             ),
             declare=sql.SQL(
                 "  zdm_left constant pg_catalog.text[] := NULLIF(pg_catalog.current_setting('zdm.left', true), '')::pg_catalog.text[];"
@@ -283,8 +293,12 @@ class LogObjects(row_generator.Generator):
             here=self._whose,
             key=key_text(self.mine, "new"),
             updated=_numbers(
-                sql.SQL("zdm_left[{}] IS DISTINCT FROM {}").format(sql.Literal(number), said)
-                for number, said in enumerate(self._reads_of("new"), len(word) + 1)
+                {
+                    number: sql.SQL("zdm_left[{}] IS DISTINCT FROM {}").format(
+                        sql.Literal(number + len(word)), said
+                    )
+                    for number, said in enumerate(self._reads_of("new"), 1)
+                }
             ),
         )
 
@@ -300,22 +314,42 @@ class LogObjects(row_generator.Generator):
     def _inserted(self) -> sql.Composable:
         """The parts that a new row says something of."""
         if self._lazy:
-            return _numbers(
-                any_of(
-                    differs(column(c.name, "new"), _empty(c), c.comparison, c.type)
-                    if c.known_empty
-                    else sql.SQL("true")
-                    for c in mine
-                )
-                if mine
-                else sql.SQL("true")
-                for mine in (part.old if self.side == "old" else part.new for part in self._parts)
+            mine = [part.old if self.side == "old" else part.new for part in self._parts]
+            return self._with_fields(
+                {
+                    n: _held(columns, "new") if columns else sql.SQL("true")
+                    for n, columns in enumerate(mine, 1)
+                },
+                "NEW, NEW, true",
             )
         everything = sql.SQL("NULL::pg_catalog.int4[]")
         if not self._shared:
             return everything
         # Another mapping makes the row, whose new side the application wrote first.
         return sql.SQL("CASE WHEN {} THEN {} ELSE '{{}}' END").format(self._genuine, everything)
+
+    def _with_fields(self, conditions: dict[int, sql.Composable], rows: str) -> sql.Composable:
+        """The numbers of the parts for which a condition holds, and of the fields of these versions of a row."""
+        if self.side != "old" or not self._fields:
+            return _numbers(conditions)
+        return sql.SQL("({} OPERATOR(pg_catalog.||) {}({}))").format(
+            _numbers({n: what for n, what in conditions.items() if n not in self._fields}),
+            _function(self.mapping, self.rollout, "fields_old"),
+            sql.SQL(rows),
+        )
+
+    def _fields_of(self) -> Function:
+        """What says which fields of a document differ."""
+        made = self._made(
+            "fields_old",
+            "log_fields",
+            "",
+            source=self.table,
+            emptied=log_fields.emptied(self._fields),
+            parts=log_fields.compared(self._fields),
+            all=sql.SQL("{}::pg_catalog.int4[]").format(sql.Literal(list(self._fields))),
+        )
+        return replace(made, arguments=sql.SQL("{0}, {0}, pg_catalog.bool").format(self.table))
 
     def _check(self) -> Function:
         return self._made(
@@ -536,12 +570,14 @@ class LogObjects(row_generator.Generator):
         for number, part in enumerate(self._parts, 1):
             columns = part.old if side == "old" else part.new
             m, t, w = (sql.Identifier(f"zdm_{letter}{number}") for letter in (mine, theirs, "w"))
-            held = any_of(
-                differs(column(c.name, alias), _empty(c), c.comparison, c.type)
-                if c.known_empty
-                else sql.SQL("true")
-                for c in columns
-            )
+            held = _held(columns, alias)
+            if part.field:
+                held = sql.SQL("{} OPERATOR(pg_catalog.=) ANY ({}({}, {}, true))").format(
+                    sql.Literal(number),
+                    _function(self.mapping, self.rollout, "fields_old"),
+                    sql.Identifier(alias),
+                    sql.Identifier(alias),
+                )
             lines.append(
                 sql.SQL(
                     "        {w} := CASE WHEN {t} IS NULL OR {m} OPERATOR(pg_catalog.>) {t} OR NOT {held} THEN {side} ELSE {other} END;\n"
@@ -556,12 +592,24 @@ class LogObjects(row_generator.Generator):
                     lost=self._conflict(other, _values(columns, alias), sql.SQL("NULL")),
                 )
             )
+            if part.field:
+                # The row that went is there once more, with the fields that the document keeps.
+                lines.append(
+                    sql.SQL("        {} := CASE {} WHEN {} THEN {} END;").format(
+                        column(part.new[0].name, _NEW), w, sql.Literal(side), render(part.new[0].value, alias)
+                    )
+                )
+                continue
             assigned += [
                 sql.SQL("{c} = CASE {w} WHEN {other} THEN {empty} ELSE zdm_t.{c} END").format(
-                    c=column(c.name), w=w, other=sql.Literal(other), empty=_empty(c)
+                    c=column(c.name),
+                    w=w,
+                    other=sql.Literal(other),
+                    empty=row_conditions.empty(c, "zdm_t"),
                 )
                 for c in columns
             ]
+        assigned += log_fields.put_back(self._fields, _NEW)
         if assigned:
             lines.append(self._written(self.mapping.side(side), side, alias, assigned, other))
         return sql.SQL("\n").join(lines) if lines else sql.SQL("        NULL;")
@@ -600,11 +648,18 @@ class LogObjects(row_generator.Generator):
                 )
             )
             to_new += [_taken(c, w, "old", _OLD) for c in part.new]
-            to_old += [_taken(c, w, "new", _NEW) for c in part.old]
+            to_old += [] if part.field else [_taken(c, w, "new", _NEW) for c in part.old]
+        again: sql.Composable = sql.SQL("")
+        if self._fields:
+            # A document gets each field from whoever has won it.
+            to_old += log_fields.put_back(self._fields, _NEW)
+            again = sql.SQL("        SELECT zdm_s.* INTO {} FROM {} AS zdm_s WHERE {};\n").format(
+                sql.Identifier(_NEW), self.target, new_key
+            )
         return load("log_merge").fill(
             parts=sql.SQL("\n").join(lines),
             to_new=self._written(self.mapping.new, "new", _NEW, to_new, "old"),
-            to_old=self._written(self.mapping.old, "old", _OLD, to_old, "new"),
+            to_old=sql.SQL("{}{}").format(again, self._written(self.mapping.old, "old", _OLD, to_old, "new")),
             old=self.table,
             new=self.target,
             old_key=old_key,
@@ -817,11 +872,11 @@ def _latest(side: str, what: sql.Composable) -> sql.Composable:
     ).format(sql.Literal(side), what)
 
 
-def _numbers(conditions: Iterable[sql.Composable]) -> sql.Composable:
-    """The numbers of the parts for which a condition holds, counted from 1."""
+def _numbers(conditions: Mapping[int, sql.Composable]) -> sql.Composable:
+    """The numbers of the parts for which a condition holds."""
     found = [
         sql.SQL("CASE WHEN {} THEN {} END").format(condition, sql.Literal(number))
-        for number, condition in enumerate(conditions, 1)
+        for number, condition in conditions.items()
     ]
     return sql.SQL("pg_catalog.array_remove(ARRAY[{}]::pg_catalog.int4[], NULL)").format(comma(found))
 
@@ -846,10 +901,20 @@ def _named(side: RowSide, alias: str) -> sql.Composable:
     )
 
 
+def _held(columns: Iterable[MirroredColumn], alias: str) -> sql.Composable:
+    """A condition over a row: some of these hold anything but what they are empty with."""
+    return any_of(
+        differs(column(c.name, alias), row_conditions.empty(c, alias), c.comparison, c.type)
+        if c.known_empty
+        else sql.SQL("true")
+        for c in columns
+    )
+
+
 def _differ(found: MirroredColumn, mine: str, other: str) -> sql.Composable:
     return differs(
         column(found.name, mine),
-        sql.SQL("CAST({} AS {})").format(render(found.value, other), type_name(found.type)),
+        sql.SQL("CAST({} AS {})").format(render(found.value, other, mine), type_name(found.type)),
         found.comparison,
         found.type,
     )
@@ -857,15 +922,10 @@ def _differ(found: MirroredColumn, mine: str, other: str) -> sql.Composable:
 
 def _taken(found: MirroredColumn, winner: sql.Identifier, side: str, alias: str) -> sql.Composable:
     return sql.SQL("{c} = CASE {w} WHEN {side} THEN {value} ELSE zdm_t.{c} END").format(
-        c=column(found.name), w=winner, side=sql.Literal(side), value=render(found.value, alias)
+        c=column(found.name), w=winner, side=sql.Literal(side), value=render(found.value, alias, "zdm_t")
     )
 
 
 def _values(columns: tuple[MirroredColumn, ...], alias: str) -> sql.Composable:
     pairs = comma(sql.SQL("{}, {}").format(sql.Literal(c.name), column(c.name, alias)) for c in columns)
     return sql.SQL("pg_catalog.jsonb_build_object({})").format(pairs)
-
-
-def _empty(found: MirroredColumn) -> sql.Composable:
-    value = sql.SQL("NULL") if found.empty is None else trusted(found.empty)
-    return sql.SQL("CAST({} AS {})").format(value, type_name(found.type))

@@ -51,7 +51,7 @@ WHERE d.id IS NULL OR t.doc_id IS NULL OR (d.doc ->> 'name', d.doc ->> 'size', d
 """Rows without the other one, or that say something else: by a query that knows nothing of zdm's."""
 
 
-def migration_of(**options: Any) -> Migration:
+def migration_of(sync: str = "immediate", **options: Any) -> Migration:
     operation = {
         "table": "docs",
         "column": "doc",
@@ -62,7 +62,7 @@ def migration_of(**options: Any) -> Migration:
         **options,
     }
     return Migration.model_validate(
-        {"id": "split", "operations": [{"extract_json": operation}], "gates": GATES}
+        {"id": "split", "sync": sync, "operations": [{"extract_json": operation}], "gates": GATES}
     )
 
 

@@ -22,6 +22,7 @@ from zdm.errors import BadInput, GateRefused
 from zdm.model.phases import State
 from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
+from zdm.operations.extract_json import ExtractJson
 from zdm.operations.merge_tables import MergeTables
 from zdm.operations.move_columns import MoveColumns
 from zdm.operations.normalise import Normalise
@@ -43,6 +44,7 @@ MOVED = logged(MoveColumns.scenarios[0])
         pytest.param(logged(SplitTable.scenarios[0]), id="split"),
         pytest.param(ShadowTable.scenarios[2], id="shadow"),
         pytest.param(MergeTables.scenarios[1], id="merge"),
+        pytest.param(logged(ExtractJson.scenarios[2]), id="json"),
     ],
 )
 def test_run_through(database: Database, scenario: Scenario) -> None:
