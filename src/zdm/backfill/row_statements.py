@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
@@ -73,8 +73,12 @@ class RowStatements:
             sql.SQL("{}(ROW({}.*)::{}, false, false)").format(settle, sql.Identifier(ALIAS), self._source)
         )
         if mapping.logged:
-            reconciled = row_log.reconcile(mapping, rollout, "old", ALIAS)
-            self._settle = _rendered(sql.SQL("({} OPERATOR(pg_catalog.<>) 'failed')").format(reconciled))
+            self._settle = self._reconciled("old")
+
+    def _reconciled(self, side: Literal["old", "new"]) -> sql.SQL:
+        """Whether the row under `ALIAS`, of that side, could be brought to agree."""
+        found = row_log.reconcile(self._mapping, self._rollout, side, ALIAS)
+        return _rendered(sql.SQL("({} OPERATOR(pg_catalog.<>) 'failed')").format(found))
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""
@@ -366,12 +370,18 @@ class ElementStatements(ByRowStatements):
         wanted = sql.SQL("{}(ROW({}.*)::{})").format(
             element_sync.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source
         )
+        if mapping.logged:
+            # What is noted is on its way, in either direction.
+            noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
+            absent = sql.SQL("(NOT {} AND {})").format(noted, absent)
         self.unsettled = _rendered(
             sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} ELSE false END").format(
                 self.failed, absent, wanted
             )
         )
         self._settle = _rendered(element_sync.settling_many(mapping, rollout, ALIAS, "fill"))
+        if mapping.logged:
+            self._settle = self._reconciled("old")
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Make the elements of the rows in these blocks that have none."""

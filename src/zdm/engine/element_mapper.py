@@ -13,7 +13,7 @@ from zdm.engine.mapper import Mapper
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide, SideKind
+from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide, SideKind, SyncMode
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.sql import element_sync, group_sync
 from zdm.sql.identifiers import column, comma, qualified_name
@@ -69,6 +69,7 @@ def element_mapping(
         new=_side(draft.new),
         one_way=draft.one_way,
         without_old_form=draft.without_old_form,
+        logged=mapper.draft.sync is SyncMode.LOGGED,
         elements=Elements(
             one=asked.one,
             of=tuple(asked.of),

@@ -89,7 +89,7 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         mapper.problems.append(
             Problem(
                 f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns, "
-                "split_table, shadow_table, extract_json and merge_tables of one table can",
+                "split_table, shadow_table, extract_json, explode and merge_tables of one table can",
                 draft.operation,
                 "Use `sync: immediate`, or put this operation into a migration of its own.",
                 rule="logged-sync",
@@ -126,7 +126,7 @@ def _reactions(mapper: Mapper, draft: DraftRows) -> list[Problem]:
             " AND c.conrelid = %s AND (c.confdeltype IN ('c', 'n', 'd') OR c.confupdtype IN ('c', 'n', 'd'))"
             " AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)"
             " AND a.attname = ANY (%s)) ORDER BY 1",
-            (side.oid, [c.name for c in side.columns]),
+            (side.oid, [*(c.name for c in side.columns), *_elements(draft, side)]),
         ).fetchall()
         found += [
             Problem(
@@ -139,6 +139,14 @@ def _reactions(mapper: Mapper, draft: DraftRows) -> list[Problem]:
             for name, table in rows
         ]
     return found
+
+
+def _elements(draft: DraftRows, side: DraftSide) -> list[str]:
+    """What a mapping of one row to many fills on a side."""
+    if draft.elements is None:
+        return []
+    one = draft.old if draft.elements.one == "old" else draft.new
+    return [c.name for c in (draft.elements.held if side is one else draft.elements.columns)]
 
 
 def _columns(side: DraftSide) -> Sequence[CheckColumn]:

@@ -101,16 +101,18 @@ def _end_of_log(mapping: RowMapping) -> list[Step]:
     if mapping.one_way:
         return []
     table = mapping.new.table
-    steps = [
-        Step(
-            id=f"cleanup.{mapping.id}.first.new",
-            title=f"stop comparing what is inserted into {table} with {mapping.old.table}",
-            phase=Phase.CLEANUP,
-            stage=Stage.TIGHTEN,
-            operation=mapping.operation,
-            action=Transaction(statements=row_log.drop_first(mapping), locks=(brief(table),)),
-        ),
-    ]
+    steps: list[Step] = []
+    if mapping.elements is None:
+        steps.append(
+            Step(
+                id=f"cleanup.{mapping.id}.first.new",
+                title=f"stop comparing what is inserted into {table} with {mapping.old.table}",
+                phase=Phase.CLEANUP,
+                stage=Stage.TIGHTEN,
+                operation=mapping.operation,
+                action=Transaction(statements=row_log.drop_first(mapping), locks=(brief(table),)),
+            )
+        )
     if not mapping.replaces:
         # A table that takes the other's place loses its triggers in the swap.
         steps.append(

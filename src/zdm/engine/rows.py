@@ -33,7 +33,6 @@ from zdm.throttle.governor import Governor
 from zdm.verify.by_kind import comparer
 from zdm.verify.repair import repair
 from zdm.verify.repair_rows import repair_rows
-from zdm.verify.rows import verify_rows
 from zdm.verify.run import verify
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ class RowWorker:
                 workers = max(2, work.settings.workers)
                 if rows.logged:
                     self.carry_over(rows)
-                    found = verify_rows(
+                    found = comparer(rows)(
                         self.connect,
                         rows,
                         work.rollout.id,

@@ -24,6 +24,7 @@ from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import (
     Target,
     existing_table,
+    key_must_cascade,
     make_table,
     readable,
     table_steps,
@@ -40,6 +41,65 @@ class ElementColumn(Value):
         default=None, description="its type; that of the existing table, or what the form gives, if not given"
     )
     not_null: bool = Field(default=False, description="whether it is NOT NULL; columns of the key always are")
+
+
+_TAGS = Scenario(
+    setup="CREATE TABLE products (id bigserial PRIMARY KEY, name text NOT NULL, tags text);"
+    " INSERT INTO products (name, tags) SELECT 'p' || g, (ARRAY['red,round', 'blue', NULL, 'red,blue,flat'])[g % 4 + 1]"
+    " FROM generate_series(1, 300) g;",
+    operations=(
+        {
+            "explode": {
+                "table": "products",
+                "to": "product_tags",
+                "key": {"product_id": "id"},
+                "from": {"delimited": "tags"},
+                "elements": ["position", {"column": "tag", "type": "varchar(20)", "not_null": True}],
+                "create": {
+                    "columns": [
+                        {"name": "id", "type": "bigint", "identity": "by default"},
+                        {"name": "seen", "type": "timestamptz", "not_null": True, "default": "now()"},
+                    ],
+                    "primary_key": ["id"],
+                },
+            }
+        },
+    ),
+    old_writes=(
+        "INSERT INTO products (name, tags) VALUES ('old {n}', 'a{n},b')",
+        "UPDATE products SET tags = 'x{n},y,z' WHERE id = {n} % 300 + 1",
+        "UPDATE products SET tags = NULL WHERE id = {n} % 300 + 1",
+        "UPDATE products SET name = 'x{n}' WHERE id = {n} % 300 + 1",
+        "DELETE FROM products WHERE id = (SELECT max(id) FROM products WHERE name LIKE 'old%')",
+    ),
+    new_writes=(
+        (
+            "WITH p AS (INSERT INTO products (name) VALUES ('new {n}') RETURNING id)"
+            " INSERT INTO product_tags (product_id, position, tag) SELECT id, g, 'n' || g FROM p, generate_series(1, 3) g"
+        ),
+        "UPDATE product_tags SET tag = 'u{n}' WHERE product_id = {n} % 300 + 1",
+        (
+            "DELETE FROM product_tags WHERE position = 1 AND product_id ="
+            " (SELECT max(product_id) FROM product_tags WHERE tag = 'n2')"
+        ),
+        (
+            "INSERT INTO product_tags (product_id, position, tag) VALUES ({n} % 300 + 1, 100 + {n}, 'more {n}')"
+            " ON CONFLICT DO NOTHING"
+        ),
+    ),
+    old_reads=("SELECT id, name, tags FROM products LIMIT 5",),
+    new_reads=(
+        (
+            "SELECT p.name, t.tag FROM products p LEFT JOIN product_tags t ON t.product_id = p.id"
+            " ORDER BY p.id, t.position LIMIT 5"
+        ),
+    ),
+    agree="SELECT NOT EXISTS (SELECT FROM public.products p FULL JOIN (SELECT product_id,"
+    " string_agg(tag, ',' ORDER BY position) AS tags FROM product_tags GROUP BY product_id) t ON t.product_id = p.id"
+    " WHERE p.tags IS DISTINCT FROM t.tags OR p.id IS NULL)",
+    after="SELECT (SELECT count(*) FROM product_tags) > 200 AND NOT EXISTS (SELECT FROM information_schema.columns"
+    " WHERE table_schema = current_schema() AND table_name = 'products' AND column_name = 'tags')",
+)
 
 
 class Explode(Operation):
@@ -94,63 +154,7 @@ class Explode(Operation):
     )
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
-        Scenario(
-            setup="CREATE TABLE products (id bigserial PRIMARY KEY, name text NOT NULL, tags text);"
-            " INSERT INTO products (name, tags) SELECT 'p' || g, (ARRAY['red,round', 'blue', NULL, 'red,blue,flat'])[g % 4 + 1]"
-            " FROM generate_series(1, 300) g;",
-            operations=(
-                {
-                    "explode": {
-                        "table": "products",
-                        "to": "product_tags",
-                        "key": {"product_id": "id"},
-                        "from": {"delimited": "tags"},
-                        "elements": ["position", {"column": "tag", "type": "varchar(20)", "not_null": True}],
-                        "create": {
-                            "columns": [
-                                {"name": "id", "type": "bigint", "identity": "by default"},
-                                {"name": "seen", "type": "timestamptz", "not_null": True, "default": "now()"},
-                            ],
-                            "primary_key": ["id"],
-                        },
-                    }
-                },
-            ),
-            old_writes=(
-                "INSERT INTO products (name, tags) VALUES ('old {n}', 'a{n},b')",
-                "UPDATE products SET tags = 'x{n},y,z' WHERE id = {n} % 300 + 1",
-                "UPDATE products SET tags = NULL WHERE id = {n} % 300 + 1",
-                "UPDATE products SET name = 'x{n}' WHERE id = {n} % 300 + 1",
-                "DELETE FROM products WHERE id = (SELECT max(id) FROM products WHERE name LIKE 'old%')",
-            ),
-            new_writes=(
-                (
-                    "WITH p AS (INSERT INTO products (name) VALUES ('new {n}') RETURNING id)"
-                    " INSERT INTO product_tags (product_id, position, tag) SELECT id, g, 'n' || g FROM p, generate_series(1, 3) g"
-                ),
-                "UPDATE product_tags SET tag = 'u{n}' WHERE product_id = {n} % 300 + 1",
-                (
-                    "DELETE FROM product_tags WHERE position = 1 AND product_id ="
-                    " (SELECT max(product_id) FROM product_tags WHERE tag = 'n2')"
-                ),
-                (
-                    "INSERT INTO product_tags (product_id, position, tag) VALUES ({n} % 300 + 1, 100 + {n}, 'more {n}')"
-                    " ON CONFLICT DO NOTHING"
-                ),
-            ),
-            old_reads=("SELECT id, name, tags FROM products LIMIT 5",),
-            new_reads=(
-                (
-                    "SELECT p.name, t.tag FROM products p LEFT JOIN product_tags t ON t.product_id = p.id"
-                    " ORDER BY p.id, t.position LIMIT 5"
-                ),
-            ),
-            agree="SELECT NOT EXISTS (SELECT FROM public.products p FULL JOIN (SELECT product_id,"
-            " string_agg(tag, ',' ORDER BY position) AS tags FROM product_tags GROUP BY product_id) t ON t.product_id = p.id"
-            " WHERE p.tags IS DISTINCT FROM t.tags OR p.id IS NULL)",
-            after="SELECT (SELECT count(*) FROM product_tags) > 200 AND NOT EXISTS (SELECT FROM information_schema.columns"
-            " WHERE table_schema = current_schema() AND table_name = 'products' AND column_name = 'tags')",
-        ),
+        _TAGS,
         Scenario(
             setup="CREATE TABLE people (id int PRIMARY KEY, home text, work text, data jsonb NOT NULL DEFAULT '{}');"
             " CREATE TABLE phones (person int NOT NULL REFERENCES people ON DELETE CASCADE, kind text NOT NULL, number text NOT NULL,"
@@ -231,6 +235,7 @@ class Explode(Operation):
             after="SELECT (SELECT count(*) FROM phones) > 100 AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form"
             " WHERE rollout = (SELECT max(id) FROM zdm.module_migrations))",
         ),
+        _TAGS.model_copy(update={"sync": SyncMode.LOGGED}),
     )
 
     @field_validator("elements", "columns", mode="before")
@@ -281,6 +286,8 @@ class Explode(Operation):
         if shape is None:
             return problems
         self._check_key(shape, problems)
+        if self.create is not None:
+            problems += key_must_cascade(draft, self.create.foreign_key, self.to, shape.name)
         asked = self.columns
         if self.form is not None:
             asked = tuple(ListColumn(column=name) for name in self.form.held)
@@ -317,6 +324,7 @@ class Explode(Operation):
                 one_way=self.one_way,
                 lossy=self.lossy,
                 without_old_form=self.without_old_form,
+                loggable=True,
                 elements=DraftElements(
                     one="old",
                     of=list(self.key),

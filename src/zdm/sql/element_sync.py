@@ -265,7 +265,9 @@ def is_joined(mapping: RowMapping, alias: str, rollout: int) -> sql.Composable:
     )
 
 
-def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql.Composed:
+def disagreeing(
+    mapping: RowMapping, rollout: int, *, known: bool = True, besides: sql.Composable | None = None
+) -> sql.Composed:
     """A SELECT of what is wrong: ``kind`` (of `zdm.sql.rows.Kind`), ``key`` as text, and the row's key as ``zdm_k<n>``.
 
     What must be there follows from the rows of both sides alone; no function of the sync is called.
@@ -273,14 +275,14 @@ def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql
     Parameters
     ----------
     known: pass over rows that are recorded as failed, whose elements cannot be computed.
+    besides: a condition over ``zdm_o``: pass over these as well.
     """
     elements = _of(mapping)
     one = mapping.side(elements.one)
     if elements.split is None:
         return _unlike_joined(mapping, rollout)
-    passed: sql.Composable = sql.SQL("false")
-    if known:
-        passed = sql.SQL("EXISTS (SELECT {})").format(failed(mapping, rollout, one, "zdm_o"))
+    passing = [sql.SQL("EXISTS (SELECT {})").format(failed(mapping, rollout, one, "zdm_o"))] if known else []
+    passed = any_of([*passing, *([besides] if besides is not None else [])])
     keys = [f"zdm_k{number}" for number, _ in enumerate(elements.of)]
     return sql.SQL(
         "SELECT zdm_p.* FROM (SELECT CASE WHEN zdm_o.zdm_there IS NULL THEN 'extra' WHEN {passed} THEN NULL WHEN {joined} THEN NULL"
@@ -453,20 +455,20 @@ class ElementObjects(Objects):
         return (
             self._before("enter", "INSERT", self._named("enter"), self._not_backfilled),
             self._before("move", "UPDATE", self._named("enter"), all_of([self._not_backfilled, moved])),
-            self._before("gone", "DELETE", self._named("gone"), None, level="STATEMENT"),
-            self._before(
-                "going",
-                sql.SQL("UPDATE OF {}")
-                .format(comma(column(name) for name in self.elements.of))
-                .as_string(None),
-                self._named("gone"),
-                None,
-                level="STATEMENT",
-            ),
+            *self._taking_away(),
             self._trigger("insert", "INSERT", on, self._not_backfilled),
             self._trigger("update", "UPDATE", on, self._when_updated),
             self._trigger("delete", "DELETE", on),
             self._statement_trigger(on),
+        )
+
+    def _taking_away(self) -> tuple[Trigger, ...]:
+        """What notes that a statement takes elements away."""
+        gone = self._named("gone")
+        moving = sql.SQL("UPDATE OF {}").format(comma(column(name) for name in self.elements.of))
+        return (
+            self._before("gone", "DELETE", gone, None, level="STATEMENT"),
+            self._before("going", moving.as_string(None), gone, None, level="STATEMENT"),
         )
 
     @property

@@ -19,8 +19,9 @@ from psycopg import sql
 
 from zdm.model.expression import Volatility
 from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts_by_field
-from zdm.sql import log_fields, row_conditions, row_generator, row_objects
-from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
+from zdm.sql import log_fields, row_conditions, row_generator
+from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, type_name
+from zdm.sql.log_objects import CHANGES, Logged, function_of, keyed, of_mapping
 from zdm.sql.row_objects import (
     Function,
     Side,
@@ -38,17 +39,7 @@ from zdm.sql.rows import render
 from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
-CHANGES = sql.Identifier(SCHEMA, "row_changes")
-CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
-
 _OLD, _NEW = "zdm_o", "zdm_n"
-
-
-def of_mapping(mapping: RowMapping, rollout: int, alias: str = "zdm_c") -> sql.Composable:
-    """A condition: the entry of the log is this mapping's."""
-    return sql.SQL("{} OPERATOR(pg_catalog.=) {} AND {} OPERATOR(pg_catalog.=) {}").format(
-        column("rollout", alias), sql.Literal(rollout), column("mapping", alias), sql.Literal(mapping.number)
-    )
 
 
 def noted(
@@ -84,16 +75,17 @@ def reconcile(
     ----------
     counts: the side whose row counts where nothing is noted of it; the named one if not given.
     """
-    return sql.SQL("{}({}, {})").format(
-        _function(mapping, rollout, "reconcile"),
-        key_text(mapping.side(named), alias),
-        sql.Literal(counts or named),
-    )
+    return reconcile_key(mapping, rollout, key_text(mapping.side(named), alias), counts or named)
+
+
+def reconcile_key(mapping: RowMapping, rollout: int, key: sql.Composable, counts: Side) -> sql.Composable:
+    """The same of a key as the log has it."""
+    return sql.SQL("{}({}, {})").format(function_of(mapping, rollout, "reconcile"), key, sql.Literal(counts))
 
 
 def work(mapping: RowMapping, rollout: int) -> sql.Identifier:
     """The function that reconciles what is noted: ``work(after, rows, until)``."""
-    return _function(mapping, rollout, "work")
+    return function_of(mapping, rollout, "work")
 
 
 def end(mapping: RowMapping, side: Side, *, over: bool) -> str:
@@ -144,11 +136,7 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     return [name_of(mapping, rollout, purpose) for purpose in purposes]
 
 
-def _function(mapping: RowMapping, rollout: int, purpose: str) -> sql.Identifier:
-    return sql.Identifier(SCHEMA, name_of(mapping, rollout, purpose))
-
-
-class LogObjects(row_generator.Generator):
+class LogObjects(Logged, row_generator.Generator):
     """Everything that notes the writes of one side; with the old side's, what brings both to agree."""
 
     def __init__(self, mapping: RowMapping, rollout: int, side: Side) -> None:
@@ -158,8 +146,6 @@ class LogObjects(row_generator.Generator):
             part for part in parts_by_field(mapping) if part.new or any(not c.reference for c in part.old)
         ]
         self._fields = log_fields.fields(self._parts)
-        self._here = of_mapping(mapping, rollout)
-        self._lock = sql.Literal(f"zdm.row_changes:{rollout}:{mapping.number}:")
 
     @property
     def functions(self) -> tuple[Function, ...]:
@@ -204,18 +190,7 @@ class LogObjects(row_generator.Generator):
             ]
         )
 
-    def owner(self) -> sql.Composed:
-        grants = dollar_quoted(
-            "log_grants", schema=sql.Literal(SCHEMA), table=sql.Literal(text_of(self.table))
-        )
-        return sql.SQL("{};\n{}").format(super().owner(), grants)
-
     # --- what triggers call -------------------------------------------------------------------------------------------
-
-    def _made(self, purpose: str, template: str, arguments: str, **pieces: sql.Composable) -> Function:
-        name = name_of(self.mapping, self.rollout, purpose)
-        definition = dollar_quoted(template, function=sql.Identifier(SCHEMA, name), **pieces)
-        return Function(name, sql.SQL(arguments), definition, self._label(template, definition))
 
     @property
     def _key_settings(self) -> sql.Composable:
@@ -227,7 +202,7 @@ class LogObjects(row_generator.Generator):
         return pinned()
 
     def _log(self) -> Function:
-        return self._made(
+        return self._logged(
             f"log_{self.side}",
             "log_trigger",
             "",
@@ -306,11 +281,6 @@ class LogObjects(row_generator.Generator):
         """Which row it is, and of which partition."""
         return [self._guard(self.side, self.mine, alias), sql.SQL("TG_RELID::pg_catalog.text")]
 
-    @property
-    def _whose(self) -> sql.Composable:
-        """How an entry of this side begins."""
-        return comma([sql.Literal(self.rollout), sql.Literal(self.mapping.number), sql.Literal(self.side)])
-
     def _inserted(self) -> sql.Composable:
         """The parts that a new row says something of."""
         if self._lazy:
@@ -334,13 +304,13 @@ class LogObjects(row_generator.Generator):
             return _numbers(conditions)
         return sql.SQL("({} OPERATOR(pg_catalog.||) {}({}))").format(
             _numbers({n: what for n, what in conditions.items() if n not in self._fields}),
-            _function(self.mapping, self.rollout, "fields_old"),
+            function_of(self.mapping, self.rollout, "fields_old"),
             sql.SQL(rows),
         )
 
     def _fields_of(self) -> Function:
         """What says which fields of a document differ."""
-        made = self._made(
+        made = self._logged(
             "fields_old",
             "log_fields",
             "",
@@ -352,7 +322,7 @@ class LogObjects(row_generator.Generator):
         return replace(made, arguments=sql.SQL("{0}, {0}, pg_catalog.bool").format(self.table))
 
     def _check(self) -> Function:
-        return self._made(
+        return self._logged(
             "first_new",
             "log_first",
             "",
@@ -390,7 +360,7 @@ class LogObjects(row_generator.Generator):
     def _reconcile(self) -> Function:
         mapping = self.mapping
         old, new = self.table, self.target
-        old_key, new_key = (_keyed(side, "zdm_s", "zdm_key") for side in (mapping.old, mapping.new))
+        old_key, new_key = (keyed(side, "zdm_s", "zdm_key") for side in (mapping.old, mapping.new))
         name_old, name_new = _named(mapping.old, _OLD), _named(mapping.new, _NEW)
         told = ["zdm_last_o", "zdm_last_n", "zdm_gone_o", "zdm_gone_n", "zdm_made_o", "zdm_made_n"]
         asked = [
@@ -456,7 +426,7 @@ class LogObjects(row_generator.Generator):
                 forth=to_new,
                 missing=missing,
             )
-        return self._made(
+        return self._logged(
             "reconcile",
             "log_reconcile",
             "pg_catalog.text[], pg_catalog.text",
@@ -574,7 +544,7 @@ class LogObjects(row_generator.Generator):
             if part.field:
                 held = sql.SQL("{} OPERATOR(pg_catalog.=) ANY ({}({}, {}, true))").format(
                     sql.Literal(number),
-                    _function(self.mapping, self.rollout, "fields_old"),
+                    function_of(self.mapping, self.rollout, "fields_old"),
                     sql.Identifier(alias),
                     sql.Identifier(alias),
                 )
@@ -687,26 +657,12 @@ class LogObjects(row_generator.Generator):
             guard=self._guard(name, side, alias),
             table=qualified_name(side.table),
             assigned=comma(assigned),
-            key=_keyed(side, "zdm_t", "zdm_key"),
-        )
-
-    def _conflict(self, won: str, lost: sql.Composable, kept: sql.Composable) -> sql.Composable:
-        return sql.SQL(
-            "          INSERT INTO {} (rollout, schema_name, table_name, key, won, lost, kept)"
-            " VALUES ({}, {}, {}, zdm_key, {}, {}, {});"
-        ).format(
-            CONFLICTS,
-            sql.Literal(self.rollout),
-            sql.Literal(self.mapping.id.schema_),
-            sql.Literal(self.mapping.id.name),
-            sql.Literal(won),
-            lost,
-            kept,
+            key=keyed(side, "zdm_t", "zdm_key"),
         )
 
     def _follow(self) -> Function:
         mapping = self.mapping
-        return self._made(
+        return self._logged(
             "move",
             "log_move",
             "pg_catalog.int8",
@@ -714,10 +670,10 @@ class LogObjects(row_generator.Generator):
             old=self.table,
             new=self.target,
             lock=self._lock,
-            old_key=_keyed(mapping.old, "zdm_s", "zdm_key"),
-            new_key=_keyed(mapping.new, "zdm_s", "zdm_key"),
-            old_was=_keyed(mapping.old, "zdm_s", "zdm_was"),
-            new_was=_keyed(mapping.new, "zdm_s", "zdm_was"),
+            old_key=keyed(mapping.old, "zdm_s", "zdm_key"),
+            new_key=keyed(mapping.new, "zdm_s", "zdm_key"),
+            old_was=keyed(mapping.old, "zdm_s", "zdm_was"),
+            new_was=keyed(mapping.new, "zdm_s", "zdm_was"),
             changes=CHANGES,
             filter=self._here,
             move_new=self._taking("old", "new"),
@@ -756,12 +712,12 @@ class LogObjects(row_generator.Generator):
             yours=qualified_name(yours.table),
             mine=qualified_name(mine.table),
             assigned=assigned,
-            was=_keyed(yours, "zdm_t", "zdm_was"),
-            key=_keyed(yours, "zdm_s", "zdm_key"),
-            taken=_keyed(mine, "zdm_s", "zdm_was"),
+            was=keyed(yours, "zdm_t", "zdm_was"),
+            key=keyed(yours, "zdm_s", "zdm_key"),
+            taken=keyed(mine, "zdm_s", "zdm_was"),
             # A key that is only spelled in another way is the same row's.
-            still=_keyed(yours, "zdm_s", "zdm_was"),
-            same=_keyed(mine, "zdm_s", "zdm_key"),
+            still=keyed(yours, "zdm_s", "zdm_was"),
+            same=keyed(mine, "zdm_s", "zdm_key"),
         )
 
     def _expand(self) -> Function:
@@ -770,7 +726,7 @@ class LogObjects(row_generator.Generator):
         new_gone: sql.Composable = sql.SQL("    NULL;")
         if not mapping.one_way:
             new_gone = self._gone("new", mapping.old, _OLD, _NEW, all_of([joined]), self._may(_OLD))
-        return self._made(
+        return self._logged(
             "expand",
             "log_expand",
             "pg_catalog.int8",
@@ -816,53 +772,10 @@ class LogObjects(row_generator.Generator):
             joined=joined,
         )
 
-    def _work(self) -> Function:
-        return self._made(
-            "work",
-            "log_work",
-            "pg_catalog.int8, pg_catalog.int4, pg_catalog.timestamptz",
-            changes=CHANGES,
-            filter=self._here,
-            reconcile=_function(self.mapping, self.rollout, "reconcile"),
-            move=_function(self.mapping, self.rollout, "move"),
-            expand=_function(self.mapping, self.rollout, "expand"),
-        )
-
-    def _last(self) -> Function:
-        return self._made(
-            "last",
-            "log_last",
-            "pg_catalog.text",
-            changes=CHANGES,
-            filter=self._here,
-            work=_function(self.mapping, self.rollout, "work"),
-            keep=sql.SQL("\n").join(self._kept(side) for side in row_objects.sides(self.mapping)),
-        )
-
-    def _kept(self, side: Side) -> sql.Composable:
-        """What a failed entry's row holds, as a conflict that it lost."""
+    def _lost(self, side: Side) -> sql.Composable:
         mine = self.mapping.side(side)
-        return sql.SQL(
-            "  INSERT INTO {conflicts} (rollout, schema_name, table_name, key, won, lost, reason)\n"
-            "  SELECT DISTINCT {rollout}, {schema}, {name}, zdm_c.key, {won},\n"
-            "    (SELECT {values} FROM {mine} AS zdm_s WHERE {key}),\n"
-            "    COALESCE((SELECT pg_catalog.min(zdm_f.message) FROM {schema_of}.sync_failures AS zdm_f WHERE zdm_f.rollout = {rollout}"
-            " AND zdm_f.group_name = {id} AND (SELECT pg_catalog.array_agg(zdm_v.value) FROM pg_catalog.jsonb_each_text(zdm_f.key) AS zdm_v) @> zdm_c.key), '')\n"
-            "  FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.failed AND zdm_c.side OPERATOR(pg_catalog.=) {side};"
-        ).format(
-            conflicts=CONFLICTS,
-            rollout=sql.Literal(self.rollout),
-            schema=sql.Literal(self.mapping.id.schema_),
-            name=sql.Literal(self.mapping.id.name),
-            won=sql.Literal(row_conditions.across(side)),
-            values=_values(mine.mapped, "zdm_s"),
-            mine=qualified_name(mine.table),
-            key=_keyed(mine, "zdm_s", "zdm_c.key"),
-            schema_of=sql.Identifier(SCHEMA),
-            id=sql.Literal(str(self.mapping.id)),
-            changes=CHANGES,
-            filter=self._here,
-            side=sql.Literal(side),
+        return sql.SQL("(SELECT {} FROM {} AS zdm_s WHERE {})").format(
+            _values(mine.mapped, "zdm_s"), qualified_name(mine.table), keyed(mine, "zdm_s", "zdm_c.key")
         )
 
 
@@ -879,16 +792,6 @@ def _numbers(conditions: Mapping[int, sql.Composable]) -> sql.Composable:
         for number, condition in conditions.items()
     ]
     return sql.SQL("pg_catalog.array_remove(ARRAY[{}]::pg_catalog.int4[], NULL)").format(comma(found))
-
-
-def _keyed(side: RowSide, alias: str, key: str) -> sql.Composable:
-    """A condition: the row has the key that an array of text holds."""
-    return all_of(
-        sql.SQL("({} OPERATOR(pg_catalog.=) CAST({}[{}] AS {}))").format(
-            column(name, alias), trusted(key), sql.Literal(number), type_name(type_)
-        )
-        for number, (name, type_) in enumerate(zip(side.key, side.key_types, strict=True), 1)
-    )
 
 
 def _named(side: RowSide, alias: str) -> sql.Composable:

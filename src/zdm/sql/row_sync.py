@@ -13,6 +13,7 @@ from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
+    element_log,
     element_record,
     element_sync,
     group_sync,
@@ -145,6 +146,8 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
         made = reference_sync.ReferenceObjects if mapping.in_place else parent_sync.ParentObjects
         return made(mapping, mapping.parent, rollout, side)
     if mapping.elements is not None:
+        if mapping.logged:
+            return element_log.ElementLogObjects(mapping, rollout, side)
         if mapping.gathers:
             return group_sync.GroupObjects(mapping, rollout, side)
         if mapping.elements.one == "new":
@@ -166,6 +169,8 @@ def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
             return reference_sync.function_names(mapping, rollout, side)
         return parent_sync.function_names(mapping, rollout, side)
     if mapping.elements is not None:
+        if mapping.logged:
+            return element_log.function_names(mapping, rollout, side)
         return element_sync.function_names(mapping, rollout, side)
     if mapping.logged:
         return row_log.function_names(mapping, rollout, side)

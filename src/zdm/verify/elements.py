@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from zdm.db.session import transaction
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_record, element_sync, group_sync
+from zdm.sql import element_log, element_record, element_sync, group_sync
+from zdm.verify.rows import AGAIN
 from zdm.verify.run import SAMPLES, Found
-from zdm.verify.statement import in_one_statement
+from zdm.verify.statement import Counted, in_one_statement
 
 
 def verify_elements(
-    connect: Callable[[], psycopg.Connection[Any]], mapping: RowMapping, rollout: int, *, workers: int = 2
+    connect: Callable[[], psycopg.Connection[Any]],
+    mapping: RowMapping,
+    rollout: int,
+    *,
+    workers: int = 2,
+    carry_over: Callable[[], None] = lambda: None,
 ) -> Found:
     """Compare every row with its elements, by what the mapping says of either. Reads only.
 
     Missing: an element that the row says is not there. Extra: one that it does not say, or of no row. Different: one that says
     something else. None of them where the row is what its elements say together.
 
+    Where the mapping is synced by log, a key of which something waits in that snapshot is looked at again once that was carried over; one that
+    never is found without, and does not agree, counts as wrong.
+
     Parameters
     ----------
     workers: parallel workers that the server may use.
+    carry_over: brings to agree what waits at the moment.
 
     Raises
     ------
     ZdmError: a table could not be read to its end.
     """
+    if mapping.logged:
+        return in_one_statement(
+            connect,
+            mapping,
+            rollout,
+            lambda known: element_log.wrong_or_waiting(mapping, rollout, SAMPLES, known=known),
+            workers=workers,
+            settle=lambda conn, found: _looked_at_again(conn, mapping, rollout, found, carry_over),
+        )
     return in_one_statement(
         connect,
         mapping,
@@ -45,3 +66,25 @@ def verify_elements(
         workers=workers,
         alone=element_record.recorded_elements(mapping, rollout) if mapping.records else None,
     )
+
+
+def _looked_at_again(
+    conn: psycopg.Connection[Any],
+    mapping: RowMapping,
+    rollout: int,
+    found: Counted,
+    carry_over: Callable[[], None],
+) -> Counted:
+    """Keys of which something was waiting, compared anew until each is found without, or time is up."""
+    wrong: Counted = []
+    for attempt in range(AGAIN + 1):
+        wrong += [part for part in found if part[0] != element_log.WAITING]
+        keys = [json.loads(key) for part in found if part[0] == element_log.WAITING for key in part[2]]
+        if not keys:
+            break
+        carry_over()
+        with transaction(conn, isolation="repeatable read", read_only=True):
+            found = conn.execute(
+                element_log.wrong_of(mapping, rollout, keys, SAMPLES, last=attempt + 1 == AGAIN)
+            ).fetchall()
+    return wrong

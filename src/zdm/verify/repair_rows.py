@@ -17,9 +17,18 @@ from zdm.db.session import transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority
 from zdm.model.row_mapping import Elements, ParentSide, RowMapping
-from zdm.sql import element_sync, group_sync, parent_sync, row_conditions, row_generator, row_log, row_record
+from zdm.sql import (
+    element_log,
+    element_sync,
+    group_sync,
+    parent_sync,
+    row_conditions,
+    row_generator,
+    row_log,
+    row_record,
+)
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
-from zdm.sql.row_objects import Side, same_key
+from zdm.sql.row_objects import Side, key_text, same_key
 from zdm.sql.rows import render
 
 ROWS = 200
@@ -60,6 +69,10 @@ def repair_rows(
             return job.run(*_groups(mapping, rollout))
         if mapping.elements is not None:
             several = _Elements(mapping, mapping.elements, rollout)
+            if mapping.logged:
+                # What is noted counts first, so that nothing that waits is written over.
+                total = job.run(several.astray(), several.reconciling_astray(side))
+                return total + job.run(several.wrong(), several.reconciling(side))
             astray = mapping.elements.one == "old" and not back
             total = job.run(several.astray(), several.dropping()) if astray else 0
             return total + job.run(several.wrong(), several.settling(back=back))
@@ -349,6 +362,31 @@ class _Elements:
         return sql.SQL(
             "WITH found AS MATERIALIZED (SELECT zdm_s.* {} LIMIT {} FOR NO KEY UPDATE OF zdm_s) SELECT {} FROM found AS zdm_s"
         ).format(self.wrong(), sql.Literal(ROWS), settle)
+
+    def reconciling(self, side: Side) -> sql.Composed:
+        """Make some of them agree; what `side` says counts where nothing is noted."""
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT zdm_s.* {} LIMIT {}) SELECT {} FROM found AS zdm_s"
+        ).format(
+            self.wrong(),
+            sql.Literal(ROWS),
+            row_log.reconcile(
+                self._mapping, self._rollout, self._elements.one, "zdm_s", counts=row_conditions.across(side)
+            ),
+        )
+
+    def reconciling_astray(self, side: Side) -> sql.Composed:
+        """The same of keys that no row has."""
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT DISTINCT {key} AS key {astray} LIMIT {rows}) SELECT {reconcile} FROM found"
+        ).format(
+            key=key_text(element_log.group(self._mapping), "zdm_m"),
+            astray=self.astray(),
+            rows=sql.Literal(ROWS),
+            reconcile=row_log.reconcile_key(
+                self._mapping, self._rollout, sql.SQL("found.key"), row_conditions.across(side)
+            ),
+        )
 
 
 def _groups(mapping: RowMapping, rollout: int) -> tuple[sql.Composed, sql.Composed]:

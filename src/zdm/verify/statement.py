@@ -14,7 +14,10 @@ from zdm.model.row_mapping import RowMapping
 from zdm.sql.identifiers import qualified_name
 from zdm.sql.rows import Kind
 from zdm.verify.rows import failures, position
-from zdm.verify.run import Found
+from zdm.verify.run import SAMPLES, Found
+
+Counted = list[tuple[str, int, list[str]]]
+"""Kinds, how many there are of each, and some keys."""
 
 
 def in_one_statement(
@@ -25,6 +28,7 @@ def in_one_statement(
     *,
     workers: int,
     alone: sql.Composed | None = None,
+    settle: Callable[[psycopg.Connection[Any], Counted], Counted] = lambda _, found: found,
 ) -> Found:
     """What the statement finds, what is recorded as failed, and how many rows the source has. Reads only.
 
@@ -33,6 +37,7 @@ def in_one_statement(
     query: the statement, given whether rows are recorded as failed; it selects kind, number and some keys.
     workers: parallel workers that the server may use.
     alone: what counts the rows that are recorded as having no old form.
+    settle: says what becomes of what it found, after the snapshot: some of it may only be on its way.
 
     Raises
     ------
@@ -53,13 +58,17 @@ def in_one_statement(
                     sql.SQL("SELECT pg_catalog.count(*) FROM {}").format(qualified_name(mapping.source.table))
                 ).fetchone()
                 recorded = None if alone is None else conn.execute(alone).fetchone()
+            found = settle(conn, found)
     except psycopg.Error as error:
         raise ZdmError(
             f"{mapping.id} could not be verified: {str(error).strip()}",
             remedy="Nothing was changed; run again.",
         ) from error
-    counts = {Kind(kind): count for kind, count, _ in found}
-    samples = {Kind(kind): list(keys) for kind, _, keys in found}
+    counts, samples = dict[Kind, int](), dict[Kind, list[str]]()
+    for name, count, keys in found:
+        kind = Kind(name)
+        counts[kind] = counts.get(kind, 0) + count
+        samples[kind] = [*samples.get(kind, ()), *keys][:SAMPLES]
     if failed is not None:
         counts[Kind.FAILED], samples[Kind.FAILED] = failed
     assert total is not None

@@ -90,6 +90,7 @@ class Posts:
     naive: bool = False
     options: dict[str, object] = field(default_factory=dict)
     extra: str = ""
+    sync: str = "immediate"
     plan: Plan = field(init=False)
     mapping: RowMapping = field(init=False)
     rollout: int = field(init=False)
@@ -105,7 +106,11 @@ class Posts:
         if self.extra:
             self.database.execute(self.extra)
         migration = Migration.model_validate(
-            {"id": "try_it", "operations": [{"explode": {**OPERATION, **self.options}}]}
+            {
+                "id": "try_it",
+                "sync": self.sync,
+                "operations": [{"explode": {**OPERATION, **self.options}}],
+            }
         )
         self.plan, self.mapping, self.rollout = staged(
             self.database, migration, naive=NAIVE if self.naive else None, new_first=True

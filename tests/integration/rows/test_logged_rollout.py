@@ -22,6 +22,7 @@ from zdm.errors import BadInput, GateRefused
 from zdm.model.phases import State
 from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
+from zdm.operations.explode import Explode
 from zdm.operations.extract_json import ExtractJson
 from zdm.operations.merge_tables import MergeTables
 from zdm.operations.move_columns import MoveColumns
@@ -77,6 +78,35 @@ def test_roll_back_with_what_nobody_has_reconciled(database: Database) -> None:
     assert rollout.dump() == rollout.before
     assert database.execute("SELECT DISTINCT statuses_count FROM accounts WHERE id <= 200") == [(4711,)]
     assert database.execute("SELECT * FROM zdm.row_changes") == []
+
+
+def test_elements_that_nobody_has_reconciled(database: Database) -> None:
+    """What the new version wrote last is in the lists after a rollback, and what the old one did in the elements after the swap."""
+    rollout = Rollout(database, logged(Explode.scenarios[0]))
+    engine = rollout.engine()
+    rollout.advance_to(State.SWITCHED_OVER)
+    database.execute("INSERT INTO product_tags (product_id, position, tag) VALUES (2, 9, 'last')")
+    database.execute("INSERT INTO product_tags (product_id, position, tag) VALUES (3, 9, 'a,b')")
+    with pytest.raises(GateRefused) as refused:
+        engine.rollback("try_it")
+    assert "3" in refused.value.problems[0].what
+    assert engine.rollback("try_it", verify=False).state is State.ROLLED_BACK
+    assert rollout.dump() == rollout.before
+    assert database.execute("SELECT tags FROM products WHERE id IN (2, 3) ORDER BY id") == [
+        ("last",),
+        ("red,blue,flat",),
+    ]
+    ((lost, reason),) = database.execute("SELECT lost, reason FROM zdm.row_conflicts")
+    assert [found["tag"] for found in lost["product_tags"]] == ["red", "blue", "flat", "a,b"]
+    assert "no form" in reason
+    engine.advance(rollout.migration, restart=True)
+    rollout.advance_to(State.SWITCHED_OVER)
+    database.execute("UPDATE products SET tags = 'x,y' WHERE id = 2; DELETE FROM products WHERE id = 3")
+    rollout.advance_to(State.COMPLETED)
+    assert database.execute(
+        "SELECT product_id, string_agg(tag, ',' ORDER BY position) FROM product_tags WHERE product_id IN (2, 3) GROUP BY 1"
+    ) == [(2, "x,y")]
+    rollout.nothing_left()
 
 
 def counting(database: Database, table: str, path: str) -> Work:

@@ -1,0 +1,133 @@
+"""What the functions and triggers of every kind of mapping that is synced by log have in common: the log, and who goes through it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from psycopg import sql
+
+from zdm.model.row_mapping import RowMapping, RowSide
+from zdm.sql.identifiers import all_of, column, comma, trusted, type_name
+from zdm.sql.row_conditions import across
+from zdm.sql.row_objects import Function, Objects, Side, name_of, sides, text_of
+from zdm.sql.sync import SCHEMA
+from zdm.sql.templates import dollar_quoted
+
+CHANGES = sql.Identifier(SCHEMA, "row_changes")
+CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
+
+
+def of_mapping(mapping: RowMapping, rollout: int, alias: str = "zdm_c") -> sql.Composable:
+    """A condition: the entry of the log is this mapping's."""
+    return sql.SQL("{} OPERATOR(pg_catalog.=) {} AND {} OPERATOR(pg_catalog.=) {}").format(
+        column("rollout", alias), sql.Literal(rollout), column("mapping", alias), sql.Literal(mapping.number)
+    )
+
+
+def function_of(mapping: RowMapping, rollout: int, purpose: str) -> sql.Identifier:
+    """One of the functions of a mapping."""
+    return sql.Identifier(SCHEMA, name_of(mapping, rollout, purpose))
+
+
+def keyed(side: RowSide, alias: str, key: str) -> sql.Composable:
+    """A condition: the row has the key that an array of text holds."""
+    return all_of(
+        sql.SQL("({} OPERATOR(pg_catalog.=) CAST({}[{}] AS {}))").format(
+            column(name, alias), trusted(key), sql.Literal(number), type_name(type_)
+        )
+        for number, (name, type_) in enumerate(zip(side.key, side.key_types, strict=True), 1)
+    )
+
+
+class Logged(Objects):
+    """Of the objects of one side: what adds to the log, and what goes through it."""
+
+    @property
+    def _here(self) -> sql.Composable:
+        """A condition: the entry is this mapping's."""
+        return of_mapping(self.mapping, self.rollout)
+
+    @property
+    def _lock(self) -> sql.Composable:
+        """How the advisory locks on its keys begin."""
+        return sql.Literal(f"zdm.row_changes:{self.rollout}:{self.mapping.number}:")
+
+    def owner(self) -> sql.Composed:
+        grants = dollar_quoted(
+            "log_grants", schema=sql.Literal(SCHEMA), table=sql.Literal(text_of(self.table))
+        )
+        return sql.SQL("{};\n{}").format(super().owner(), grants)
+
+    def _logged(self, purpose: str, template: str, arguments: str, **pieces: sql.Composable) -> Function:
+        name = name_of(self.mapping, self.rollout, purpose)
+        definition = dollar_quoted(template, function=sql.Identifier(SCHEMA, name), **pieces)
+        return Function(name, sql.SQL(arguments), definition, self._label(template, definition))
+
+    @property
+    def _whose(self) -> sql.Composable:
+        """How an entry of this side begins."""
+        return comma([sql.Literal(self.rollout), sql.Literal(self.mapping.number), sql.Literal(self.side)])
+
+    def _work(self) -> Function:
+        return self._logged(
+            "work",
+            "log_work",
+            "pg_catalog.int8, pg_catalog.int4, pg_catalog.timestamptz",
+            changes=CHANGES,
+            filter=self._here,
+            reconcile=function_of(self.mapping, self.rollout, "reconcile"),
+            move=function_of(self.mapping, self.rollout, "move"),
+            expand=function_of(self.mapping, self.rollout, "expand"),
+        )
+
+    def _last(self) -> Function:
+        return self._logged(
+            "last",
+            "log_last",
+            "pg_catalog.text",
+            changes=CHANGES,
+            filter=self._here,
+            work=function_of(self.mapping, self.rollout, "work"),
+            keep=sql.SQL("\n").join(self._kept(side) for side in sides(self.mapping)),
+        )
+
+    @abstractmethod
+    def _lost(self, side: Side) -> sql.Composable:
+        """What the row of a failed entry (``zdm_c``) holds on that side, as jsonb."""
+
+    def _kept(self, side: Side) -> sql.Composable:
+        """What keeps that, as a conflict that it lost."""
+        return sql.SQL(
+            "  INSERT INTO {conflicts} (rollout, schema_name, table_name, key, won, lost, reason)\n"
+            "  SELECT DISTINCT {rollout}, {schema}, {name}, zdm_c.key, {won},\n"
+            "    {lost},\n"
+            "    COALESCE((SELECT pg_catalog.min(zdm_f.message) FROM {schema_of}.sync_failures AS zdm_f WHERE zdm_f.rollout = {rollout}"
+            " AND zdm_f.group_name = {id} AND (SELECT pg_catalog.array_agg(zdm_v.value) FROM pg_catalog.jsonb_each_text(zdm_f.key) AS zdm_v) @> zdm_c.key), '')\n"
+            "  FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.failed AND zdm_c.side OPERATOR(pg_catalog.=) {side};"
+        ).format(
+            conflicts=CONFLICTS,
+            rollout=sql.Literal(self.rollout),
+            schema=sql.Literal(self.mapping.id.schema_),
+            name=sql.Literal(self.mapping.id.name),
+            won=sql.Literal(across(side)),
+            lost=self._lost(side),
+            schema_of=sql.Identifier(SCHEMA),
+            id=sql.Literal(str(self.mapping.id)),
+            changes=CHANGES,
+            filter=self._here,
+            side=sql.Literal(side),
+        )
+
+    def _conflict(self, won: str, lost: sql.Composable, kept: sql.Composable) -> sql.Composable:
+        return sql.SQL(
+            "          INSERT INTO {} (rollout, schema_name, table_name, key, won, lost, kept)"
+            " VALUES ({}, {}, {}, zdm_key, {}, {}, {});"
+        ).format(
+            CONFLICTS,
+            sql.Literal(self.rollout),
+            sql.Literal(self.mapping.id.schema_),
+            sql.Literal(self.mapping.id.name),
+            sql.Literal(won),
+            lost,
+            kept,
+        )
