@@ -33,6 +33,15 @@ def test_cuts_at_once_when_a_chunk_takes_twice_the_target() -> None:
     assert found.blocks == 1
 
 
+def test_a_chunk_of_one_block_can_become_larger() -> None:
+    """One block and a half is a chunk of one block: growth that begins anew from what the chunk had stays there for ever."""
+    found = sizer()
+    found.took(0.5, 16, 960)
+    for _ in range(20):
+        found.took(found.blocks * 60 * 4e-6, found.blocks, found.blocks * 60)
+    assert found.blocks > 100
+
+
 def test_what_round_trips_take_does_not_make_chunks_smaller_and_smaller() -> None:
     """On a server without a processor to spare each of them waits, and a chunk of few rows waits as long as one of many."""
     found = sizer()

@@ -49,9 +49,11 @@ class Sizer:
             self._size = blocks * room / seconds
         elif rows >= blocks * self._density / 2:
             ratio = min(GROWTH, max(0.5, room / max(seconds, 1e-6)))
-            # Towards what this chunk says, from the size it really had (the last of a range is shorter).
-            wanted = blocks * ratio
-            self._size = wanted if wanted < self._size or blocks >= int(self._size) else self._size
+            # Towards what this chunk says, from the size it really had (the last of a range is shorter); of a full one from the size that
+            # was meant, fractions included, since one block and a half is a chunk of one, which would never become two.
+            full = blocks >= int(self._size)
+            wanted = (self._size if full else blocks) * ratio
+            self._size = wanted if full or wanted < self._size else self._size
         self._size = min(max(1.0, self._size), max(1.0, self._most_rows / self._density))
 
     def cut_off(self, blocks: int) -> None:

@@ -127,7 +127,8 @@ def before(since: str) -> sql.Composable:
 
 def _before(since: sql.Composable) -> sql.Composable:
     return sql.SQL(
-        "(pg_catalog.age({}) OPERATOR(pg_catalog.>) pg_catalog.age({}::pg_catalog.xid8::pg_catalog.xid))"
+        # As a query of its own it is asked once, not for each row.
+        "(pg_catalog.age({}) OPERATOR(pg_catalog.>) (SELECT pg_catalog.age({}::pg_catalog.xid8::pg_catalog.xid)))"
     ).format(column("xmin", ALIAS), since)
 
 

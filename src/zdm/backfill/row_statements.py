@@ -218,14 +218,9 @@ class RowStatements:
             "SELECT DISTINCT (({alias}.ctid::text::pg_catalog.point)[0])::bigint FROM {found} ORDER BY 1 LIMIT {most}"
         ).format(
             alias=sql.Identifier(ALIAS),
-            found=self._left_rows(
-                all_of(
-                    [
-                        self._within(start, end),
-                        *([] if since is None else [sql.SQL("NOT {}").format(before(since))]),
-                    ]
-                )
-            ),
+            found=self._left_rows(self._within(start, end))
+            if since is None
+            else self._left_since(self._within(start, end), since),
             most=sql.Literal(MOST_LEFT),
         )
 
@@ -239,6 +234,21 @@ class RowStatements:
             source=self._source,
             alias=sql.Identifier(ALIAS),
             within=within,
+            absent=self._absent,
+            failed=self.failed,
+            wanted=self._wanted,
+        )
+
+    def _left_since(self, within: sql.Composable, since: str) -> sql.Composable:
+        """The same of few rows: the other table is asked for each, instead of being read in whole for a join."""
+        return sql.SQL(
+            "ONLY {source} AS {alias} WHERE {within}"
+            " AND CASE WHEN {before} THEN false WHEN {failed} THEN true ELSE {absent} AND {wanted} END"
+        ).format(
+            source=self._source,
+            alias=sql.Identifier(ALIAS),
+            within=within,
+            before=before(since),
             absent=self._absent,
             failed=self.failed,
             wanted=self._wanted,

@@ -218,9 +218,8 @@ class Worker:
         statements = self.statements
         assert isinstance(statements, RowStatements)
         with self._transaction():
-            locked = time.perf_counter()
             count = counting.count(self.conn, start, end)
-            rows = 0
+            locked, rows = time.perf_counter(), 0
             if count.quiet:
                 absent = statements.absent(start, end) if self._crowded else None
                 rows = self.conn.execute(counting.fill(start, end, count, absent)).rowcount
