@@ -85,13 +85,20 @@ def differs(a: sql.Composable, b: sql.Composable, comparison: Comparison, type_:
     Native comparison is used only where ``pg_catalog.=`` is known to exist and to need no collation; for every other type
     the image says the same and needs no operator of the type, no collation, and no search_path.
     """
-    if comparison is Comparison.NATIVE and _DIRECT.fullmatch(type_):
-        left, right = a, b
-    elif comparison is Comparison.NATIVE and _TEXT.fullmatch(type_):
-        left, right = (sql.SQL("({} {})").format(side, _C) for side in (a, b))
-    else:
+    same = equals(a, b, comparison, type_)
+    if same is None:
         # The function, not its operator: between two ROW()s PostgreSQL looks for an operator of the fields' own type.
         return sql.SQL("pg_catalog.record_image_ne(ROW({}), ROW({}))").format(a, b)
-    return sql.SQL(
-        "(({} OPERATOR(pg_catalog.=) {}) IS NOT TRUE AND ({} IS NOT NULL OR {} IS NOT NULL))"
-    ).format(left, right, a, b)
+    return sql.SQL("({} IS NOT TRUE AND ({} IS NOT NULL OR {} IS NOT NULL))").format(same, a, b)
+
+
+def equals(
+    a: sql.Composable, b: sql.Composable, comparison: Comparison, type_: str = ""
+) -> sql.Composable | None:
+    """A condition, NULL if one of them is: both are the same value; None where only their images tell."""
+    if comparison is Comparison.NATIVE and _DIRECT.fullmatch(type_):
+        return sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(a, b)
+    if comparison is Comparison.NATIVE and _TEXT.fullmatch(type_):
+        left, right = (sql.SQL("({} {})").format(side, _C) for side in (a, b))
+        return sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(left, right)
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from psycopg import sql
 
 from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, Told
-from zdm.sql.identifiers import all_of, any_of, column, comma, differs, trusted, type_name
+from zdm.sql.identifiers import all_of, any_of, column, comma, differs, equals, trusted, type_name
 from zdm.sql.row_objects import Side
 from zdm.sql.rows import render
 
@@ -129,6 +129,17 @@ def any_differs(columns: Iterable[MirroredColumn], mine: str, other: str) -> sql
         )
         for c in columns
     )
+
+
+def copies(mapping: RowMapping, old: str, new: str) -> sql.Composable | None:
+    """A condition over two rows, not true if one of them is not there: they hold the same, nothing of it NULL. None where values are not copied as they are."""
+    if not mirror_images(mapping) or mapping.where is not None or mapping.unites or mapping.old.references:
+        return None
+    found = [
+        equals(column(c.name, new), render(c.value, old), c.comparison, c.type) for c in mapping.new.mapped
+    ]
+    same = [condition for condition in found if condition is not None]
+    return all_of(same) if same and len(same) == len(found) else None
 
 
 def match(side: RowSide, mine: str, other: str) -> sql.Composable:

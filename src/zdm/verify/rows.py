@@ -243,11 +243,13 @@ class _Statements:
             must = all_of([may, row_conditions.holds(mapping.old, _OLD)])
         # A row that the mapping does not make may be there by itself, as long as it holds nothing.
         lone = row_conditions.holds(mapping.new, _NEW) if mapping.joins else sql.SQL("true")
-        # One expression for all kinds: to ask for each in turn takes as long as joining.
+        # One expression for all kinds: to ask for each in turn takes as long as joining. Nearly all rows are copies of each other, as a rule.
+        copies = row_conditions.copies(mapping, _OLD, _NEW)
         self._everything: sql.Composable = sql.SQL(
-            "CASE WHEN {absent} THEN CASE WHEN {must} THEN {missing} END WHEN {gone} THEN CASE WHEN {lone} THEN {extra} END"
+            "CASE {copies}WHEN {absent} THEN CASE WHEN {must} THEN {missing} END WHEN {gone} THEN CASE WHEN {lone} THEN {extra} END"
             " WHEN NOT {may} THEN {extra} WHEN {disagree} THEN {different} END"
         ).format(
+            copies=sql.SQL("") if copies is None else sql.SQL("WHEN {} THEN NULL ").format(copies),
             absent=absent,
             must=any_of([must, *row_conditions.refers(mapping.old, _OLD)]),
             gone=gone,
