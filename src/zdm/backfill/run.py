@@ -19,6 +19,7 @@ from zdm.backfill.table import (
     Shape,
     estimated_rows,
     may_silence,
+    rules_that_apply,
     same_parts,
     shapes,
     triggers_that_fire,
@@ -106,7 +107,14 @@ class _Run:
             self._mapping = mapping
             self._options = options
         self._refers = False
-        self._silent, firing = self._steadily(self._triggers)
+        self._silent, firing, rewriting = self._steadily(self._triggers)
+        if rewriting:
+            raise ZdmError(
+                f"{', '.join(rewriting)} would rewrite the statements that fill {self._mapping.table}",
+                remedy="Let the connected role set session_replication_role, or switch the rule off until cleanup (ALTER TABLE … DISABLE "
+                "RULE …); then run again.",
+                changed="Nothing was filled.",
+            )
         if firing:
             hooks.note(
                 f"the triggers {', '.join(firing)} of {self._mapping.table} fire for every row that is filled: "
@@ -118,13 +126,15 @@ class _Run:
                 )
             )
 
-    def _triggers(self, conn: psycopg.Connection[Any]) -> tuple[bool, list[str]]:
+    def _triggers(self, conn: psycopg.Connection[Any]) -> tuple[bool, list[str], list[str]]:
+        """Whether they are silent for us, those that are not, and rules that would rewrite what we say."""
         silent = may_silence(conn)
         if self._rows is not None:
             # Without triggers there are no foreign keys either.
             self._refers = refers(conn, self._rows)
-            return silent and not self._refers, []
-        return silent, triggers_that_fire(conn, self._mapping, silenced=silent)
+            return silent and not self._refers, [], []
+        firing = triggers_that_fire(conn, self._mapping, silenced=silent)
+        return silent, firing, rules_that_apply(conn, self._mapping, silenced=silent)
 
     def to_the_end(self) -> None:
         for _ in range(MOST_PASSES):

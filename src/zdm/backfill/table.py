@@ -140,6 +140,19 @@ def triggers_that_fire(conn: psycopg.Connection[Any], mapping: TableMapping, *, 
     return [row[0] for row in rows]
 
 
+_REWRITING = """
+SELECT pg_catalog.format('%I on %I.%I', r.rulename, n.nspname, c.relname)
+FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE r.ev_class IN {family} AND r.ev_type = '2' AND r.ev_enabled = ANY ({enabled}::"char"[]) ORDER BY 1
+"""
+
+
+def rules_that_apply(conn: psycopg.Connection[Any], mapping: TableMapping, *, silenced: bool) -> list[str]:
+    """The user's rules that rewrite an UPDATE of ours."""
+    enabled = sql.Literal(["A", "R"] if silenced else ["O", "A"])
+    return [row[0] for row in conn.execute(over_family(_REWRITING, mapping.oid, enabled=enabled)).fetchall()]
+
+
 def relfilenode(conn: psycopg.Connection[Any], relation: int) -> int:
     """The file of a table. Once the transaction has written to it, it cannot change before the transaction's end."""
     return int(fetch_value(conn, "SELECT pg_catalog.pg_relation_filenode(%s::oid)", [relation]) or 0)

@@ -132,7 +132,12 @@ SELECT
   -- rules that rewrite statements on it, or on a partition or child of it ------------------------------------------------
   (SELECT coalesce(jsonb_agg(jsonb_build_object(
       'name', format('%%I on %%I.%%I', r.rulename, n.nspname, c.relname),
-      'event', CASE r.ev_type WHEN '2' THEN 'update' WHEN '3' THEN 'insert' ELSE 'delete' END) ORDER BY r.rulename), '[]')
+      'event', CASE r.ev_type WHEN '2' THEN 'update' WHEN '3' THEN 'insert' ELSE 'delete' END,
+      'instead', r.is_instead, 'silent', r.ev_enabled = 'O',
+      -- in the stored tree NEW is the second relation; one of that number in a subquery is taken for it, too
+      'new', (SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+          AND concat(r.ev_qual, r.ev_action) ~ format('[{]VAR :varno 2 :varattno (0|%%s) ', a.attnum))) ORDER BY r.rulename), '[]')
    FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace
    WHERE r.ev_enabled <> 'D' AND r.ev_type <> '1' AND r.ev_class IN (SELECT f.oid FROM family f WHERE f.root = t.oid)) AS rules,
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from zdm.backfill.table import may_silence
 from zdm.db.carry import carry
 from zdm.db.dependants import follow
 from zdm.db.dependants.under_lock import Allowance
@@ -75,6 +76,7 @@ def compile_plan(
     named = {name for operation in migration.operations for name in operation.tables()}
     tables = read_tables(conn, readable_names(named, target))
     draft.tables = dict(tables)
+    draft.silences = any(table.rules for table in tables.values()) and may_silence(conn)
     parts = {p.name for table in tables.values() for p in table.partitions if p.own or p.triggers}
     draft.part_tables = read_tables(conn, sorted(parts, key=str))
     read = [*tables.values(), *draft.part_tables.values()]

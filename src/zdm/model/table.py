@@ -96,10 +96,21 @@ class Trigger(Value):
 
 
 class Rule(Value):
-    """A rule that rewrites statements on the table, or on a partition of it. event: insert, update or delete."""
+    """A rule that rewrites statements on the table, or on a partition of it.
+
+    Parameters
+    ----------
+    event: insert, update or delete.
+    instead: in the statement's place, not in addition to it.
+    silent: it is not applied to what a session says that replicates.
+    new: the columns that it reads of NEW, which is what the statement says, and not what triggers make of it.
+    """
 
     name: str
     event: str
+    instead: bool = False
+    silent: bool = True
+    new: tuple[str, ...] = ()
 
 
 class Dependent(Value):

@@ -117,6 +117,8 @@ class Draft:
     """Tables that another one replaces, by their present name; that one is in `created` as well."""
     types: set[QualifiedName] = field(default_factory=set)
     """Types that earlier operations of the same migration create."""
+    silences: bool = False
+    """Whether the connected role may set session_replication_role, so that triggers and rules leave alone what the backfill writes."""
     prelude: list[str] = field(default_factory=list)
     """Statements that make those types; the transaction that checks expressions runs them first, and is rolled back."""
     rewrite_free: set[tuple[str, str]] = field(default_factory=set)

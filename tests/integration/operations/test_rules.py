@@ -7,9 +7,11 @@ import pytest
 from tests.conformance.harness import Rollout
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
-from zdm.errors import BadInput
+from zdm.engine.rollout import Engine
+from zdm.errors import BadInput, ZdmError
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
+from zdm.operations.migration import Migration
 
 TABLE = """
 CREATE TABLE t (id int PRIMARY KEY, a int, b text);
@@ -70,11 +72,65 @@ def test_carried(database: Database) -> None:
     ) == [("Noted", "O", "what went"), ("off", "D", None)]
 
 
+UPDATES = """
+CREATE RULE renamed AS ON UPDATE TO t WHERE old.b IS DISTINCT FROM new.b DO ALSO INSERT INTO log VALUES (new.id, old.a, new.b);
+COMMENT ON RULE renamed ON t IS 'whom it was told';
+CREATE RULE counted AS ON UPDATE TO t DO ALSO UPDATE orders SET wanted = wanted + 1 WHERE id = old.id;
+INSERT INTO orders SELECT g, 0 FROM generate_series(1, 50) g;
+"""
+
+
+@on_all_versions
+def test_a_rule_on_update_is_applied_to_what_applications_write_and_to_nothing_else(
+    database: Database,
+) -> None:
+    rollout = Rollout(database, Scenario(setup=TABLE + UPDATES, operations=CHANGE))
+    assert any("renamed on public.t" in f.text for f in rollout.engine().plan(rollout.migration).findings)
+    rollout.advance_to(State.SWITCHED_OVER)
+    assert database.value("SELECT max(wanted) FROM orders") == 0
+    rollout.execute_new("UPDATE t SET a = 7.75, b = 'y' WHERE id = 7")
+    database.execute("UPDATE t SET a = 8, b = 'y' WHERE id = 8; UPDATE t SET a = 9 WHERE id = 9")
+    assert database.execute("SELECT id, a, what FROM log ORDER BY id") == [(7, 7, "y"), (8, 8, "y")]
+    assert database.execute("SELECT id FROM orders WHERE wanted = 1 ORDER BY id") == [(7,), (8,), (9,)]
+    rollout.agree()
+    rollout.engine().rollback("try_it")
+    assert rollout.dump() == rollout.before
+    rollout.advance_to(State.COMPLETED, restart=True)
+    rollout.nothing_left()
+    database.execute("UPDATE t SET b = 'z' WHERE id = 9")
+    assert database.value("SELECT a FROM log WHERE id = 9") == 9
+    assert database.value("SELECT count(*) FROM orders WHERE wanted > 2") == 0
+
+
+def test_a_role_to_which_rules_are_applied_fills_nothing(database: Database) -> None:
+    role = database.create_role()
+    database.execute(
+        f"DROP SCHEMA IF EXISTS zdm CASCADE; GRANT CREATE ON SCHEMA public TO {role}; GRANT CREATE ON DATABASE {database.name} TO {role}"
+    )
+    with database.connect(role, autocommit=True) as connection:
+        connection.execute((TABLE + UPDATES).encode())
+    engine = Engine(database.dsn_for(role))
+    engine.init()
+    migration = Migration.model_validate({"id": "try_it", "operations": list(CHANGE)})
+    with pytest.raises(BadInput, match=r"counted on public\.t rewrites each UPDATE") as raised:
+        engine.plan(migration)
+    assert all("session_replication_role" in problem.remedy for problem in raised.value.problems)
+    database.execute("ALTER TABLE t DISABLE RULE counted; ALTER TABLE t DISABLE RULE renamed")
+    engine.advance(migration)
+    database.execute("ALTER TABLE t ENABLE RULE counted")
+    with pytest.raises(ZdmError, match=r"counted on public\.t would rewrite the statements that fill"):
+        engine.advance(migration)
+
+
 @pytest.mark.parametrize(
     "rule, said",
     [
         ("ON UPDATE TO t DO ALSO INSERT INTO log VALUES (new.id, new.a)", {"dependent-object", "table-rule"}),
         ("ON INSERT TO t DO ALSO INSERT INTO log VALUES (new.id, new.a)", {"dependent-object"}),
+        (
+            "ON UPDATE TO t WHERE old.b <> (SELECT max(n.b) FROM t m, t n WHERE n.a = new.a) DO ALSO NOTHING",
+            {"dependent-object", "table-rule"},
+        ),
         ("ON UPDATE TO t DO INSTEAD NOTHING", {"table-rule"}),
         ("ON DELETE TO t DO ALSO INSERT INTO log VALUES (old.a::bit(8)::int, 1)", {"cannot-be-carried"}),
     ],

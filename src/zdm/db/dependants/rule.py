@@ -1,7 +1,8 @@
 """A rule (`CREATE RULE`) that reads or writes the column: made anew over the successor at cleanup before the swap, when both sides are in step.
 
-It sees what the statement says, and not what triggers make of the row. So one on UPDATE or INSERT of a mapped table would take the other
-version's column for what it was before; what it says of OLD, and what it does to other tables' rows, is right by either column.
+It sees what the statement says, and not what triggers make of the row. So one on UPDATE or INSERT of a mapped table that reads the column of NEW
+would take the other version's for what it was before, and is refused; what it says of OLD, and what it does to other tables' rows, is right by
+either column.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from zdm.model.names import QualifiedName, qualified
 from zdm.model.requests import Follow, FollowRequest
 
 _FACTS = """
-SELECT r.rulename::text, n.nspname::text, c.relname::text, r.ev_type IN ('2', '3'), r.ev_enabled::text, pg_get_userbyid(c.relowner),
+SELECT r.rulename::text, n.nspname::text, c.relname::text, r.ev_enabled::text, pg_get_userbyid(c.relowner),
   pg_has_role(c.relowner, 'USAGE'), obj_description(r.oid, 'pg_rewrite')
 FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace WHERE r.oid = %s
 """
@@ -35,15 +36,11 @@ def follow_rule(conn: Connection, request: FollowRequest) -> Follow:
     row = conn.execute(_FACTS, (request.oid,)).fetchone()
     if row is None:
         raise CannotFollowError("it is not there any more")
-    name, schema, table, sees_new, enabled, owner, ours, comment = row
+    name, schema, table, enabled, owner, ours, comment = row
     on = qualified(schema, table)
     mapped = any(replaced.table == on for replaced in request.replaced)
     if not ours:
         raise CannotFollowError(f"{on} belongs to {owner}, and the connected role is not a member of it")
-    if mapped and sees_new and enabled != "D":
-        raise CannotFollowError(
-            "it would not see what the other version writes, which triggers put into the row"
-        )
     schemas = [found for (found,) in conn.execute(_SCHEMAS, (request.oid,))]
     clones = Clones.of(conn, request.replaced, others=() if mapped else (on,), schemas=schemas)
     # Pretty, because else the server qualifies the rule's own table whatever the path.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from zdm.model.plan import Finding, Severity
 from zdm.model.table import Dependent
 from zdm.operations.fidelity.review import Review, drops_only, goes_too
+from zdm.operations.fidelity.rules import reads_what_is_replaced
 from zdm.operations.fidelity.views import KINDS, recreates
 
 BLOCKING = frozenset(
@@ -106,10 +107,10 @@ def _refuse(review: Review, dependent: Dependent, hit: list[str]) -> None:
 
 
 def _rewrites(review: Review, dependent: Dependent) -> bool:
-    """Whether it is a rule of the table, or a part of it, that is refused anyhow: it rewrites what zdm writes, or does not see it."""
-    rules = {rule.name: rule.event for rule in review.shape.table.rules}
-    parts = bool(review.shape.table.partitions)
-    return dependent.name in rules and (parts or rules[dependent.name] != "delete")
+    """Whether it is a rule of the table that is refused anyhow: it does not see what a version writes."""
+    rules = {rule.name: rule for rule in review.shape.table.rules}
+    rule = rules.get(dependent.name)
+    return rule is not None and reads_what_is_replaced(rule, review.replaced)
 
 
 def _publication(review: Review, dependent: Dependent, hit: list[str]) -> None:
