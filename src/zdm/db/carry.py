@@ -94,7 +94,8 @@ def carry(
                     with conn.transaction(force_rollback=True):
                         found[request.final_key] = _for_the_swap(conn, request, allowance or Allowance())
                 elif request.late_actions and _set_to_default(conn, request):
-                    found[request.final_key] = _foreign_key(conn, request, final=True)
+                    with conn.transaction(force_rollback=True):
+                        found[request.final_key] = _foreign_key(conn, request, final=True)
             except TooLongUnderLockError as error:
                 problems.append(_too_long(request, str(error)))
             except CannotFollowError as error:
@@ -314,6 +315,12 @@ def _foreign_key(conn: Connection, request: CarryRequest, *, final: bool = False
             for physical, name in request.finals
             if physical in columns and physical not in names
         }
+        if request.references == request.table:
+            # Its own columns have them, too; another table's swap comes later.
+            own = dict(request.finals)
+            parent_names = {
+                c: own.get(parent_names.get(c, c), parent_names.get(c, c)) for c in parent_columns
+            }
         timing = f" DEFERRABLE INITIALLY {'DEFERRED' if deferred else 'IMMEDIATE'}" if deferrable else ""
     words = sql.Composed([])
     if match == "f":

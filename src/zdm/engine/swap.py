@@ -138,8 +138,8 @@ def _swap(
             ),
         ),
         naive="drop-column",
-        # The triggers of what refers to a table read its old key, so they go first.
-        turn=-mapping.depth,
+        # The triggers of what refers to a table read its old key, and foreign keys its old column, so they go first.
+        turn=fidelity.swap_turn(context.draft, mapping.table),
     )
 
 

@@ -99,9 +99,12 @@ def test_a_key_becomes_text_and_another_uuid_with_all_that_refers_to_them(databa
             "the foreign key c_id_fkey of public.c cannot follow the replaced column",
         ),
         (
-            "CREATE TABLE t (id int PRIMARY KEY, up int DEFAULT 1 REFERENCES t ON DELETE SET DEFAULT)",
-            change("t", "up", "bigint"),
-            "it sets up to a default, which the successor has only after cleanup",
+            (
+                "CREATE TABLE t (id int PRIMARY KEY, a int DEFAULT 1); CREATE TABLE u (id int DEFAULT 1 REFERENCES t ON DELETE SET DEFAULT UNIQUE);"
+                "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES u (id) ON DELETE SET DEFAULT"
+            ),
+            [change("t", "a", "bigint"), change("u", "id", "bigint")],
+            "the foreign key u_id_fkey of public.u cannot follow the replaced column: it sets id to a default",
         ),
         (
             "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY); CREATE TABLE u (id int DEFAULT nextval('t_id_seq'))",
@@ -121,11 +124,10 @@ def test_a_key_becomes_text_and_another_uuid_with_all_that_refers_to_them(databa
     ],
 )
 def test_what_cannot_follow_is_refused_before_anything_changes(
-    database: Database, setup: str, operation: dict[str, object], what: str
+    database: Database, setup: str, operation: dict[str, object] | list[dict[str, object]], what: str
 ) -> None:
-    migration = Migration.model_validate(
-        {"id": "try_it", "operations": [operation], "dependents": "recreate"}
-    )
+    operations = operation if isinstance(operation, list) else [operation]
+    migration = Migration.model_validate({"id": "try_it", "operations": operations, "dependents": "recreate"})
     rollout = Rollout(database, Scenario(setup=setup, operations=()), given=migration)
     with pytest.raises(BadInput) as caught:
         rollout.engine().plan(rollout.migration)
@@ -223,4 +225,63 @@ def test_a_key_that_sets_its_column_to_a_default(database: Database, deferrable:
             True,
             "one of them",
         )
+    ]
+
+
+@on_all_versions
+def test_a_key_that_sets_its_column_to_a_default_and_what_it_refers_to(database: Database) -> None:
+    """To a table that is replaced and renamed in the same migration, and to its own: each swap makes the key before the other side's."""
+    action = "ON UPDATE CASCADE ON DELETE SET DEFAULT"
+    rollout = Rollout(
+        database,
+        Scenario(
+            setup=f"CREATE TABLE t (id int PRIMARY KEY, up int DEFAULT 1 CONSTRAINT own REFERENCES t {action});"
+            f"CREATE TABLE a (n int PRIMARY KEY, t int DEFAULT 1 CONSTRAINT keeps REFERENCES t {action});"
+            "INSERT INTO t SELECT g, 1 FROM generate_series(1, 50) g; INSERT INTO a SELECT g, g % 50 + 1 FROM generate_series(1, 100) g;"
+            "INSERT INTO a SELECT 9000 + g, 40 + g FROM generate_series(1, 4) g;",
+            operations=(
+                change("t", "id", "bigint"),
+                change("t", "up", "bigint"),
+                {"rename_column": {"table": "t", "column": "id", "to": "key"}},
+                {"rename_table": {"table": "t", "to": "things"}},
+                change("a", "t", "bigint"),
+            ),
+            old_writes=(
+                "INSERT INTO t VALUES ({n}, 2)",
+                "INSERT INTO a VALUES ({n}, 2)",
+                "UPDATE a SET t = {n} % 20 + 1 WHERE n = {n} % 100 + 1",
+                "DELETE FROM t WHERE id = {n} - 20",
+            ),
+            new_writes=(
+                "INSERT INTO things (key, up) VALUES ({n}, 3)",
+                "INSERT INTO a (n, t) VALUES ({n}, 3)",
+                "DELETE FROM things WHERE key = {n} - 20",
+            ),
+        ),
+    )
+    rollout.advance_to(State.PREPARED)
+    with rollout.writing():
+        rollout.advance_to(State.SWITCHED_OVER)
+    rollout.execute_new("DELETE FROM things WHERE key = 41; UPDATE things SET key = 142 WHERE key = 42")
+    assert database.execute("SELECT n, t, _zdm_t FROM a WHERE n IN (9001, 9002) ORDER BY n") == [
+        (9001, 1, 1),
+        (9002, 142, 142),
+    ]
+    rollout.agree()
+    rollout.engine().rollback("try_it")
+    assert rollout.dump() == rollout.before
+    rollout.advance_to(State.SWITCHED_OVER, restart=True)
+    with rollout.writing(old=False):
+        rollout.advance_to(State.COMPLETED)
+    rollout.nothing_left()
+    database.execute(
+        "UPDATE things SET up = 43 WHERE key = 10; DELETE FROM things WHERE key = 43; UPDATE things SET key = 144 WHERE key = 44"
+    )
+    assert database.execute("SELECT t FROM a WHERE n IN (9003, 9004) ORDER BY n") == [(1,), (144,)]
+    assert database.value("SELECT up FROM things WHERE key = 10") == 1
+    assert database.execute(
+        "SELECT conname, pg_get_constraintdef(oid), convalidated FROM pg_constraint WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY 1"
+    ) == [
+        ("keeps", f"FOREIGN KEY (t) REFERENCES things(key) {action}", True),
+        ("own", f"FOREIGN KEY (up) REFERENCES things(key) {action}", True),
     ]

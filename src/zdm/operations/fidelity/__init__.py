@@ -32,7 +32,7 @@ from zdm.operations.fidelity.partitions import (
 )
 from zdm.operations.fidelity.parts import not_null_steps, review_part_shapes, shape_parts
 from zdm.operations.fidelity.promises import carried_in, promises
-from zdm.operations.fidelity.references import reference_steps, review_references
+from zdm.operations.fidelity.references import reference_steps, review_references, swap_turn
 from zdm.operations.fidelity.review import Review, carry_key, primary_key, temporary
 from zdm.operations.fidelity.rules import review_rules
 from zdm.operations.fidelity.triggers import review_triggers
@@ -52,6 +52,7 @@ __all__ = [
     "promises",
     "replaced_columns",
     "settle",
+    "swap_turn",
     "temporary",
     "told",
 ]

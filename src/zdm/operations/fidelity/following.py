@@ -13,7 +13,7 @@ from zdm.operations.base import Context
 from zdm.operations.fidelity.columns import attribute_statements
 from zdm.operations.fidelity.dependents import replica_identity_index
 from zdm.operations.fidelity.parts import not_null_in_swap
-from zdm.operations.fidelity.references import late_references, references_in_swap
+from zdm.operations.fidelity.references import late_references, references_in_swap, released_in_swap
 from zdm.operations.fidelity.review import temporary
 from zdm.operations.fidelity.under_lock import built_in_swap
 from zdm.operations.shape import TableShape
@@ -127,6 +127,7 @@ def in_swap(shape: TableShape, context: Context) -> InSwap:
             assert column is not None
             found.remake_view = True
             found.before += attribute_statements(shape.name, column, request.name, column.type)
+    found.before += released_in_swap(shape, context)
     found.after += not_null_in_swap(shape)
     replaced = {new.replaces for new in shape.all_new() if new.replaces is not None}
     index = replica_identity_index(shape.table.dependents, replaced)

@@ -26,6 +26,7 @@ from zdm.operations.params import is_partitioned
 from zdm.operations.shape import TableShape
 
 _FOREIGN_KEY = "foreign key"
+_TO_DEFAULT = " SET DEFAULT"
 _UNCHANGEABLE = (TableKind.FOREIGN,)
 NOT_VALID = "is NOT VALID, which a key that goes from partition to partition cannot be"
 
@@ -91,25 +92,48 @@ def request_reference(draft: Draft, child: Table, key: Constraint, where: str) -
             columns=_successors(draft, child.name),
             references=key.references,
             referenced=_successors(draft, key.references),
-            late_actions=_keeps_its_parent(draft, child, key),
+            late_actions=_acts_late(draft, child, key),
             finals=final_names(shape) if (shape := draft.following(child.name)) is not None else (),
             where=where,
         )
     )
 
 
-def _keeps_its_parent(draft: Draft, child: Table, key: Constraint) -> bool:
-    """Whether the child's swap can make the key anew, since what it references is called the same before and after."""
+def _acts_late(draft: Draft, child: Table, key: Constraint) -> bool:
+    """Whether the child's swap can make the key anew with its actions: before the swap of what it references, or in the same one."""
     assert key.references is not None
     parent = draft.following(key.references)
-    if child.partitioned or draft.following(child.name) is None:
+    mine = draft.following(child.name)
+    if child.partitioned or mine is None or _TO_DEFAULT not in key.definition:
         return False
-    if parent is None:
+    if parent is None or parent.mapped_as == mine.mapped_as:
         return True
-    changed = {column.physical for column in parent.columns if column.physical != column.name}
-    return (
-        parent.final_name == parent.name.name and not changed and not parent.replaced() and not parent.dropped
-    )
+    return not parent.dropped and mine.mapped_as not in _swapped_later(draft, parent.mapped_as)
+
+
+def _swapped_later(
+    draft: Draft, table: QualifiedName, seen: tuple[QualifiedName, ...] = ()
+) -> set[QualifiedName]:
+    """The tables whose swaps come after that of this one, since its rows refer to theirs, and itself."""
+    if table in seen:
+        return set()
+    shape = draft.shapes.get(table)
+    ahead = {group.refers_to for group in shape.groups} if shape is not None else set()
+    for request in draft.carries:
+        child = draft.following(request.table)
+        parent = draft.following(request.references) if request.references is not None else None
+        if request.late_actions and child is not None and parent is not None and child.mapped_as == table:
+            ahead.add(parent.mapped_as)
+    found = {table}
+    for one in ahead - {None, table}:
+        assert one is not None
+        found |= _swapped_later(draft, one, (*seen, table))
+    return found
+
+
+def swap_turn(draft: Draft, table: QualifiedName) -> int:
+    """When a table is swapped, within the stage: before all that its rows refer to, where that matters."""
+    return -len(_swapped_later(draft, table))
 
 
 def reference_steps(phase: Phase, context: Context) -> list[Step]:
@@ -177,19 +201,31 @@ def references_in_swap(shape: TableShape, context: Context) -> list[str]:
     return found
 
 
+def released_in_swap(shape: TableShape, context: Context) -> list[str]:
+    """The statements that let the old ones go, before any column on either side does."""
+    return [
+        ddl.text("ALTER TABLE {t} DROP CONSTRAINT {c}", t=ddl.table(shape.name), c=ddl.ident(request.name))
+        for request in late_references(shape, context)
+    ]
+
+
 def _prove(request: CarryRequest, context: Context) -> Step:
     """The rows were proved for the key without actions; the server wants to see them again."""
     shape = context.draft.following(request.table)
     assert request.references is not None
     assert shape is not None
     final = qualified(request.table.schema_, shape.final_name)
+    parent = context.draft.following(request.references)
+    references = (
+        qualified(request.references.schema_, parent.final_name) if parent is not None else request.references
+    )
     return Step(
         id=f"cleanup.{request.table}.carry.{request.name}",
         title=f"prove the foreign key {request.name} for the rows of {final}",
         phase=Phase.CLEANUP,
         stage=Stage.FINISH,
         operation=request.where,
-        action=ddl.validate_constraint(request.name, final, request.references),
+        action=ddl.validate_constraint(request.name, final, references),
         naive="add-foreign-key-scan",
     )
 
