@@ -13,6 +13,7 @@ import pytest
 from tests.acceptance.command import Answer, Command
 from tests.support.servers import Database
 from zdm.devdb import DevServer
+from zdm.devdb.replica import replica_of
 from zdm.model.phases import State
 
 SETUP = """
@@ -437,7 +438,7 @@ def test_a_standby_takes_no_writes(own_server: DevServer, tmp_path: Path) -> Non
     primary = Command(own_server.dsn(), tmp_path)
     primary("init").done()
     file = primary.write_text(WIDEN)
-    standby = Command(own_server.replica("readonly").dsn(), tmp_path)
+    standby = Command(replica_of(own_server, "readonly").dsn(), tmp_path)
     for command in (("init",), ("plan", file), ("advance", file)):
         refused(
             standby(*command),

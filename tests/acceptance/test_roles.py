@@ -11,6 +11,7 @@ import pytest
 
 from tests.conformance.harness import OPEN_GATES
 from tests.support.servers import Database
+from zdm.devdb.replica import replica_of
 from zdm.engine.results import Outcome
 from zdm.engine.rollout import Engine
 from zdm.errors import BadInput
@@ -235,7 +236,7 @@ def test_a_standby_that_cannot_be_read(roles: Roles) -> None:
     engine = roles.engine()
     engine.init()
     asking = MIGRATION.model_copy(update={"gates": {**MIGRATION.gates, "replication_lag": "30s"}})
-    standby = dev.replica("unseen")
+    standby = replica_of(dev, "unseen")
     try:
         result = engine.advance(asking)
         assert result.outcome is Outcome.REFUSED

@@ -1,9 +1,10 @@
-"""Lower layers never import higher ones, and siblings never import each other."""
+"""Lower layers never import higher ones, siblings never import each other, and no files of one layer import each other in a circle."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,44 @@ def test_the_walk_sees_what_it_should(tmp_path: Path, file: str, text: str, said
     path.write_text(text, encoding="utf-8")
     found = violations(path, tmp_path)
     assert [said in line for line in found] == [True] if said else found == []
+
+
+def circle(source: Path) -> list[str]:
+    """Files that import each other in a circle, by whatever import wherever it stands; none if there is none."""
+    modules = {
+        ".".join(["zdm", *path.relative_to(source).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in source.rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        found = graph.setdefault(module, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names if alias.name in modules}
+            elif isinstance(node, ast.ImportFrom) and node.module in modules:
+                # A name of a package is one of its modules, or what its face hands on.
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                found |= inside & modules.keys() or {node.module}
+    # Everybody may ask the package itself for its version.
+    graph.pop("zdm", None)
+    try:
+        TopologicalSorter({name: found - {"zdm"} for name, found in graph.items()}).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_circle() -> None:
+    assert circle(SOURCE) == []
+
+
+def test_a_circle_is_seen(tmp_path: Path) -> None:
+    """Also one that an import inside a function hides from the interpreter."""
+    for name, text in {
+        "a": "from zdm.b import x",
+        "b": "def f():\n    from zdm import c",
+        "c": "import zdm.a",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    (tmp_path / "__init__.py").write_text("", encoding="utf-8")
+    assert {"zdm.a", "zdm.b", "zdm.c"} == set(circle(tmp_path))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from zdm.cli.run import Run, as_path
 from zdm.errors import BadInput, Problem
 from zdm.operations import loader
 from zdm.operations.loader import GateCheck, Loaded
@@ -50,21 +49,6 @@ def find_file(argument: str, directory: Path) -> Loaded:
     raise BadInput(f"there is no migration file with the id {argument!r}", remedy=remedy)
 
 
-def find_registered(run: Run, identifier: str) -> Loaded:
-    """A migration that has no file here, as the database has it. Raises `BadInput` if it does not know it either."""
-    if not run.has_url:
-        return find_file(identifier, run.config.migrations)
-    stored = run.engine().registered(identifier)
-    if stored is None:
-        try:
-            return find_file(identifier, run.config.migrations)
-        except BadInput as error:
-            error.message += ", and the database knows none"
-            raise
-    text, file = stored
-    return loader.read_text(text, f"{file or identifier} (as registered)")
-
-
 def find_id(argument: str) -> str:
     """The id that a path or an id means. A file with errors is good enough: its rollout may have to be stopped."""
     path = as_path(argument)
@@ -83,3 +67,13 @@ def ids(directory: Path) -> Sequence[str]:
     if not directory.is_dir():
         return []
     return [found for f in loader.migration_files(directory) if (found := loader.peek_id(f))]
+
+
+def as_path(argument: str) -> Path | None:
+    """The argument as a path if it means a file: it ends as one, holds a slash, or is there."""
+    path = Path(argument)
+    looks = argument.endswith((".yaml", ".yml")) or "/" in argument
+    try:
+        return path if looks or path.is_file() else None
+    except OSError:  # no file can be called so
+        return None

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,6 +124,23 @@ class Run:
         from zdm.cli.migrations import find
 
         return find(argument, self.config.migrations)
+
+    def registered(self, identifier: str) -> Loaded:
+        """A migration that has no file here, as the database has it. Raises `BadInput` if it does not know it either."""
+        from zdm.cli.migrations import find_file
+        from zdm.operations import loader
+
+        if not self.has_url:
+            return find_file(identifier, self.config.migrations)
+        stored = self.engine().registered(identifier)
+        if stored is None:
+            try:
+                return find_file(identifier, self.config.migrations)
+            except BadInput as error:
+                error.message += ", and the database knows none"
+                raise
+        text, file = stored
+        return loader.read_text(text, f"{file or identifier} (as registered)")
 
     def find_id(self, argument: str) -> str:
         """The id that a person means by a path or an id."""
@@ -253,13 +269,3 @@ def engine_settings(run: Run, settings: Mapping[str, Any]) -> EngineSettings:
             for found in error.errors(include_url=False, include_input=False)
         ]
         raise BadInput("the settings are not valid", problems=problems) from None
-
-
-def as_path(argument: str) -> Path | None:
-    """The argument as a path if it means a file: it ends as one, holds a slash, or is there."""
-    path = Path(argument)
-    looks = argument.endswith((".yaml", ".yml")) or "/" in argument
-    try:
-        return path if looks or path.is_file() else None
-    except OSError:  # no file can be called so
-        return None

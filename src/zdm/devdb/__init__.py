@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from zdm.devdb.binaries import Binaries, find_binaries, read_binaries
 from zdm.devdb.endpoint import SUPERUSER
-from zdm.devdb.replica import Replica
+from zdm.devdb.replica import Replica, replica_of
 from zdm.devdb.server import DevServer, Setting
 
-__all__ = ["SUPERUSER", "Binaries", "DevServer", "Replica", "Setting", "find_binaries", "read_binaries"]
+__all__ = [
+    "SUPERUSER",
+    "Binaries",
+    "DevServer",
+    "Replica",
+    "Setting",
+    "find_binaries",
+    "read_binaries",
+    "replica_of",
+]

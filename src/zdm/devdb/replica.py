@@ -22,7 +22,7 @@ _BASE_BACKUP_SECONDS = 600.0
 
 
 class Replica(DevServer):
-    """A hot standby that streams from `primary` through a replication slot. Made by :meth:`DevServer.replica`.
+    """A hot standby that streams from `primary` through a replication slot. Made by `replica_of`.
 
     Parameters
     ----------
@@ -93,3 +93,23 @@ class Replica(DevServer):
             ],
             seconds=_BASE_BACKUP_SECONDS,
         )
+
+
+def replica_of(
+    primary: DevServer, name: str | None = None, *, settings: Mapping[str, Setting] | None = None
+) -> Replica:
+    """Make and start a streaming standby of a server; closing that server closes it first.
+
+    Parameters
+    ----------
+    name: its ``application_name`` in ``pg_stat_replication``, and its slot's name.
+    settings: entries of its ``postgresql.conf``, such as ``recovery_min_apply_delay``.
+    """
+    replica = Replica(primary, name or f"replica_{len(primary.attached) + 1}", settings=settings)
+    primary.attached.append(replica)
+    try:
+        replica.start()
+    except BaseException:
+        replica.close()
+        raise
+    return replica

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from zdm.devdb.account import server_account
 from zdm.devdb.binaries import Binaries, find_binaries
@@ -33,9 +33,6 @@ from zdm.devdb.process import (
     wait_until,
 )
 from zdm.errors import ZdmError
-
-if TYPE_CHECKING:
-    from zdm.devdb.replica import Replica
 
 #: A value of postgresql.conf.
 Setting = str | int | float | bool
@@ -116,7 +113,8 @@ class DevServer(Endpoint):
         self._home: Home | None = None
         self._programs = self.binaries
         self._process: subprocess.Popen[bytes] | None = None
-        self._replicas: list[Replica] = []
+        self.attached: list[DevServer] = []
+        """Servers that are closed before this one."""
         self._shared_memory: set[Path] = set()
 
     def __enter__(self) -> Self:
@@ -215,8 +213,8 @@ class DevServer(Endpoint):
         if self._home is None or os.getpid() != self._creator:
             # After a fork the server belongs to the parent process.
             return
-        for replica in self._replicas:
-            replica.close()
+        for server in self.attached:
+            server.close()
         self.stop()
         release_shared_memory(self._shared_memory, self.data_directory / "postmaster.pid")
         self._home.remove()
@@ -262,25 +260,6 @@ class DevServer(Endpoint):
         except FileNotFoundError:
             return ""
         return text if lines is None else "\n".join(text.splitlines()[-lines:])
-
-    def replica(self, name: str | None = None, *, settings: Mapping[str, Setting] | None = None) -> Replica:
-        """Make and start a streaming standby of this server; closing this server closes it first.
-
-        Parameters
-        ----------
-        name: its ``application_name`` in ``pg_stat_replication``, and its slot's name.
-        settings: entries of its ``postgresql.conf``, such as ``recovery_min_apply_delay``.
-        """
-        from zdm.devdb.replica import Replica
-
-        replica = Replica(self, name or f"replica_{len(self._replicas) + 1}", settings=settings)
-        self._replicas.append(replica)
-        try:
-            replica.start()
-        except BaseException:
-            replica.close()
-            raise
-        return replica
 
     @property
     def _running_home(self) -> Home:

@@ -59,7 +59,7 @@ def run_phase(work: Work, *, wait: timedelta | None = None) -> AdvanceResult:
                 changed="Nothing was changed.",
             )
         if definition.phase is not Phase.PREPARATION:
-            carry_over(work, executor)
+            carry_over(work, executor.connect)
         verdicts: list[Verdict] = []
         waited = 0.0
         if not resumed:

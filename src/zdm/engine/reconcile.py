@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,6 @@ from zdm.model.row_mapping import RowMapping
 from zdm.sql import row_log
 
 if TYPE_CHECKING:
-    from zdm.engine.executor import Executor
     from zdm.engine.work import Work
 
 ROWS = 200
@@ -171,7 +170,9 @@ def drain(
     return tally
 
 
-def carry_over(work: Work, executor: Executor, *, again: bool = False) -> None:
+def carry_over(
+    work: Work, connect: Callable[[], AbstractContextManager[Session]], *, again: bool = False
+) -> None:
     """Carry over what waits of a rollout, as far as the applications let us: what stays, a gate or the caller finds.
 
     Parameters
@@ -180,7 +181,7 @@ def carry_over(work: Work, executor: Executor, *, again: bool = False) -> None:
     """
     if not logged(work.plan.row_mappings):
         return
-    with executor.connect() as session, suppress(Busy, pg.UndefinedFunction):
+    with connect() as session, suppress(Busy, pg.UndefinedFunction):
         if again:
             with transaction(session):
                 row_changes.retry(session, work.rollout.id)

@@ -50,7 +50,7 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
         if not machine().can_roll_back(before):
             raise IllegalMove(_why_not(before), changed="Nothing was changed.")
         lift_interrupted(work, executor)
-        carry_over(work, executor, again=True)
+        carry_over(work, executor.connect, again=True)
         # On the rest of a way back there is nothing to compare any more: it was done before the first step was undone.
         verify = verify and not _interrupted(work, executor)
         if verify:

@@ -198,7 +198,7 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
     begun = time.monotonic()
     rows = RowWorker(work, executor.lease, executor.connect)
     tables: list[TableVerification] = []
-    carry_over(work, executor, again=repair_first)
+    carry_over(work, executor.connect, again=repair_first)
     for table in work.plan.verified:
         started = time.monotonic()
         repaired = 0
@@ -244,7 +244,7 @@ def backfill_all(work: Work, executor: Executor) -> BackfillResult:
     begun = time.monotonic()
     rows = RowWorker(work, executor.lease, executor.connect)
     tables: list[TableBackfill] = []
-    carry_over(work, executor, again=True)
+    carry_over(work, executor.connect, again=True)
     for table in work.plan.passes:
         found = rows.fill(table)
         mapped = work.rows(table)

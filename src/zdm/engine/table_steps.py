@@ -5,7 +5,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.mapping import Authority, NewColumn, TableMapping
-from zdm.model.names import QualifiedName, fit
+from zdm.model.names import QualifiedName, fit, split_name
 from zdm.model.step import (
     Backfill,
     Lock,
@@ -18,7 +18,6 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.operations.base import split_name
 from zdm.operations.ddl import filling
 from zdm.sql import children
 

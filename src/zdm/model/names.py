@@ -62,3 +62,38 @@ def chosen_by_server(table: str, column: str, label: str) -> str:
         else:
             second = second[:-1]
     return "_".join((first.decode(errors="ignore"), second.decode(errors="ignore"), label))
+
+
+def split_name(text: str, default_schema: str) -> QualifiedName:
+    """Read ``name``, ``schema.name`` or quoted forms (``"My Schema"."Table"``) into a `QualifiedName`.
+
+    Unquoted parts are folded to lower case as PostgreSQL does. Raises ValueError if the text is not one or two identifiers.
+    """
+    parts: list[str] = []
+    rest = text.strip()
+    while True:
+        if rest.startswith('"'):
+            end = 1
+            while True:
+                end = rest.find('"', end)
+                if end < 0:
+                    raise ValueError(f"{text!r} has an unterminated quoted identifier")
+                if rest[end : end + 2] != '""':
+                    break
+                end += 2
+            part, rest = rest[1:end].replace('""', '"'), rest[end + 1 :]
+        else:
+            cut = rest.find(".")
+            raw, rest = (rest, "") if cut < 0 else (rest[:cut], rest[cut:])
+            part = raw.lower() if raw.isascii() else raw
+        if not part:
+            raise ValueError(f"{text!r} is not a table name")
+        parts.append(part)
+        if not rest:
+            break
+        if not rest.startswith("."):
+            raise ValueError(f"{text!r} is not a table name")
+        rest = rest[1:]
+    if len(parts) > 2:
+        raise ValueError(f"{text!r} has {len(parts)} parts; a table is named as table or schema.table")
+    return qualified(*parts) if len(parts) == 2 else qualified(default_schema, parts[0])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from psycopg import sql
 
-from zdm.model.names import QualifiedName, chosen_by_server
+from zdm.model.names import QualifiedName, chosen_by_server, split_name
 from zdm.model.step import (
     Concurrent,
     Lock,
@@ -48,8 +48,6 @@ def idents(names: Iterable[str]) -> sql.Composed:
 
 def dotted(name: str) -> sql.Identifier:
     """The identifier of a name that may be qualified, such as an operator class or a collation."""
-    from zdm.operations.base import split_name
-
     found = split_name(name, "")
     return sql.Identifier(found.schema_, found.name) if found.schema_ else sql.Identifier(found.name)
 

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from zdm.errors import Problem
 from zdm.model.mapping import Expose
-from zdm.model.names import MAX_IDENTIFIER_BYTES, QualifiedName, Value, qualified
+from zdm.model.names import MAX_IDENTIFIER_BYTES, QualifiedName, Value, qualified, split_name
 from zdm.model.table import Column, Table, TableKind
-from zdm.operations.base import Draft, split_name
+from zdm.operations.base import Draft
 from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 
 _PAIRS = {"(": ")", "[": "]"}

@@ -16,6 +16,7 @@ from zdm.db.probes.server import server
 from zdm.db.probes.slots import slots
 from zdm.db.session import Session, connect
 from zdm.devdb import DevServer
+from zdm.devdb.replica import replica_of
 from zdm.model.step import Lock
 
 
@@ -128,7 +129,7 @@ def test_configured_standbys_that_are_none(database: Database, conn: Session) ->
 
 
 def test_standbys(own_server: DevServer) -> None:
-    standby = own_server.replica("standby_a")
+    standby = replica_of(own_server, "standby_a")
     role_sql = "CREATE ROLE plain LOGIN; CREATE DATABASE app"
     with connect(own_server.dsn(), application_name="zdm test") as primary:
         for statement in role_sql.split(";"):

@@ -20,6 +20,7 @@ from tests.support import eventually
 from zdm.devdb import DevServer, find_binaries, read_binaries
 from zdm.devdb.account import Account
 from zdm.devdb.process import free_port, is_running, shared_memory
+from zdm.devdb.replica import replica_of
 from zdm.errors import ZdmError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -208,7 +209,7 @@ class TestLifetime:
 
     def test_closing_removes_everything(self) -> None:
         with DevServer(durable=False) as server:
-            replica = server.replica()
+            replica = replica_of(server)
             places = [server.socket_directory, replica.socket_directory]
             memory = shared_memory(server.pid) | shared_memory(replica.pid)
             assert memory or sys.platform != "linux"
@@ -222,7 +223,7 @@ class TestLifetime:
 
 class TestReplica:
     def test_it_streams(self, server: DevServer) -> None:
-        replica = server.replica("second", settings={"work_mem": "9MB"})
+        replica = replica_of(server, "second", settings={"work_mem": "9MB"})
         with server.connect() as connection:
             connection.execute("CREATE TABLE t AS SELECT generate_series(1, 100) AS i")
         replica.catch_up()
@@ -236,7 +237,7 @@ class TestReplica:
         assert names == [("second", "streaming")]
 
     def test_a_paused_one_does_not_catch_up(self, server: DevServer) -> None:
-        replica = server.replica()
+        replica = replica_of(server)
         with replica.connect(autocommit=True) as here, server.connect() as connection:
             here.execute("SELECT pg_wal_replay_pause()")
             connection.execute("CREATE TABLE t (i int)")
@@ -247,7 +248,7 @@ class TestReplica:
             replica.catch_up()
 
     def test_it_survives_a_crash_of_the_primary(self, server: DevServer) -> None:
-        replica = server.replica()
+        replica = replica_of(server)
         server.crash()
         assert replica.is_running
         server.start()
@@ -340,7 +341,7 @@ def test_no_permission_is_changed() -> None:
     before = modes(programs), tree(programs.parent), modes(ROOT), parents
 
     with DevServer(durable=False) as server:
-        server.replica()
+        replica_of(server)
         server.run_client(["psql", "-c", "SELECT 1"])
         inside = modes(server.socket_directory.parent)
 
@@ -371,7 +372,7 @@ class TestAsRoot:
         with DevServer(read_binaries(copy / "bin"), durable=False) as server:
             with server.connect() as connection:
                 assert connection.execute("SELECT 1").fetchone() == (1,)
-            server.replica().catch_up()
+            replica_of(server).catch_up()
 
         assert tree(private) == before
 

@@ -23,6 +23,7 @@ from tests.support.servers import TEST_SETTINGS, Database, Server
 from zdm.db.session import transaction
 from zdm.devdb import DevServer
 from zdm.devdb.process import wait_until
+from zdm.devdb.replica import replica_of
 from zdm.gates.context import GateContext
 from zdm.gates.old_version_unused import OldVersionUnused
 from zdm.gates.statements import Use, Vocabulary, Watch, read_counters
@@ -269,7 +270,7 @@ def test_a_standby_may_serve_reads_that_nobody_counts_here(
     assert watching_server.dev is not None
     gate().evaluate(ctx)
     with ExitStack() as stack:
-        replica = watching_server.dev.replica()
+        replica = replica_of(watching_server.dev)
         stack.callback(watched.execute, f"SELECT pg_drop_replication_slot('{replica.name}')")
         stack.callback(cut, replica, watched)
         replica.catch_up()

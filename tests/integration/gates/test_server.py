@@ -12,6 +12,7 @@ from tests.integration.gates.sample import context, session
 from tests.support.servers import TEST_SETTINGS, Connection, Database
 from zdm.devdb import DevServer
 from zdm.devdb.process import wait_until
+from zdm.devdb.replica import replica_of
 from zdm.gates.context import GateContext
 from zdm.gates.long_transactions import LongTransactions
 from zdm.gates.replication_lag import ReplicationLag
@@ -75,7 +76,7 @@ class TestReplicationLag:
 
         with ExitStack() as stack:
             primary = stack.enter_context(DevServer(settings=TEST_SETTINGS, durable=False))
-            standby = primary.replica("replica_a")
+            standby = replica_of(primary, "replica_a")
             stack.callback(standby.close)
             standby.catch_up()
             ctx = context(stack.enter_context(session(primary.dsn())))

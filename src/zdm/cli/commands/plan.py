@@ -27,13 +27,12 @@ def plan(run: Run, migration: str, sql: bool, markdown: bool) -> None:
     what the mapping loses and which rows break its constraints, measured on the rows as they are. Nothing is changed.
     """
     from zdm.cli.gates import gate_words
-    from zdm.cli.migrations import find_registered
     from zdm.cli.render.document import as_markdown, as_text
     from zdm.cli.render.plan import plan_document
     from zdm.model.phases import machine
 
     found = run.find(migration)
-    loaded = found if not isinstance(found, str) else find_registered(run, found)
+    loaded = found if not isinstance(found, str) else run.registered(found)
     with run.locating(loaded):
         made = run.engine().plan(loaded.migration)
     gates = gate_words(loaded.migration, machine())

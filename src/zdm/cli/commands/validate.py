@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zdm.cli.command import command as declare
-from zdm.cli.run import Run, as_path, located
+from zdm.cli.run import Run, located
 from zdm.errors import BadInput, Problem
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def validate(run: Run, files: tuple[str, ...], offline: bool) -> None:
     expressions as well, and each migration's longest lock, time, WAL and risk are told as `zdm plan` estimates them (with
     --json all of it, step by step). Without one the answer says what was not checked. Nothing is changed.
     """
-    from zdm.cli.migrations import find_file, gate_check
+    from zdm.cli.migrations import as_path, find_file, gate_check
     from zdm.cli.render.plan import place_of
     from zdm.operations import loader
 
