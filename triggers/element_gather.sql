@@ -1,5 +1,5 @@
 -- template: element_gather
--- version: 1
+-- version: 2
 -- parameters: function, arguments, quote, one, many, guard, own_key, match, agree, touch, assign, join, fail, forget
 -- Makes a row of the new version say what the old version's rows say at this moment, together; false if that raised, and is recorded.
 -- The row is locked first, so that all who write rows of one key come one after the other. One that agrees already is only touched:
@@ -16,8 +16,9 @@ BEGIN
   END IF;
   SELECT zdm_s.* INTO zdm_row FROM {one} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
   IF NOT FOUND THEN
-    -- Their foreign key says that it is there, so that it is this snapshot which does not see it.
+    -- Their foreign key refuses them, as it does where only this snapshot does not see the row; who works without it is told to try again.
     IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed'
+      AND pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica'
       AND EXISTS (SELECT FROM {many} AS zdm_m WHERE {match}) THEN
       RAISE serialization_failure USING MESSAGE = 'could not serialize access: the row they belong to is not seen';
     END IF;

@@ -1,6 +1,6 @@
 -- template: element_settle_one
--- version: 1
--- parameters: function, arguments, quote, one, many, guard, all, own_key, match, agree, touch, failure, assign, join, whole, settle_many, names, one_text, orphan, no_form
+-- version: 2
+-- parameters: function, arguments, quote, one, many, guard, all, own_key, match, agree, touch, failure, assign, join, whole, settle_many, names, one_text, orphan, no_form, referring
 -- Makes a row say what its elements say at this moment, together. The row is locked first, so that all who write elements of it come one
 -- after the other. One that agrees already is not written again, but is touched: another transaction whose snapshot does not see these
 -- elements must not write by what it sees. Elements that have no form in the row are refused, or a rollback would lose them.
@@ -17,7 +17,8 @@ BEGIN
   SELECT zdm_s.* INTO zdm_row FROM {one} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     IF EXISTS (SELECT FROM {many} AS zdm_m WHERE {match}) THEN
-      IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+      -- A foreign key refuses it, whether the row is not there or only not seen; without one it may be there when it is tried again.
+      IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' AND NOT EXISTS ({referring}) THEN
         RAISE serialization_failure USING MESSAGE = 'could not serialize access: the row it belongs to is not seen';
       END IF;
       RAISE foreign_key_violation USING MESSAGE = pg_catalog.format({orphan}, zdm_mine),

@@ -1,6 +1,6 @@
 -- template: parent_settle_old
--- version: 1
--- parameters: function, quote, source, parent, link, guard, all, source_of, links_of, joined, agree, wanted, failure, belongs, stranger, parent_text, assign, clear, names
+-- version: 2
+-- parameters: function, quote, source, parent, link, guard, all, source_of, links_of, joined, agree, wanted, failure, belongs, stranger, parent_text, assign, clear, names, referring
 -- Makes the values of a row of the source hold what its link says at this moment; without one, what they are empty with. The row is
 -- locked first, so that all who write its links come one after the other. A new link of a row that holds something else is left alone:
 -- either another one went before it, whose own trigger comes, or it has met a row which is not filled yet, and taking it would destroy
@@ -23,7 +23,8 @@ BEGIN
   SELECT zdm_s.* INTO zdm_row FROM {source} AS zdm_s WHERE {source_of} FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     IF EXISTS (SELECT FROM {link} AS zdm_l WHERE {links_of}) THEN
-      IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
+      -- A foreign key refuses it, whether the row is not there or only not seen; without one it may be there when it is tried again.
+      IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' AND NOT EXISTS ({referring}) THEN
         RAISE serialization_failure USING MESSAGE = 'could not serialize access: the row it belongs to is not seen';
       END IF;
       RAISE foreign_key_violation USING MESSAGE = pg_catalog.format('there is no row %s', zdm_next),

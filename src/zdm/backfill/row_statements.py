@@ -354,8 +354,8 @@ class ParentStatements(ByRowStatements):
 class ElementStatements(ByRowStatements):
     """The same for a mapping of one row to many: row by row, since elements of a row may come while its lock is waited for.
 
-    Rows are *unsettled* if they have elements by their own values, and none are there. They are locked against any other write, as
-    all do who write elements of them.
+    Rows are *unsettled* if they have elements by their own values, and none are there, unless none say what they hold as well (an
+    empty text that was a column's default). They are locked against any other write, as all do who write elements of them.
     """
 
     def __init__(self, mapping: RowMapping, rollout: int) -> None:
@@ -385,8 +385,8 @@ class ElementStatements(ByRowStatements):
             noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
             absent = sql.SQL("(NOT {} AND {})").format(noted, absent)
         self.unsettled = _rendered(
-            sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} ELSE false END").format(
-                self.failed, absent, wanted
+            sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} AND NOT {} ELSE false END").format(
+                self.failed, absent, wanted, element_sync.agreeing(mapping, rollout, ALIAS)
             )
         )
         self._settle = _rendered(element_sync.settling_many(mapping, rollout, ALIAS, "fill"))

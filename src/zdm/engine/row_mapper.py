@@ -17,7 +17,8 @@ from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression, Volatility
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
-from zdm.model.row_mapping import MirroredColumn, RowMapping, RowSide, SideKind, SyncMode
+from zdm.model.plan import Finding, Severity
+from zdm.model.row_mapping import MirroredColumn, RowMapping, RowSide, SideKind, SyncMode, derived
 from zdm.operations.rows import DraftRows, DraftSide
 from zdm.operations.shape import BEFORE
 
@@ -67,7 +68,7 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
     id_ = old.table if new.told else new.table
     if id_ in taken:
         id_ = qualified(new.table.schema_, f"{old.table.name} to {new.table.name}")
-    return RowMapping(
+    made = RowMapping(
         id=id_,
         number=number,
         operation=draft.operation,
@@ -80,6 +81,24 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
         without_old_form=draft.without_old_form,
         replaces=draft.replaces,
         numbers=tuple(draft.numbers.items()),
+    )
+    _tell_derived(mapper, made)
+    return made
+
+
+def _tell_derived(mapper: Mapper, mapping: RowMapping) -> None:
+    """Say what the new version may not write otherwise; of columns the operation says it itself."""
+    only = derived(mapping, "new")
+    if not only or mapping.one_way or mapping.old.kind is SideKind.COLUMNS:
+        return
+    what = "recorded" if mapping.records else "refused (23000)"
+    mapper.findings.append(
+        Finding(
+            severity=Severity.NOTE,
+            text=f"nothing of {mapping.old.table} follows from {', '.join(c.name for c in only)} of {mapping.new.table}: until cleanup a "
+            f"row of the new version that says anything else there than what follows from its row of {mapping.old.table} is {what}",
+            where=mapping.operation,
+        )
     )
 
 

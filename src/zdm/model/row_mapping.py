@@ -485,3 +485,14 @@ def parts(mapping: RowMapping) -> list[Part]:
         )
         for group in groups
     ]
+
+
+def derived(mapping: RowMapping, side: str) -> tuple[MirroredColumn, ...]:
+    """The columns of a side that follow from the other one's and from which nothing over there follows."""
+    return tuple(
+        c
+        for part in parts(mapping)
+        for mine, yours in ((part.old, part.new) if side == "old" else (part.new, part.old),)
+        if not yours
+        for c in mine
+    )

@@ -80,7 +80,9 @@ class Part(Value):
         description="which row belongs to which: each key column of `to`, and the key column of `table` that it equals",
     )
     columns: tuple[PartColumn, ...] = Field(
-        min_length=1, description="its mapped columns, by name or in detail", json_schema_extra=names_too
+        default=(),
+        description="its mapped columns besides the key, by name or in detail",
+        json_schema_extra=names_too,
     )
     where: Sql | None = Field(
         default=None, description="only rows that meet this, over the old table's columns"

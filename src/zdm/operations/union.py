@@ -49,8 +49,8 @@ class UnitedTable(Value):
         description="what tells its rows apart: columns of `to`, and the constant that each holds in this table's rows",
     )
     columns: tuple[PartColumn, ...] = Field(
-        min_length=1,
-        description="the columns of `to` that it fills, by name or in detail; `up` is over this table's columns",
+        default=(),
+        description="the columns of `to` that it fills besides the key, by name or in detail; `up` is over this table's columns",
         json_schema_extra=names_too,
     )
     key: dict[Name, Name] = Field(

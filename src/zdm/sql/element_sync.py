@@ -24,6 +24,7 @@ from zdm.sql.row_objects import (
     failed,
     name_of,
     record_failure,
+    referring,
     same_key,
 )
 from zdm.sql.rows import PINNED_SETTINGS, render
@@ -691,6 +692,7 @@ class ElementObjects(Objects):
             **self._of_one(),
             all=self.others,
             failure=failed(mapping, self.rollout, self.one, "zdm_row"),
+            referring=referring(self.many, self.one),
             whole=whole,
             settle_many=self._called(f"settle_{elements.many}"),
             names=sql.Literal(", ".join(c.name for c in elements.held)),

@@ -36,6 +36,7 @@ from zdm.sql.row_objects import (
     failed,
     name_of,
     record_failure,
+    referring,
     same_key,
 )
 from zdm.sql.rows import has_parent, render
@@ -400,6 +401,7 @@ class ParentObjects(Objects):
             agree=follows(mapping, parent, "zdm_row", PARENT_ALIAS),
             wanted=wanted_by(mapping, self.rollout),
             failure=failed(mapping, self.rollout, mapping.old, "zdm_row"),
+            referring=referring(mapping.new, mapping.old),
             belongs=same_natural(mapping, parent, "zdm_row", "zdm_parent", held=False),
             stranger=sql.Literal(
                 f"the row %s of {mapping.old.table} and its row of {parent.table} do not belong together: they differ in "

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 
 from psycopg import sql
 
-from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, Told
+from zdm.model.row_mapping import (
+    MirroredColumn,
+    Presence,
+    RowMapping,
+    RowSide,
+    SideKind,
+    Told,
+    derived,
+)
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, equals, trusted, type_name
 from zdm.sql.row_objects import Side
 from zdm.sql.rows import render
@@ -59,7 +67,7 @@ def given(side: RowSide, alias: str) -> sql.Composable:
 def disagree(
     mapping: RowMapping, old: str, new: str, *, known: sql.Composable | None = None
 ) -> sql.Composable:
-    """A condition over two rows that belong together: neither follows from the other.
+    """A condition over two rows that belong together: neither follows from the other, or the new one does not in what only follows.
 
     Parameters
     ----------
@@ -76,7 +84,10 @@ def disagree(
                     *found, known, back
                 )
             ]
-    return any_of([all_of(found), *astray(mapping.old, old, new)])
+    apart = [all_of(found), *astray(mapping.old, old, new)]
+    if not mapping.one_way and (only := derived(mapping, "new")):
+        apart.append(any_differs(only, new, old))
+    return any_of(apart)
 
 
 def changed(mapping: RowMapping, old: str, new: str) -> sql.Composable:

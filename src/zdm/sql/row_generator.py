@@ -6,10 +6,20 @@ anew: a trigger's ``NEW`` may be out of date by the time it runs, if an applicat
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from psycopg import sql
 
 from zdm.model.expression import Expression
-from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind, parts
+from zdm.model.row_mapping import (
+    MirroredColumn,
+    Presence,
+    RowMapping,
+    RowSide,
+    SideKind,
+    derived,
+    parts,
+)
 from zdm.sql import row_conditions
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import (
@@ -22,6 +32,7 @@ from zdm.sql.row_objects import (
     failed,
     name_of,
     record_failure,
+    referring,
     same_key,
     text_of,
 )
@@ -163,11 +174,13 @@ class Generator(Objects):
 
     @property
     def _reads(self) -> tuple[str, ...]:
-        """The columns of this side that the other one's depend on."""
+        """The columns of this side that the other one's depend on, or that depend on it alone."""
         found = [name for value in self.yours.key_values for name in value.columns] + list(self.mine.key)
         found += [name for c in self.yours.columns for name in c.value.columns]
         if self.side == "old" and self.mapping.where is not None:
             found += self.mapping.where.columns
+        # What repeats the other side's is asked about when it is written, though nothing follows from it.
+        found += [c.name for c in self._repeating]
         return tuple(dict.fromkeys(found))
 
     @property
@@ -310,7 +323,7 @@ class Generator(Objects):
         if (
             not self._direct
             or not self.yours.followed
-            or (self.yours.kind is SideKind.COLUMNS and self._repeats)
+            or self._repeating
             or not row_conditions.mirror_images(self.mapping)
         ):
             return sql.SQL("")
@@ -420,36 +433,42 @@ class Generator(Objects):
         checks: list[sql.Composable] = []
         if self._filter is not None:
             checks.append(self._within_filter(self._filter))
-        if self._repeats:
+        if self._repeating:
             checks.append(self._belonging())
         if not checks:
             return statement
         return sql.SQL("{}\n    IF FOUND THEN\n{}\n    END IF;").format(statement, sql.SQL("\n").join(checks))
 
     @property
-    def _repeats(self) -> bool:
-        """Whether rows of the new side repeat columns of the old one that stay there, and are not written from here."""
-        read = {name for c in self.mine.followed for name in c.value.columns}
-        return self.side == "new" and not read <= {c.name for c in self.yours.columns}
+    def _repeating(self) -> tuple[MirroredColumn, ...]:
+        """The columns of the new side that say what stays in the old one, and is not written from here."""
+        if self.side == "old":
+            return ()
+        written = {c.name for c in self.yours.followed}
+        return tuple(c for c in self.mine.followed if not written.issuperset(c.value.columns))
+
+    def _repeats_well(self) -> list[sql.Composable]:
+        """Conditions over the row over there: what only repeats it does."""
+        only = derived(self.mapping, "new") if self.side == "new" and not self.mapping.one_way else ()
+        return (
+            [sql.SQL("NOT {}").format(row_conditions.any_differs(only, "zdm_row", "zdm_t"))] if only else []
+        )
 
     def _belonging(self) -> sql.Composable:
         """What repeats a column that stays cannot be written back, and must be what that is."""
         return sql.SQL(
             "    IF EXISTS (SELECT FROM {} AS zdm_t WHERE {} AND {}) THEN\n"
-            "      RAISE integrity_constraint_violation USING MESSAGE = pg_catalog.format({}, ROW({})::pg_catalog.text),\n"
+            "      RAISE integrity_constraint_violation USING MESSAGE = pg_catalog.concat('the row ', ROW({})::pg_catalog.text, {}),\n"
             "        HINT = 'Until cleanup every row must have an old form, or a rollback would lose it.';\n    END IF;"
         ).format(
             self.target,
             row_conditions.match(self.yours, "zdm_t", "zdm_at"),
-            row_conditions.differ(self.mine, "zdm_row", "zdm_t"),
-            sql.Literal(
-                f"the row %s of {self.mine.table} repeats columns of its row of {self.yours.table}, and they differ".replace(
-                    "%s", "\0"
-                )
-                .replace("%", "%%")
-                .replace("\0", "%s")
-            ),
+            row_conditions.any_differs(self._repeating, "zdm_row", "zdm_t"),
             comma(column(name, "zdm_at") for name in self.mine.key),
+            sql.Literal(
+                f" of {self.mine.table} repeats columns of its row of {self.yours.table}, and they differ: "
+                + ", ".join(c.name for c in self._repeating)
+            ),
         )
 
     def _recorded(self, statement: sql.Composable) -> sql.Composable:
@@ -559,13 +578,20 @@ class Generator(Objects):
         match = row_conditions.match(self.yours, "zdm_t", "zdm_at")
         if self._filter is not None:
             match = all_of([match, sql.SQL("({} IS TRUE)").format(render(self._filter, "zdm_t"))])
-        up = all_of([*self._computed, self._follows])
+        up = all_of([*self._computed, self._follows, *self._repeats_well()])
         out = sql.SQL("    IF FOUND THEN\n{}\n      RETURN true;\n    END IF;").format(self._forget_failure())
         if self.mapping.one_way or row_conditions.mirror_images(self.mapping):
             return sql.SQL("    PERFORM FROM {} AS zdm_t WHERE {} AND {};\n{}").format(
                 self.target, match, up, out
             )
-        down = sql.SQL("NOT {}").format(row_conditions.differ(self.mine, "zdm_row", "zdm_t"))
+        # What follows only from here is never what something over here was written from.
+        only = {c.name for c in derived(self.mapping, row_conditions.across(self.side))}
+        down = all_of(
+            [
+                sql.SQL("NOT {}").format(row_conditions.differ(self.mine, "zdm_row", "zdm_t")),
+                *([*self._computed, self._holds(only)] if only else []),
+            ]
+        )
         if self.yours.references:
             match = all_of(
                 [
@@ -584,10 +610,14 @@ class Generator(Objects):
     @property
     def _follows(self) -> sql.Composable:
         """A condition over the row over there: it holds what was computed."""
+        return self._holds({c.name for c in self.yours.followed})
+
+    def _holds(self, names: Collection[str]) -> sql.Composable:
+        """The same of these columns alone."""
         return all_of(
             sql.SQL("NOT {}").format(differs(column(c.name, "zdm_t"), _value(number), c.comparison, c.type))
             for number, c in enumerate(self.yours.columns)
-            if not c.once
+            if c.name in names
         )
 
     @property
@@ -718,6 +748,8 @@ class Generator(Objects):
         )
         if self._filter is not None:
             statement = sql.SQL("{}\n{}").format(statement, self._within_filter(self._filter))
+        if self._repeating:
+            statement = sql.SQL("{}\n{}").format(statement, self._belonging())
         return self._recorded(statement) if side.guarded and self.side == "old" else statement
 
     def _within_filter(self, where: Expression) -> sql.Composable:
@@ -768,12 +800,14 @@ class Generator(Objects):
                 self._failed(),
             )
         return sql.SQL(
-            "      IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN\n"
+            "      IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed'\n"
+            "        AND NOT EXISTS ({}) THEN\n"
             "        RAISE serialization_failure USING MESSAGE = 'could not serialize access: the row it belongs to is not seen';\n"
             "      END IF;\n"
             "      RAISE foreign_key_violation USING MESSAGE = pg_catalog.format({}, ROW({})::pg_catalog.text),\n"
             "        HINT = 'Until cleanup every row must have an old form, or a rollback would lose it.';"
         ).format(
+            referring(self.mine, self.yours),
             sql.Literal(
                 f"the row %s of {self.mine.table} has no old form: there is no such row in {self.yours.table}"
             ),

@@ -232,6 +232,14 @@ def equal(mine: Sequence[str], left: str, yours: Sequence[str], right: str) -> s
     )
 
 
+def referring(many: RowSide, one: RowSide) -> sql.Composable:
+    """A query that finds a foreign key of `many` to `one`, if there is any."""
+    return sql.SQL(
+        "SELECT FROM pg_catalog.pg_constraint AS zdm_c WHERE zdm_c.contype = 'f'"
+        " AND zdm_c.conrelid = pg_catalog.to_regclass({}) AND zdm_c.confrelid = pg_catalog.to_regclass({})"
+    ).format(*(sql.Literal(text_of(qualified_name(side.table))) for side in (many, one)))
+
+
 def name_of(mapping: RowMapping, rollout: int, purpose: str) -> str:
     """The name of a function."""
     return f"rows_{rollout}_{mapping.number}_{purpose}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from psycopg import sql
 from zdm.db.session import transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority
-from zdm.model.row_mapping import Elements, ParentSide, RowMapping
+from zdm.model.row_mapping import Elements, MirroredColumn, ParentSide, RowMapping, derived
 from zdm.sql import (
     element_log,
     element_sync,
@@ -90,7 +90,12 @@ def repair_rows(
             if mapping.old.references:
                 total += job.run(statements.astray(), statements.naming_none())
             return total
-        total = job.run(statements.different(), statements.settling(statements.different(), side))
+        # What is deleted, or repeated, here must not be mirrored.
+        silent = {"zdm.row": row_conditions.backfilling(mapping)}
+        total = 0
+        if back and (only := derived(mapping, "new")):
+            total += job.run(statements.different(only), statements.repeating(only), silent)
+        total += job.run(statements.different(), statements.settling(statements.different(), side))
         if mapping.old.references:
             # The values agree by now; what is left is which row is named.
             total += job.run(statements.different(), statements.settling(statements.different(), "old"))
@@ -98,8 +103,6 @@ def repair_rows(
         if back:
             extra = statements.extra(own=True)
             return total + job.run(extra, statements.settling(extra, side))
-        # What is deleted here must not be mirrored.
-        silent = {"zdm.row": row_conditions.backfilling(mapping)}
         return total + job.run(statements.extra(), statements.deleting(), silent)
     finally:
         conn.close()
@@ -113,8 +116,22 @@ class _Statements:
         self._old, self._new = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
         self._joined = row_conditions.joined(mapping, "zdm_o", "zdm_n")
 
-    def different(self) -> sql.Composed:
-        """Pairs of which neither follows from the other."""
+    def different(self, only: Sequence[MirroredColumn] = ()) -> sql.Composed:
+        """Pairs of which neither follows from the other.
+
+        Parameters
+        ----------
+        only: those in which these columns of the new side do not.
+        """
+        if only:
+            apart = row_conditions.any_differs(only, "zdm_n", "zdm_o")
+        else:
+            known = (
+                row_record.known(self._mapping, self._rollout, "zdm_o", "zdm_n")
+                if self._mapping.records
+                else None
+            )
+            apart = row_conditions.disagree(self._mapping, "zdm_o", "zdm_n", known=known)
         return sql.SQL("FROM {} AS {} JOIN {} AS {} ON {} WHERE {}").format(
             self._new,
             _NEW,
@@ -124,14 +141,7 @@ class _Statements:
             all_of(
                 [
                     self._may,
-                    row_conditions.disagree(
-                        self._mapping,
-                        "zdm_o",
-                        "zdm_n",
-                        known=row_record.known(self._mapping, self._rollout, "zdm_o", "zdm_n")
-                        if self._mapping.records
-                        else None,
-                    ),
+                    apart,
                     *self._unknown("zdm_o"),
                 ]
             ),
@@ -212,6 +222,28 @@ class _Statements:
             rows=sql.Literal(ROWS),
             settle=row_generator.settle(self._mapping, self._rollout, side),
             table=table,
+        )
+
+    def repeating(self, only: Sequence[MirroredColumn]) -> sql.Composed:
+        """Let these columns of some of them say again what the old side's row says, which alone can say it."""
+        return sql.SQL(
+            "WITH found AS MATERIALIZED (SELECT {n}.*, {values} {found} LIMIT {rows} FOR NO KEY UPDATE OF {n}, {o}) "
+            "UPDATE {new} AS {n} SET {assigned} FROM found WHERE {same}"
+        ).format(
+            n=_NEW,
+            o=_OLD,
+            values=comma(
+                sql.SQL("{} AS {}").format(render(c.value, "zdm_o"), column(f"zdm_v{number}"))
+                for number, c in enumerate(only)
+            ),
+            found=self.different(only),
+            rows=sql.Literal(ROWS),
+            new=self._new,
+            assigned=comma(
+                sql.SQL("{} = {}").format(column(c.name), column(f"zdm_v{number}", "found"))
+                for number, c in enumerate(only)
+            ),
+            same=same_key(self._mapping.new, "zdm_n", "found"),
         )
 
     def reconciling(self, found: sql.Composable, named: Side, side: Side) -> sql.Composed:

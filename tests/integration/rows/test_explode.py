@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
 from tests.support.writers import Writers
+from zdm.backfill.options import Options
 from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
 from zdm.catalog import install, registry, rollouts
@@ -50,6 +52,16 @@ OPERATION: dict[str, object] = {
         "primary_key": ["id"],
         "foreign_key": None,
     },
+}
+
+#: The same where the list is one column, which holds one element or none.
+COLUMNS: dict[str, object] = {
+    "columns": [],
+    "up": None,
+    "order": None,
+    "from": {"columns": ["tags"]},
+    "elements": [{"column": "place", "type": "int"}, {"column": "tag", "type": "text"}],
+    "element_key": ["place"],
 }
 
 BAD = """
@@ -469,6 +481,40 @@ def test_rows_that_are_not_filled_yet(database: Database) -> None:
     assert (posts.found(), posts.bad()) == ({}, 0)
     assert posts.both(7) == ("a,c,d,x", "a,c,d,x")
     assert posts.both(16) == ("a,b", "a,b")
+
+
+def test_an_element_of_a_row_that_is_not_there(database: Database) -> None:
+    """Trying again does not help where a foreign key says that there must be one; without it the row may only be not seen."""
+    posts = Posts(database)
+    posts.fill()
+    late = f"BEGIN ISOLATION LEVEL REPEATABLE READ; {added(999, 'x')}; COMMIT"
+    with pytest.raises(psycopg.errors.SerializationFailure):
+        database.execute(late)
+    database.execute("ALTER TABLE tags ADD FOREIGN KEY (post) REFERENCES posts ON DELETE CASCADE")
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        database.execute(late)
+
+
+def test_a_list_that_no_elements_give_as_well(database: Database) -> None:
+    """It has an element by its own value, and is what none give: the backfill leaves it as it is, and comes to an end."""
+    posts = Posts(
+        database, options={**COLUMNS, "lossy": True}, extra="UPDATE posts SET tags = '' WHERE id = 3"
+    )
+    backfill(
+        lambda: connect(database.dsn, application_name="backfill"),
+        posts.rollout,
+        posts.mapping,
+        Options(lock_patience=timedelta()),
+    )
+    assert posts.found() == {}
+    assert database.execute("SELECT tag FROM tags WHERE post = 3") == []
+    database.execute("DELETE FROM tags WHERE post = 4")
+    database.execute(added(3, "new", 1))
+    assert database.execute("SELECT id, tags FROM posts WHERE id IN (3, 4) ORDER BY id") == [
+        (3, "new"),
+        (4, ""),
+    ]
+    assert posts.found() == {}
 
 
 @pytest.mark.parametrize("authority", list(Authority))

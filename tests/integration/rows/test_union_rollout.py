@@ -16,6 +16,7 @@ from zdm.engine.rollout import Engine
 from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.model.row_mapping import SyncMode
+from zdm.model.sample import Scenario
 from zdm.operations.merge_tables import MergeTables
 from zdm.operations.union_scenarios import SCENARIOS
 
@@ -31,6 +32,49 @@ def _unwatched(database: Database, tables: tuple[str, ...], statements: str) -> 
         for table in tables
     )
     database.execute(f"SET session_replication_role = replica; {off}; {statements}; {on}")
+
+
+def test_tables_that_hold_nothing_but_their_key(database: Database) -> None:
+    """Links of two kinds become links of one; the names of their key differ."""
+    rollout = Rollout(
+        database,
+        Scenario(
+            setup="CREATE TABLE watched_issues (issue int, watcher int, PRIMARY KEY (issue, watcher));"
+            " CREATE TABLE watched_tasks (id serial UNIQUE, task int, watcher int, PRIMARY KEY (task, watcher));"
+            " INSERT INTO watched_issues VALUES (1, 1), (2, 1); INSERT INTO watched_tasks (task, watcher) VALUES (1, 1), (1, 2)",
+            operations=(
+                {
+                    "merge_tables": {
+                        "tables": [
+                            {
+                                "table": "watched_issues",
+                                "values": {"kind": "'issue'"},
+                                "key": {"thing": "issue"},
+                            },
+                            {
+                                "table": "watched_tasks",
+                                "values": {"kind": "'task'"},
+                                "key": {"thing": "task"},
+                                "discard": ["id"],
+                            },
+                        ],
+                        "to": "watched",
+                        "key": ["kind", "thing", "watcher"],
+                        "create": {},
+                    }
+                },
+            ),
+        ),
+    )
+    rollout.advance_to(State.MIGRATED)
+    database.execute("INSERT INTO watched VALUES ('task', 3, 3); DELETE FROM watched WHERE thing = 2")
+    database.execute("UPDATE watched_issues SET issue = 7; INSERT INTO watched_issues VALUES (1, 9)")
+    rollout.agree()
+    expected = [("issue", 1, 9), ("issue", 7, 1), ("task", 1, 1), ("task", 1, 2), ("task", 3, 3)]
+    assert database.execute("TABLE watched ORDER BY 1, 2, 3") == expected
+    assert rollout.engine().verify("try_it").clean
+    rollout.advance_to(State.COMPLETED)
+    assert database.execute("TABLE watched ORDER BY 1, 2, 3") == expected
 
 
 def test_the_fence_and_repair(database: Database) -> None:
