@@ -373,6 +373,10 @@ class ElementStatements(ByRowStatements):
             )
             keys = comma(column(name, ALIAS) for name in mapping.source.key)
             self._settle = _rendered(element_sync.settling_one(mapping, rollout, keys, "fill"))
+            if mapping.logged:
+                noted = row_log.noted(mapping, rollout, mapping.new, ALIAS)
+                self.unsettled = _rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
+                self._settle = self._reconciled("new")
             return
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_m WHERE {})").format(
             self._target, element_sync.belongs(mapping, "zdm_m", ALIAS)
@@ -443,6 +447,7 @@ class GroupStatements(ByRowStatements):
         self._source, self._target = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
         self._key = [column(name, ALIAS) for name in mapping.old.key]
         self.promised = {}
+        self._rollout = rollout
         self.failed = _failure(mapping, rollout)
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
             self._target, element_sync.belongs(mapping, ALIAS, "zdm_t")
@@ -454,6 +459,10 @@ class GroupStatements(ByRowStatements):
         )
         self._keys = group_sync.key_of(mapping, ALIAS)
         self._settle = _rendered(element_sync.settling_one(mapping, rollout, self._keys, "fill"))
+        if mapping.logged:
+            noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
+            self.unsettled = _rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
+            self._settle = self._reconciled("old")
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Make the rows of the keys in these blocks that have none."""

@@ -80,7 +80,7 @@ def _end(mapping: RowMapping) -> list[Step]:
             ),
         )
         for side in row_objects.sides(mapping)
-        if side != "old" and not mapping.logged
+        if side != "old" and (not mapping.logged or _only_follows(mapping))
     ]
     steps += [
         Step(
@@ -96,9 +96,14 @@ def _end(mapping: RowMapping) -> list[Step]:
     return steps
 
 
+def _only_follows(mapping: RowMapping) -> bool:
+    """Whether the new side's rows follow from the old one's, so that nothing of theirs is carried over."""
+    return mapping.elements is not None and mapping.elements.one == "new"
+
+
 def _end_of_log(mapping: RowMapping) -> list[Step]:
     """The swap of the old side's table carries the rest over; until then both sides note what is written."""
-    if mapping.one_way:
+    if mapping.one_way or _only_follows(mapping):
         return []
     table = mapping.new.table
     steps: list[Step] = []

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import SideKind
+from zdm.model.row_mapping import SideKind, SyncMode
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Table
@@ -43,6 +43,46 @@ class CreatedRow(Value):
     def primary_key(self) -> tuple[str, ...]:
         """None but the key."""
         return ()
+
+
+_TOTALS = Scenario(
+    setup="CREATE TABLE payments (id bigserial PRIMARY KEY, order_id bigint, amount numeric(10,2) NOT NULL, status text NOT NULL, at int NOT NULL);"
+    " CREATE INDEX ON payments (order_id); INSERT INTO payments (order_id, amount, status, at)"
+    " SELECT nullif(g % 120, 0), g, 's' || g % 7, g FROM generate_series(1, 300) g;",
+    operations=(
+        {
+            "collapse": {
+                "table": "payments",
+                "to": "order_totals",
+                "key": {"order_id": "order_id"},
+                "create": {"columns": [{"name": "note", "type": "text"}]},
+                "columns": [
+                    {"column": "paid", "type": "numeric(12,2)", "up": "sum(amount)"},
+                    {"column": "last_status", "latest": "status", "by": ["at"]},
+                ],
+                "one_way": True,
+            }
+        },
+    ),
+    old_writes=(
+        "INSERT INTO payments (order_id, amount, status, at) VALUES ({n} % 150 + 1, 1, 'old {n}', 1000 + {n})",
+        "INSERT INTO payments (order_id, amount, status, at) VALUES (1000 + {n}, 2, 'first {n}', {n})",
+        "UPDATE payments SET status = 'late {n}', amount = amount + 1 WHERE id = {n} % 300 + 1",
+        "UPDATE payments SET order_id = 5000 + {n} WHERE id = {n} % 300 + 1",
+        "DELETE FROM payments WHERE id = (SELECT max(id) FROM payments WHERE status LIKE 'first%')",
+    ),
+    new_writes=(
+        "INSERT INTO payments (order_id, amount, status, at) VALUES ({n} % 150 + 1, 3, 'new {n}', 5000 + {n})",
+        "UPDATE order_totals SET note = 'noted {n}' WHERE order_id = {n} % 100 + 1",
+        "DELETE FROM payments WHERE order_id = 1000 + {n} / 2",
+    ),
+    old_reads=("SELECT order_id, status FROM payments ORDER BY at DESC LIMIT 5",),
+    new_reads=("SELECT order_id, paid, last_status FROM order_totals LIMIT 5",),
+    agree="SELECT NOT EXISTS (SELECT FROM order_totals t FULL JOIN (SELECT order_id, sum(amount) AS paid,"
+    " (array_agg(status ORDER BY at DESC, id DESC))[1] AS last_status FROM public.payments WHERE order_id IS NOT NULL GROUP BY order_id) p"
+    " USING (order_id) WHERE (t.paid, t.last_status) IS DISTINCT FROM (p.paid, p.last_status))",
+    after="SELECT count(*) > 100 AND sum(paid) > 200 FROM order_totals WHERE last_status IS NOT NULL",
+)
 
 
 class Collapse(Operation):
@@ -142,44 +182,8 @@ class Collapse(Operation):
             " WHERE e.order_id = o.id ORDER BY at DESC, e.id DESC LIMIT 1), (SELECT count(*) FROM public.events e WHERE e.order_id = o.id)))",
             after="SELECT sum(changes) > 100 AND count(last_status) >= 80 FROM orders",
         ),
-        Scenario(
-            setup="CREATE TABLE payments (id bigserial PRIMARY KEY, order_id bigint, amount numeric(10,2) NOT NULL, status text NOT NULL, at int NOT NULL);"
-            " CREATE INDEX ON payments (order_id); INSERT INTO payments (order_id, amount, status, at)"
-            " SELECT nullif(g % 120, 0), g, 's' || g % 7, g FROM generate_series(1, 300) g;",
-            operations=(
-                {
-                    "collapse": {
-                        "table": "payments",
-                        "to": "order_totals",
-                        "key": {"order_id": "order_id"},
-                        "create": {"columns": [{"name": "note", "type": "text"}]},
-                        "columns": [
-                            {"column": "paid", "type": "numeric(12,2)", "up": "sum(amount)"},
-                            {"column": "last_status", "latest": "status", "by": ["at"]},
-                        ],
-                        "one_way": True,
-                    }
-                },
-            ),
-            old_writes=(
-                "INSERT INTO payments (order_id, amount, status, at) VALUES ({n} % 150 + 1, 1, 'old {n}', 1000 + {n})",
-                "INSERT INTO payments (order_id, amount, status, at) VALUES (1000 + {n}, 2, 'first {n}', {n})",
-                "UPDATE payments SET status = 'late {n}', amount = amount + 1 WHERE id = {n} % 300 + 1",
-                "UPDATE payments SET order_id = 5000 + {n} WHERE id = {n} % 300 + 1",
-                "DELETE FROM payments WHERE id = (SELECT max(id) FROM payments WHERE status LIKE 'first%')",
-            ),
-            new_writes=(
-                "INSERT INTO payments (order_id, amount, status, at) VALUES ({n} % 150 + 1, 3, 'new {n}', 5000 + {n})",
-                "UPDATE order_totals SET note = 'noted {n}' WHERE order_id = {n} % 100 + 1",
-                "DELETE FROM payments WHERE order_id = 1000 + {n} / 2",
-            ),
-            old_reads=("SELECT order_id, status FROM payments ORDER BY at DESC LIMIT 5",),
-            new_reads=("SELECT order_id, paid, last_status FROM order_totals LIMIT 5",),
-            agree="SELECT NOT EXISTS (SELECT FROM order_totals t FULL JOIN (SELECT order_id, sum(amount) AS paid,"
-            " (array_agg(status ORDER BY at DESC, id DESC))[1] AS last_status FROM public.payments WHERE order_id IS NOT NULL GROUP BY order_id) p"
-            " USING (order_id) WHERE (t.paid, t.last_status) IS DISTINCT FROM (p.paid, p.last_status))",
-            after="SELECT count(*) > 100 AND sum(paid) > 200 FROM order_totals WHERE last_status IS NOT NULL",
-        ),
+        _TOTALS,
+        _TOTALS.model_copy(update={"sync": SyncMode.LOGGED}),
         Scenario(
             setup="CREATE TABLE readings (id bigserial PRIMARY KEY, sensor text NOT NULL, day date NOT NULL, value int NOT NULL);"
             " CREATE INDEX ON readings (sensor, day); INSERT INTO readings (sensor, day, value)"
@@ -242,11 +246,20 @@ class Collapse(Operation):
 
     def apply(self, draft: Draft, label: str) -> list[Problem]:
         problems: list[Problem] = []
+        if self.write_back is not None and draft.sync is SyncMode.LOGGED:
+            problems.append(
+                Problem(
+                    f"`write_back` inserts a row into {self.table} for each write of the new version; with `sync: logged` it is known only "
+                    "that something was written, not what came between",
+                    remedy="Use `sync: immediate`, or `one_way: true`, and let the new version insert these rows itself.",
+                    rule="logged-sync",
+                )
+            )
         shape = find_shape(draft, self.table, problems, ordinary=True)
         if self.create is not None:
-            return problems if shape is None else self._into_new(draft, shape, self.create, label)
+            return problems if shape is None or problems else self._into_new(draft, shape, self.create, label)
         other = find_shape(draft, self.to, problems, ordinary=True)
-        if shape is None or other is None:
+        if shape is None or other is None or problems:
             return problems
         many, one = shape.table, other.table
         self._check(shape, other, problems)
@@ -303,6 +316,7 @@ class Collapse(Operation):
             ),
             new=new,
             one_way=True,
+            loggable=True,
             elements=DraftElements(
                 one="new",
                 of=list(self.key),

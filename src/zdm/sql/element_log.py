@@ -9,16 +9,12 @@ Names, besides the ``settle`` functions of `zdm.sql.element_sync`:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-
 from psycopg import sql
 
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide
-from zdm.sql import element_sync
 from zdm.sql.element_sync import ElementObjects, as_stored, belongs, elements_of, same_element, split, unlike
-from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, type_name
-from zdm.sql.log_objects import CHANGES, Logged, keyed, of_mapping
+from zdm.sql.identifiers import all_of, column, comma, type_name
+from zdm.sql.log_objects import CHANGES, Logged, keyed
 from zdm.sql.row_objects import (
     Function,
     Side,
@@ -32,7 +28,6 @@ from zdm.sql.row_objects import (
     same_key,
     sides,
 )
-from zdm.sql.rows import Kind
 from zdm.sql.templates import load
 
 _MANY, _ELEMENT = "zdm_m", "zdm_e"
@@ -54,93 +49,6 @@ def group(mapping: RowMapping) -> RowSide:
     elements = _of(mapping)
     many, one = mapping.side(elements.many), mapping.side(elements.one)
     return many.model_copy(update={"key": elements.of, "key_types": one.key_types})
-
-
-WAITING = "waiting"
-"""The kind of a key of which something waits in the log."""
-
-
-def wrong_or_waiting(mapping: RowMapping, rollout: int, samples: int, *, known: bool) -> sql.Composed:
-    """A SELECT of what is wrong, by kind, with how many there are and some keys; and of all keys of which something waits, as JSON."""
-    noted = sql.SQL(
-        "EXISTS (SELECT FROM {} AS zdm_c WHERE {} AND NOT zdm_c.failed AND zdm_c.key OPERATOR(pg_catalog.=) {})"
-    )
-    here = of_mapping(mapping, rollout)
-    elements = _of(mapping)
-    texts = sql.SQL("ARRAY[{}]").format(
-        comma(
-            sql.SQL("{}::pg_catalog.text").format(column(f"zdm_k{number}", "zdm_d"))
-            for number, _ in enumerate(elements.of)
-        )
-    )
-    # What is noted may be what has no form over there, which is not known yet.
-    besides = noted.format(CHANGES, here, key_text(mapping.side(elements.one), "zdm_o"))
-    return sql.SQL(
-        "WITH zdm_t AS MATERIALIZED (SELECT EXISTS (SELECT FROM {changes} AS zdm_c WHERE {here} AND zdm_c.event OPERATOR(pg_catalog.=)"
-        " 'truncate') AS waits), zdm_p AS (SELECT CASE WHEN zdm_t.waits THEN {waiting} ELSE zdm_d.kind END AS kind,"
-        " CASE WHEN zdm_t.waits THEN pg_catalog.to_jsonb({texts})::pg_catalog.text ELSE zdm_d.key END AS key, zdm_t.waits"
-        " FROM ({wrong}) AS zdm_d CROSS JOIN zdm_t WHERE NOT {noted})"
-        " SELECT kind, pg_catalog.count(*), CASE WHEN waits THEN pg_catalog.array_agg(key) ELSE (pg_catalog.array_agg(key))[1:{samples}] END"
-        " FROM zdm_p GROUP BY kind, waits"
-        " UNION ALL SELECT {waiting}, pg_catalog.count(*), pg_catalog.array_agg(DISTINCT pg_catalog.to_jsonb(zdm_c.key)::pg_catalog.text)"
-        " FROM {changes} AS zdm_c WHERE {here} AND NOT zdm_c.failed AND zdm_c.key IS NOT NULL HAVING pg_catalog.count(*) > 0"
-    ).format(
-        changes=CHANGES,
-        here=here,
-        waiting=sql.Literal(WAITING),
-        texts=texts,
-        wrong=element_sync.disagreeing(mapping, rollout, known=known, besides=besides),
-        noted=noted.format(CHANGES, here, texts),
-        samples=sql.Literal(samples),
-    )
-
-
-def wrong_of(
-    mapping: RowMapping, rollout: int, keys: Sequence[Sequence[str]], samples: int, *, last: bool
-) -> sql.Composed:
-    """The same of single keys.
-
-    Parameters
-    ----------
-    last: count also those of which something still waits.
-    """
-    elements = _of(mapping)
-    one, many = mapping.side(elements.one), mapping.side(elements.many)
-    here = of_mapping(mapping, rollout)
-    key = sql.SQL("zdm_k.key")
-    waits: sql.Composable = sql.SQL("false")
-    if not last:
-        waits = sql.SQL(
-            "EXISTS (SELECT FROM {} AS zdm_c WHERE {} AND NOT zdm_c.failed AND (zdm_c.key OPERATOR(pg_catalog.=) {}"
-            " OR zdm_c.event OPERATOR(pg_catalog.=) 'truncate'))"
-        ).format(CHANGES, here, key)
-    agree: list[sql.Composable] = [element_sync.is_joined(mapping, "zdm_o", rollout)]
-    if elements.split is not None:
-        agree.insert(0, element_sync.is_split(mapping, "zdm_o", rollout))
-    return sql.SQL(
-        "SELECT kind, pg_catalog.count(*), CASE kind WHEN {waiting} THEN pg_catalog.array_agg(pg_catalog.to_jsonb(key)::pg_catalog.text)"
-        " ELSE (pg_catalog.array_agg(pg_catalog.array_to_string(key, ', ')))[1:{samples}] END"
-        " FROM (SELECT zdm_k.key, CASE WHEN {waits} THEN {waiting}"
-        " WHEN NOT EXISTS (SELECT FROM {one} AS zdm_o WHERE {one_key}) THEN"
-        " CASE WHEN EXISTS (SELECT FROM {many} AS zdm_m WHERE {many_key}) THEN {extra} END"
-        " WHEN EXISTS (SELECT FROM {one} AS zdm_o WHERE {one_key} AND CASE WHEN EXISTS (SELECT {failed}) THEN false ELSE NOT {agree} END)"
-        " THEN {different} END AS kind"
-        " FROM (SELECT ARRAY(SELECT pg_catalog.jsonb_array_elements_text(zdm_j)) AS key FROM pg_catalog.jsonb_array_elements({keys}) AS zdm_j) AS zdm_k"
-        ") AS zdm_p WHERE kind IS NOT NULL GROUP BY kind"
-    ).format(
-        waiting=sql.Literal(WAITING),
-        samples=sql.Literal(samples),
-        waits=waits,
-        one=qualified_name(one.table),
-        many=qualified_name(many.table),
-        one_key=keyed(one, "zdm_o", "zdm_k.key"),
-        many_key=keyed(group(mapping), "zdm_m", "zdm_k.key"),
-        extra=sql.Literal(Kind.EXTRA.value),
-        different=sql.Literal(Kind.DIFFERENT.value),
-        failed=failed(mapping, rollout, one, "zdm_o"),
-        agree=any_of(agree),
-        keys=sql.SQL("{}::pg_catalog.jsonb").format(sql.Literal(json.dumps([list(k) for k in keys]))),
-    )
 
 
 def _of(mapping: RowMapping) -> Elements:

@@ -7,7 +7,7 @@ Whoever writes elements of a row holds its lock, so both look at all of them, an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from psycopg import sql
 
@@ -32,6 +32,9 @@ from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
 _MANY, _ELEMENT, _JOINED = "zdm_m", "zdm_e", "zdm_j"
+
+Besides = Callable[[Sequence[sql.Composable]], sql.Composable]
+"""A condition over the values of a key."""
 
 _LENGTH = re.compile(r"(character varying)\(\d+\)")
 
@@ -267,7 +270,7 @@ def is_joined(mapping: RowMapping, alias: str, rollout: int) -> sql.Composable:
 
 
 def disagreeing(
-    mapping: RowMapping, rollout: int, *, known: bool = True, besides: sql.Composable | None = None
+    mapping: RowMapping, rollout: int, *, known: bool = True, besides: Besides = lambda _: sql.SQL("false")
 ) -> sql.Composed:
     """A SELECT of what is wrong: ``kind`` (of `zdm.sql.rows.Kind`), ``key`` as text, and the row's key as ``zdm_k<n>``.
 
@@ -276,14 +279,14 @@ def disagreeing(
     Parameters
     ----------
     known: pass over rows that are recorded as failed, whose elements cannot be computed.
-    besides: a condition over ``zdm_o``: pass over these as well.
+    besides: a condition over a row's key: pass over these as well.
     """
     elements = _of(mapping)
     one = mapping.side(elements.one)
     if elements.split is None:
-        return _unlike_joined(mapping, rollout)
+        return _unlike_joined(mapping, rollout, besides)
     passing = [sql.SQL("EXISTS (SELECT {})").format(failed(mapping, rollout, one, "zdm_o"))] if known else []
-    passed = any_of([*passing, *([besides] if besides is not None else [])])
+    passed = any_of([*passing, besides([column(name, "zdm_o") for name in one.key])])
     keys = [f"zdm_k{number}" for number, _ in enumerate(elements.of)]
     return sql.SQL(
         "SELECT zdm_p.* FROM (SELECT CASE WHEN zdm_o.zdm_there IS NULL THEN 'extra' WHEN {passed} THEN NULL WHEN {joined} THEN NULL"
@@ -328,12 +331,12 @@ def disagreeing(
     )
 
 
-def _unlike_joined(mapping: RowMapping, rollout: int) -> sql.Composed:
+def _unlike_joined(mapping: RowMapping, rollout: int, besides: Besides) -> sql.Composed:
     """The same where rows only follow from their elements."""
     one = mapping.source
     return sql.SQL(
         "SELECT 'different' AS kind, pg_catalog.concat_ws(', ', {texts}) AS key, {keys} FROM {one} AS zdm_o"
-        " WHERE CASE WHEN EXISTS (SELECT {failed}) THEN false ELSE NOT {joined} END"
+        " WHERE CASE WHEN EXISTS (SELECT {failed}) OR {besides} THEN false ELSE NOT {joined} END"
     ).format(
         texts=comma(
             sql.SQL("{} || {}::text").format(sql.Literal(f"{name}="), column(name, "zdm_o"))
@@ -345,6 +348,7 @@ def _unlike_joined(mapping: RowMapping, rollout: int) -> sql.Composed:
         ),
         one=qualified_name(one.table),
         failed=failed(mapping, rollout, one, "zdm_o"),
+        besides=besides([column(name, "zdm_o") for name in one.key]),
         joined=is_joined(mapping, "zdm_o", rollout),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
-from zdm.sql.element_sync import GatheredObjects, is_joined
+from zdm.sql.element_sync import Besides, GatheredObjects, is_joined
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Function, Trigger, equal, failed, record_failure, same_key
 from zdm.sql.templates import load
@@ -43,10 +43,13 @@ def groups(mapping: RowMapping, alias: str) -> sql.Composed:
     )
 
 
-def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql.Composed:
+def disagreeing(
+    mapping: RowMapping, rollout: int, *, known: bool = True, besides: Besides = lambda _: sql.SQL("false")
+) -> sql.Composed:
     """What is wrong, as `zdm.sql.element_sync.disagreeing` has it: rows missing, rows of no key, rows that say something else."""
     names = mapping.new.key
     keys = [sql.SQL("COALESCE({}, {})").format(column(n, "zdm_o"), column(n, "zdm_g")) for n in names]
+    failure = failed(mapping, rollout, mapping.old, "zdm_g", keys)
     return sql.SQL(
         "SELECT zdm_p.* FROM (SELECT CASE WHEN {failed} THEN NULL WHEN zdm_o.zdm_there IS NULL THEN 'missing'"
         " WHEN zdm_g.zdm_there IS NULL THEN 'extra' WHEN NOT {joined} THEN 'different' END AS kind,"
@@ -54,9 +57,12 @@ def disagreeing(mapping: RowMapping, rollout: int, *, known: bool = True) -> sql
         " FROM (SELECT *, true AS zdm_there FROM {groups}) AS zdm_g"
         " FULL JOIN (SELECT *, true AS zdm_there FROM {one}) AS zdm_o ON {same}) AS zdm_p WHERE kind IS NOT NULL"
     ).format(
-        failed=sql.SQL("EXISTS (SELECT {})").format(failed(mapping, rollout, mapping.old, "zdm_g", keys))
-        if known
-        else sql.SQL("false"),
+        failed=any_of(
+            [
+                *([sql.SQL("EXISTS (SELECT {})").format(failure)] if known else []),
+                besides(keys),
+            ]
+        ),
         joined=is_joined(mapping, "zdm_o", rollout),
         texts=comma(
             sql.SQL("{} || {}::text").format(sql.Literal(f"{name}="), key)

@@ -76,9 +76,13 @@ class Logged(Objects):
             changes=CHANGES,
             filter=self._here,
             reconcile=function_of(self.mapping, self.rollout, "reconcile"),
-            move=function_of(self.mapping, self.rollout, "move"),
+            move=self._moving(),
             expand=function_of(self.mapping, self.rollout, "expand"),
         )
+
+    def _moving(self) -> sql.Identifier:
+        """What follows a row to another key."""
+        return function_of(self.mapping, self.rollout, "move")
 
     def _last(self) -> Function:
         return self._logged(
@@ -88,15 +92,18 @@ class Logged(Objects):
             changes=CHANGES,
             filter=self._here,
             work=function_of(self.mapping, self.rollout, "work"),
-            keep=sql.SQL("\n").join(self._kept(side) for side in sides(self.mapping)),
+            keep=sql.SQL("\n").join(self._keeping(side) for side in sides(self.mapping)),
         )
 
     @abstractmethod
-    def _lost(self, side: Side) -> sql.Composable:
-        """What the row of a failed entry (``zdm_c``) holds on that side, as jsonb."""
+    def _lost(self, side: Side) -> sql.Composable | None:
+        """What the row of a failed entry (``zdm_c``) holds on that side, as jsonb; None if that is somewhere else as well."""
 
-    def _kept(self, side: Side) -> sql.Composable:
+    def _keeping(self, side: Side) -> sql.Composable:
         """What keeps that, as a conflict that it lost."""
+        lost = self._lost(side)
+        if lost is None:
+            return sql.SQL("  NULL;")
         return sql.SQL(
             "  INSERT INTO {conflicts} (rollout, schema_name, table_name, key, won, lost, reason)\n"
             "  SELECT DISTINCT {rollout}, {schema}, {name}, zdm_c.key, {won},\n"
@@ -110,7 +117,7 @@ class Logged(Objects):
             schema=sql.Literal(self.mapping.id.schema_),
             name=sql.Literal(self.mapping.id.name),
             won=sql.Literal(across(side)),
-            lost=self._lost(side),
+            lost=lost,
             schema_of=sql.Identifier(SCHEMA),
             id=sql.Literal(str(self.mapping.id)),
             changes=CHANGES,

@@ -16,6 +16,7 @@ from zdm.sql import (
     element_log,
     element_record,
     element_sync,
+    gathered_log,
     group_sync,
     parent_sync,
     reference_sync,
@@ -147,7 +148,10 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
         return made(mapping, mapping.parent, rollout, side)
     if mapping.elements is not None:
         if mapping.logged:
-            return element_log.ElementLogObjects(mapping, rollout, side)
+            if mapping.elements.one == "old":
+                return element_log.ElementLogObjects(mapping, rollout, side)
+            gathering = gathered_log.GroupLogObjects if mapping.gathers else gathered_log.GatheredLogObjects
+            return gathering(mapping, rollout, side)
         if mapping.gathers:
             return group_sync.GroupObjects(mapping, rollout, side)
         if mapping.elements.one == "new":
@@ -170,7 +174,9 @@ def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
         return parent_sync.function_names(mapping, rollout, side)
     if mapping.elements is not None:
         if mapping.logged:
-            return element_log.function_names(mapping, rollout, side)
+            if mapping.elements.one == "old":
+                return element_log.function_names(mapping, rollout, side)
+            return gathered_log.function_names(mapping, rollout, side)
         return element_sync.function_names(mapping, rollout, side)
     if mapping.logged:
         return row_log.function_names(mapping, rollout, side)

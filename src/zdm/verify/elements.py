@@ -11,7 +11,8 @@ from psycopg import sql
 
 from zdm.db.session import transaction
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_log, element_record, element_sync, group_sync
+from zdm.sql import element_record, element_sync, group_sync, log_comparison
+from zdm.sql.rows import Kind
 from zdm.verify.rows import AGAIN
 from zdm.verify.run import SAMPLES, Found
 from zdm.verify.statement import Counted, in_one_statement
@@ -47,7 +48,7 @@ def verify_elements(
             connect,
             mapping,
             rollout,
-            lambda known: element_log.wrong_or_waiting(mapping, rollout, SAMPLES, known=known),
+            lambda known: log_comparison.wrong_or_waiting(mapping, rollout, SAMPLES, known=known),
             workers=workers,
             settle=lambda conn, found: _looked_at_again(conn, mapping, rollout, found, carry_over),
         )
@@ -78,13 +79,20 @@ def _looked_at_again(
     """Keys of which something was waiting, compared anew until each is found without, or time is up."""
     wrong: Counted = []
     for attempt in range(AGAIN + 1):
-        wrong += [part for part in found if part[0] != element_log.WAITING]
-        keys = [json.loads(key) for part in found if part[0] == element_log.WAITING for key in part[2]]
+        wrong += [part for part in found if part[0] != log_comparison.WAITING]
+        keys = [json.loads(key) for part in found if part[0] == log_comparison.WAITING for key in part[2]]
         if not keys:
             break
         carry_over()
-        with transaction(conn, isolation="repeatable read", read_only=True):
-            found = conn.execute(
-                element_log.wrong_of(mapping, rollout, keys, SAMPLES, last=attempt + 1 == AGAIN)
-            ).fetchall()
+        last = attempt + 1 == AGAIN
+        try:
+            with transaction(conn, isolation="repeatable read", read_only=True):
+                found = conn.execute(
+                    log_comparison.wrong_of(mapping, rollout, keys, SAMPLES, last=last)
+                ).fetchall()
+        except (psycopg.DataError, psycopg.IntegrityError):
+            if not last:
+                raise
+            # One of them has no form over there, and nobody has come to record it.
+            found = [(Kind.DIFFERENT.value, len(keys), [", ".join(key) for key in keys[:SAMPLES]])]
     return wrong

@@ -71,7 +71,8 @@ def repair_rows(
             several = _Elements(mapping, mapping.elements, rollout)
             if mapping.logged:
                 # What is noted counts first, so that nothing that waits is written over.
-                total = job.run(several.astray(), several.reconciling_astray(side))
+                orphans = mapping.elements.one == "old"
+                total = job.run(several.astray(), several.reconciling_astray(side)) if orphans else 0
                 return total + job.run(several.wrong(), several.reconciling(side))
             astray = mapping.elements.one == "old" and not back
             total = job.run(several.astray(), several.dropping()) if astray else 0
@@ -425,8 +426,15 @@ def _groups(mapping: RowMapping, rollout: int) -> tuple[sql.Composed, sql.Compos
     """Keys whose row is missing, one too many, or says something else; and what makes some of them right."""
     keys = comma(sql.Identifier(f"zdm_k{number}") for number, _ in enumerate(mapping.new.key))
     found = sql.SQL("FROM ({}) AS zdm_w").format(group_sync.disagreeing(mapping, rollout))
+    settle: sql.Composable = element_sync.settling_one(mapping, rollout, keys, "repair")
+    if mapping.logged:
+        texts = comma(
+            sql.SQL("{}::pg_catalog.text").format(column(f"zdm_k{number}"))
+            for number, _ in enumerate(mapping.new.key)
+        )
+        settle = row_log.reconcile_key(mapping, rollout, sql.SQL("ARRAY[{}]").format(texts), "old")
     return found, sql.SQL("WITH found AS MATERIALIZED (SELECT {} {} LIMIT {}) SELECT {} FROM found").format(
-        keys, found, sql.Literal(ROWS), element_sync.settling_one(mapping, rollout, keys, "repair")
+        keys, found, sql.Literal(ROWS), settle
     )
 
 

@@ -67,6 +67,7 @@ class Orders:
     naive: bool = False
     extra: str = ""
     options: dict[str, object] = field(default_factory=dict)
+    sync: str = "immediate"
     mapping: RowMapping = field(init=False)
     rollout: int = field(init=False)
 
@@ -82,7 +83,11 @@ class Orders:
         if self.extra:
             self.database.execute(self.extra)
         migration = Migration.model_validate(
-            {"id": "try_it", "operations": [{"collapse": {**OPERATION, **self.options}}]}
+            {
+                "id": "try_it",
+                "sync": self.sync,
+                "operations": [{"collapse": {**OPERATION, **self.options}}],
+            }
         )
         _, self.mapping, self.rollout = staged(
             self.database, migration, naive=NAIVE if self.naive else None, new_first=True

@@ -22,6 +22,7 @@ from zdm.errors import BadInput, GateRefused
 from zdm.model.phases import State
 from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
+from zdm.operations.collapse import Collapse
 from zdm.operations.explode import Explode
 from zdm.operations.extract_json import ExtractJson
 from zdm.operations.merge_tables import MergeTables
@@ -46,6 +47,7 @@ MOVED = logged(MoveColumns.scenarios[0])
         pytest.param(ShadowTable.scenarios[2], id="shadow"),
         pytest.param(MergeTables.scenarios[1], id="merge"),
         pytest.param(logged(ExtractJson.scenarios[2]), id="json"),
+        pytest.param(logged(Collapse.scenarios[0]), id="collapse"),
     ],
 )
 def test_run_through(database: Database, scenario: Scenario) -> None:
@@ -287,8 +289,11 @@ def test_refusals(database: Database) -> None:
         assert [p.rule for p in raised.value.problems] == ["logged-sync"], raised.value.problems
 
 
-def test_other_mappings_are_refused_by_name(database: Database) -> None:
-    rollout = Rollout(database, Normalise.scenarios[0])
+@pytest.mark.parametrize(
+    "scenario", [Normalise.scenarios[0], Collapse.scenarios[1]], ids=["normalise", "back"]
+)
+def test_other_mappings_are_refused_by_name(database: Database, scenario: Scenario) -> None:
+    rollout = Rollout(database, scenario)
     migration = rollout.migration.model_copy(update={"sync": SyncMode.LOGGED})
     with pytest.raises(BadInput) as raised:
         rollout.engine().plan(migration)
