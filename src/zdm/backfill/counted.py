@@ -5,11 +5,11 @@ of the old table: twice the WAL, and a third of the time. Instead a chunk
 
 1. counts the rows whose writers had ended when it began, by the oldest transaction that ran then (`Count.since`);
 2. copies those, and locks the few that somebody has marked: it cannot be told what for;
-3. counts again, under an advisory lock that it keeps to its commit. A row that went meanwhile, by a commit or by a statement that has only
+3. counts again, under an advisory lock that it keeps to its commit, and shares with other chunks. A row that went meanwhile, by a commit or by a statement that has only
    marked it yet, makes the numbers differ: no row that was not there can take its place, as its writer would not have ended.
    The chunk is then repeated with locks.
 
-Who deletes a row after that finds no copy yet. The triggers pass through the same lock then, so that the chunk commits, and look again
+Who deletes a row after that finds no copy yet. The triggers pass through the same lock then, alone, so that the chunk commits, and look again
 (`triggers/row_go.sql`). Rows that were written lately are copied under their locks.
 """
 
@@ -98,7 +98,7 @@ class Counting:
     def close(self, start: int, end: int, count: Count) -> sql.Composed:
         """Commit, unless a row went: in one message, since rows that are deleted wait for it. What is deferred may wait for others, so it comes first."""
         return sql.SQL(
-            "SET CONSTRAINTS ALL IMMEDIATE;\nSELECT pg_catalog.pg_advisory_xact_lock({});\n{};\nCOMMIT"
+            "SET CONSTRAINTS ALL IMMEDIATE;\nSELECT pg_catalog.pg_advisory_xact_lock_shared({});\n{};\nCOMMIT"
         ).format(
             self._lock,
             dollar_quoted(

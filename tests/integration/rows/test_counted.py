@@ -127,7 +127,7 @@ def test_a_row_goes_between_the_last_look_and_the_commit(
         ((source,),) = database.execute(
             "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname ~ 'settle_new' AND pronamespace = 'zdm'::regnamespace"
         )
-        without = source.replace("PERFORM pg_catalog.pg_advisory_xact_lock_shared(", "PERFORM (")
+        without = source.replace("PERFORM pg_catalog.pg_advisory_xact_lock(", "PERFORM (")
         assert without != source
         database.execute(without)
     with Scene(database.dsn) as scene:
