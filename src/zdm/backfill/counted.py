@@ -60,9 +60,13 @@ class Counting:
     Parameters
     ----------
     insert: the part of ``INSERT INTO … SELECT …`` before FROM, over the source's row as `ALIAS`.
+    wanted: a condition over that row: it must have a copy.
     """
 
-    def __init__(self, mapping: RowMapping, rollout: int, insert: sql.Composable) -> None:
+    def __init__(
+        self, mapping: RowMapping, rollout: int, insert: sql.Composable, wanted: sql.Composable
+    ) -> None:
+        self._wanted = wanted
         self._source = qualified_name(mapping.old.table)
         self._lock = row_conditions.closing(mapping, rollout)
         self._insert = insert
@@ -84,7 +88,12 @@ class Counting:
 
     def fill(self, start: int, end: int, count: Count, absent: sql.Composable | None) -> sql.Composed:
         """Copy the settled rows, those only that have no copy where `absent` says what such are."""
-        conditions = [within(start, end, ALIAS), before(count.since), *([] if absent is None else [absent])]
+        conditions = [
+            within(start, end, ALIAS),
+            before(count.since),
+            self._wanted,
+            *([] if absent is None else [absent]),
+        ]
         return sql.SQL("{} FROM ONLY {} AS {} WHERE {}").format(
             self._insert, self._source, sql.Identifier(ALIAS), all_of(conditions)
         )

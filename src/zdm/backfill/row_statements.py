@@ -89,7 +89,11 @@ class RowStatements:
     @property
     def counting(self) -> Counting | None:
         """How chunks are copied without locks, if the mapping allows that."""
-        return Counting(self._mapping, self._rollout, self._into) if self._mapping.countable else None
+        return (
+            Counting(self._mapping, self._rollout, self._into, self._wanted)
+            if self._mapping.countable
+            else None
+        )
 
     def absent(self, start: int, end: int) -> sql.Composable:
         """A condition: a row of these blocks has none over there."""

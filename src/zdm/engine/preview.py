@@ -140,12 +140,10 @@ def _row_chunk(mapping: RowMapping) -> str:
         "INSERT INTO {t} ({c}) SELECT {v} FROM (SELECT o.* FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < "
         "'(<next block>,0)' AND {w} AND NOT EXISTS (SELECT FROM {t} AS n WHERE {j}) {l}) AS o"
     )
-    if mapping.selective:
-        lock = "FOR SHARE"
-    elif mapping.countable:
+    if mapping.countable:
         lock = "/* FOR KEY SHARE only where the rows are not the same in number before the commit, or the new table has foreign keys */"
     else:
-        lock = "FOR KEY SHARE"
+        lock = "FOR SHARE" if mapping.selective else "FOR KEY SHARE"
     return template.format(
         t=qualified_name(mapping.new.table),
         s=qualified_name(mapping.old.table),

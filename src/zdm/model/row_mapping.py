@@ -400,9 +400,10 @@ class RowMapping(Value):
 
     @property
     def countable(self) -> bool:
-        """Whether a row of the old side has a row of its own on the new one for as long as it is there, whatever is written to it.
+        """Whether rows of the old side can be counted instead of locked while they are copied.
 
-        Then nothing but its deletion, or another key, takes that away.
+        Whatever takes a row's copy away must be a write of that row after which the triggers look for the copy: its deletion, another
+        key, or that it leaves the filter. A row that comes to hold nothing (`Presence.NEEDED`) is not looked for.
         """
         return (
             self.parent is None
@@ -410,7 +411,8 @@ class RowMapping(Value):
             and self.new.kind is SideKind.ROWS
             and not self.new.loose
             and not self.old.references
-            and not (self.logged or self.selective or self.unites or self.records or self.one_way)
+            and self.presence is Presence.EVERY
+            and not (self.logged or self.unites or self.records or self.one_way)
         )
 
     def side(self, name: str) -> RowSide:
