@@ -165,7 +165,7 @@ def compile_plan(
         for what, digest in hanging_on(draft.tables[mapping.table], going(mapping), draft.own_views).items()
     ]
     plan = plan.model_copy(update={"hanging": tuple(hanging)})
-    # Of one stage those of rows come first: their functions go before the tables whose rows they take.
+    # Of one stage and turn those of rows come first: their functions go before the tables whose rows they take.
     steps: list[Step] = [step for found in rows for step in row_steps(found)]
     for phase in Phase:
         for operation, seen in zip(migration.operations, context, strict=True):

@@ -73,7 +73,7 @@ def _end(mapping: RowMapping) -> list[Step]:
             id=f"cleanup.{mapping.id}.mirror.{side}",
             title=f"stop mirroring {mapping.side(side).table} in {mapping.old.table}",
             phase=Phase.CLEANUP,
-            stage=Stage.CONTRACT,
+            stage=Stage.APART,
             operation=mapping.operation,
             action=Transaction(
                 statements=row_sync.drop_triggers(mapping, side), locks=(brief(mapping.side(side).table),)

@@ -40,6 +40,7 @@ class Stage(IntEnum):
     AUTHORITY = 100  # switchover: the new side wins from here
     TIGHTEN = 110  # cleanup: proofs that need the old side silent, without a scan under lock
     RELEASE = 115  # cleanup: foreign keys let go of the old columns, each in a transaction of its own
+    APART = 117  # cleanup: the new version's writes of one table are no longer mirrored in another, whose columns go next
     CONTRACT = 120  # cleanup: the swap; the old structure goes
     FINISH = 130  # cleanup: what is left of zdm's own
 

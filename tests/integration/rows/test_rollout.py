@@ -11,13 +11,34 @@ from tests.support.servers import Database
 from zdm.engine.results import Outcome
 from zdm.errors import BadInput
 from zdm.model.phases import State
+from zdm.model.step import Phase
+from zdm.operations.base import Operation
+from zdm.operations.explode import Explode
+from zdm.operations.merge_tables import MergeTables
 from zdm.operations.move_columns import MoveColumns
+from zdm.operations.split_table import SplitTable
 
 SCENARIO = MoveColumns.scenarios[0]
 AGREE = (
     "SELECT count(*) FROM public.accounts a FULL JOIN public.account_stats s ON s.account_id = a.id"
     " WHERE (a.{c}, a.id) IS DISTINCT FROM (s.statuses_count, s.account_id)"
 )
+
+
+@pytest.mark.parametrize("operation", [MoveColumns, SplitTable, MergeTables, Explode])
+def test_nothing_is_mirrored_any_more_when_the_old_columns_go(
+    database: Database, operation: type[Operation]
+) -> None:
+    """Triggers of the new table that outlived the swap would fail the new application's writes."""
+    rollout = Rollout(database, operation.scenarios[0])
+    steps = [
+        step.id for step in rollout.engine().plan(rollout.migration).steps if step.phase is Phase.CLEANUP
+    ]
+    ends = [n for n, step in enumerate(steps) if step.endswith(".mirror.new")]
+    swaps = [n for n, step in enumerate(steps) if step.endswith(".swap")]
+    assert ends
+    assert swaps
+    assert max(ends) < min(swaps)
 
 
 def test_the_fence_and_repair(database: Database) -> None:
