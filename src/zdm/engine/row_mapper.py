@@ -158,7 +158,7 @@ def _reactions(mapper: Mapper, draft: DraftRows) -> list[Problem]:
                 "Make it NO ACTION first, or use `sync: immediate`.",
                 rule="logged-sync",
             )
-            for name, table in rows
+            for name, table in [*rows, *side.reactions]
         ]
     return found
 

@@ -10,7 +10,7 @@ from psycopg import sql
 from pydantic import Field, model_validator
 
 from zdm.errors import Problem
-from zdm.model.names import QualifiedName, Value
+from zdm.model.names import QualifiedName
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind, SyncMode
 from zdm.model.sample import Scenario
@@ -19,31 +19,21 @@ from zdm.model.table import Table
 from zdm.operations import ddl
 from zdm.operations.add_column import AddColumn
 from zdm.operations.base import Context, Draft, Operation, readable_names
-from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
+from zdm.operations.create_table import TableColumn
 from zdm.operations.drop_table import DropTable
 from zdm.operations.gathered import Gathered, WriteBack, check_back
 from zdm.operations.params import Name, TableName, find_column, find_shape
 from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape
-from zdm.operations.target import Target, keys_of, make_table, readable, table_steps, unique_over
-
-
-class CreatedRow(Value):
-    """The table to make: what it has besides the key and the columns."""
-
-    columns: tuple[TableColumn, ...] = Field(default=(), description="columns of its own")
-    unique: tuple[UniqueKey, ...] = Field(default=(), description="further unique constraints")
-    checks: tuple[Check, ...] = Field(default=(), description="check constraints")
-    comment: str | None = Field(default=None, description="its comment")
-    grants: dict[Name, tuple[Privilege, ...]] = Field(
-        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
-    )
-
-    @property
-    def primary_key(self) -> tuple[str, ...]:
-        """None but the key."""
-        return ()
-
+from zdm.operations.target import (
+    MadeTable,
+    Target,
+    keys_of,
+    make_table,
+    readable,
+    table_steps,
+    unique_over,
+)
 
 _TOTALS = Scenario(
     setup="CREATE TABLE payments (id bigserial PRIMARY KEY, order_id bigint, amount numeric(10,2) NOT NULL, status text NOT NULL, at int NOT NULL);"
@@ -93,7 +83,7 @@ class Collapse(Operation):
 
     table: TableName = Field(description="the table with many rows")
     to: TableName = Field(description="the table with one row for them, which gets the columns")
-    create: CreatedRow | None = Field(
+    create: MadeTable | None = Field(
         default=None,
         description="make `to`: a row for each key, as long as `table` has any of it; without it, `to` exists already",
     )
@@ -229,7 +219,7 @@ class Collapse(Operation):
         return self
 
     def tables(self) -> Sequence[str]:
-        return (self.table, self.to) if self.create is None else (self.table,)
+        return (self.table, self.to) if self.create is None else (self.table, *self.create.referenced)
 
     def types(self) -> Sequence[str]:
         own = self.create.columns if self.create is not None else ()
@@ -343,7 +333,7 @@ class Collapse(Operation):
         draft.memo[f"{label}/dropping"] = drop
         return drop.apply(draft, f"{label}/drop")
 
-    def _into_new(self, draft: Draft, shape: TableShape, create: CreatedRow, label: str) -> list[Problem]:
+    def _into_new(self, draft: Draft, shape: TableShape, create: MadeTable, label: str) -> list[Problem]:
         """Make the table, with a row for each key."""
         problems: list[Problem] = []
         many = shape.table

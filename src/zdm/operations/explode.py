@@ -260,7 +260,7 @@ class Explode(Operation):
     def tables(self) -> Sequence[str]:
         if self.create is None:
             return (self.table, self.to)
-        return (self.table,)
+        return (self.table, *self.create.referenced)
 
     def types(self) -> Sequence[str]:
         made = self.create.columns if self.create is not None else ()
@@ -491,7 +491,16 @@ class Explode(Operation):
             keys += [c for name in self._element_key for c in made if c.name == name]
             others = [c for c in made if c.name not in self._element_key]
             found = make_table(
-                draft, shape, self.to, keys, others, [], self.create, f"{label}/table", problems
+                draft,
+                shape,
+                self.to,
+                keys,
+                others,
+                [],
+                self.create,
+                f"{label}/table",
+                problems,
+                primary_key=self.create.primary_key,
             )
         if found is None:
             return None

@@ -255,7 +255,9 @@ class ExtractJson(Operation):
         return self
 
     def tables(self) -> Sequence[str]:
-        if self.to is None or self.create is not None:
+        if self.create is not None:
+            return (self.table, *self.create.referenced)
+        if self.to is None:
             return (self.table,)
         return (self.table, self.to)
 

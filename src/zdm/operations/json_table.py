@@ -209,4 +209,5 @@ def _target(
         said.create,
         f"{label}/table",
         problems,
+        primary_key=said.create.primary_key,
     )

@@ -197,7 +197,8 @@ class MergeTables(Operation):
 
     def tables(self) -> Sequence[str]:
         if self.united:
-            return (*(u.table for u in self.united), *((self.to,) if self.create is None else ()))
+            others = (self.to,) if self.create is None else self.create.referenced
+            return (*(u.table for u in self.united), *others)
         return (self._goes, self.to)
 
     def types(self) -> Sequence[str]:

@@ -18,12 +18,13 @@ from zdm.model.table import Column
 from zdm.operations.add_column import AddColumn
 from zdm.operations.add_foreign_key import Reaction
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
+from zdm.operations.create_table import TableColumn
 from zdm.operations.elements import foreign_key_of
 from zdm.operations.params import Name, Sql, TableName, by_name, find_column, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.operations.target import (
+    MadeTable,
     Target,
     existing_table,
     key_must_cascade,
@@ -60,23 +61,20 @@ class MovedColumn(Value):
         return self.to or self.column
 
 
-class CreatedTable(Value):
+class CreatedTable(MadeTable):
     """The table to make: what it has besides the key and the moved columns."""
 
-    columns: tuple[TableColumn, ...] = Field(default=(), description="columns of its own")
     primary_key: tuple[Name, ...] = Field(
         default=(), description="the primary key's columns; those of `key` if not given"
     )
-    unique: tuple[UniqueKey, ...] = Field(default=(), description="further unique constraints")
-    checks: tuple[Check, ...] = Field(default=(), description="check constraints")
     foreign_key: Reaction | None = Field(
         default="cascade",
         description="what deleting a row does to its row here, by a foreign key; null makes none",
     )
-    comment: str | None = Field(default=None, description="its comment")
-    grants: dict[Name, tuple[Privilege, ...]] = Field(
-        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
-    )
+
+    @property
+    def belongs(self) -> bool:
+        return self.foreign_key is not None
 
 
 class MoveColumns(Operation):
@@ -226,7 +224,7 @@ class MoveColumns(Operation):
         return by_name(value)
 
     def tables(self) -> Sequence[str]:
-        return (self.table,) if self.create is not None else (self.table, self.to)
+        return (self.table, *self.create.referenced) if self.create is not None else (self.table, self.to)
 
     def types(self) -> Sequence[str]:
         found = [c.type for c in self.columns if c.type is not None]
@@ -490,7 +488,16 @@ class MoveColumns(Operation):
             for name, column in repeated
         ]
         return make_table(
-            draft, shape, self.to, keys, moved, columns, self.create, f"{label}/table", problems
+            draft,
+            shape,
+            self.to,
+            keys,
+            moved,
+            columns,
+            self.create,
+            f"{label}/table",
+            problems,
+            primary_key=self.create.primary_key,
         )
 
     # --- steps --------------------------------------------------------------------------------------------------------

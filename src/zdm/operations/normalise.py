@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
@@ -13,7 +12,7 @@ from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind, UnusedParents
 from zdm.model.sample import Scenario
-from zdm.model.step import Phase, Step, Transaction
+from zdm.model.step import Phase, Step
 from zdm.model.table import Column
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
@@ -26,12 +25,14 @@ from zdm.operations.shared_parent import (
     Made,
     ParentTable,
     Wanted,
-    finishing,
     found_parent,
     made_parent,
     refuse_to_remove,
 )
-from zdm.operations.target import readable
+from zdm.operations.target import (
+    made_steps,
+    readable,
+)
 
 
 class HeldColumn(Value):
@@ -535,13 +536,7 @@ class Normalise(Operation):
         steps: list[Step] = []
         for made in tables:
             name = context.draft.name(made.table.name)
-            for step in made.table.plan(phase, replace(context, label=made.label)):
-                update: dict[str, object] = {"operation": context.label}
-                action = step.action
-                if isinstance(action, Transaction) and step.id.endswith(".create_table"):
-                    more = finishing(name, made.indexes, shape.table.owner)
-                    update["action"] = action.model_copy(update={"statements": (*action.statements, *more)})
-                steps.append(step.model_copy(update=update))
+            steps += made_steps(made.table, name, made.label, made.indexes, shape.table.owner, phase, context)
         if self.link is not None:
             return steps + self.link.steps(phase, new.table, shape.name, parent.table, context.label)
         assert self.reference is not None

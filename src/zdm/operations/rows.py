@@ -40,9 +40,9 @@ class DraftSide:
     key: its key columns.
     readable: name, type and collation of each column that the other side's expressions may read.
     fixed / within / required / loose: as `RowSide` has them.
-    fixed / within / required: as `RowSide` has them.
     told: of a new side that several old tables make rows of: what those of this mapping hold, a column and a constant. Columns of the
         key that are among them have no part in the other side's key.
+    reactions: of a table that is made: its foreign keys that delete or write rows, and the tables that they point at.
     """
 
     table: QualifiedName
@@ -59,6 +59,7 @@ class DraftSide:
     required: list[str] = field(default_factory=list)
     loose: bool = False
     told: dict[str, str] = field(default_factory=dict)
+    reactions: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def shared(self) -> list[str]:

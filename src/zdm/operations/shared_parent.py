@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field
 
 from zdm.errors import Problem
-from zdm.model.names import QualifiedName, Value, fit
+from zdm.model.names import Value
 from zdm.model.row_mapping import SideKind
 from zdm.model.table import Table
-from zdm.operations import ddl
 from zdm.operations.add_foreign_key import ForeignKey
 from zdm.operations.base import Draft
 from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
@@ -194,17 +192,3 @@ def refuse_to_remove(parent: Table, problems: list[Problem]) -> None:
         for key in parent.referenced_by
         if (table := key.references) is not None and (found := _SPREADS.search(key.definition))
     )
-
-
-def finishing(name: QualifiedName, indexes: Iterable[Sequence[str]], owner: str) -> list[str]:
-    """What a table that is still empty gets besides."""
-    found = [
-        ddl.text(
-            "CREATE INDEX {i} ON {t} ({c})",
-            i=ddl.ident(fit(f"{name.name}_{'_'.join(columns)}_idx")),
-            t=ddl.table(name),
-            c=ddl.idents(columns),
-        )
-        for columns in indexes
-    ]
-    return [*found, ddl.text("ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(name), owner=ddl.ident(owner))]

@@ -18,12 +18,13 @@ from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.model.table import Table
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.create_table import Check, Privilege, TableColumn, UniqueKey
+from zdm.operations.create_table import TableColumn
 from zdm.operations.drop_table import DropTable
 from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape
 from zdm.operations.target import (
+    MadeTable,
     Target,
     existing_table,
     make_table,
@@ -56,18 +57,11 @@ class PartColumn(Value):
     )
 
 
-class CreatedPart(Value):
+class CreatedPart(MadeTable):
     """The part's table to make: what it has besides the key and the mapped columns."""
 
-    columns: tuple[TableColumn, ...] = Field(default=(), description="columns of its own")
     primary_key: tuple[Name, ...] = Field(
         default=(), description="the primary key's columns; those of `key` if not given"
-    )
-    unique: tuple[UniqueKey, ...] = Field(default=(), description="further unique constraints")
-    checks: tuple[Check, ...] = Field(default=(), description="check constraints")
-    comment: str | None = Field(default=None, description="its comment")
-    grants: dict[Name, tuple[Privilege, ...]] = Field(
-        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
     )
 
 
@@ -281,7 +275,8 @@ class SplitTable(Operation):
     )
 
     def tables(self) -> Sequence[str]:
-        return (self.table, *(part.to for part in self.into if part.create is None))
+        others = [(part.to,) if part.create is None else part.create.referenced for part in self.into]
+        return (self.table, *(name for names in others for name in names))
 
     def types(self) -> Sequence[str]:
         found = [c.type for part in self.into for c in part.columns if c.type is not None]
@@ -432,7 +427,18 @@ class SplitTable(Operation):
         if part.create is None:
             return existing_table(draft, shape, part.to, part.key, columns, problems)
         keys = [self._key_column(table, name, source) for name, source in part.key.items()]
-        return make_table(draft, shape, part.to, keys, made, columns, part.create, label, problems)
+        return make_table(
+            draft,
+            shape,
+            part.to,
+            keys,
+            made,
+            columns,
+            part.create,
+            label,
+            problems,
+            primary_key=part.create.primary_key,
+        )
 
     @staticmethod
     def _key_column(table: Table, name: str, source: str) -> TableColumn:

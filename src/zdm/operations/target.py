@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from psycopg import sql
+from pydantic import Field
 
 from zdm.errors import Problem
-from zdm.model.names import QualifiedName
+from zdm.model.names import QualifiedName, Value, fit
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind, SyncMode, WithoutOldForm
 from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.model.table import Column, Table
 from zdm.operations import ddl
+from zdm.operations.add_foreign_key import ForeignKey
 from zdm.operations.base import Context, Draft
 from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
-from zdm.operations.params import find_shape
+from zdm.operations.params import Name, find_shape
 from zdm.operations.rows import DraftMirrored, DraftSide
 from zdm.operations.shape import TableShape
 
 
-class Created(Protocol):
+class MadeTable(Value):
     """What a migration file says of a table to make, besides the key and the mapped columns."""
 
+    columns: tuple[TableColumn, ...] = Field(default=(), description="columns of its own")
+    unique: tuple[UniqueKey, ...] = Field(default=(), description="further unique constraints")
+    checks: tuple[Check, ...] = Field(default=(), description="check constraints")
+    foreign_keys: tuple[ForeignKey, ...] = Field(default=(), description="foreign keys to other tables")
+    indexes: tuple[tuple[Name, ...], ...] = Field(default=(), description="columns of further indexes")
+    comment: str | None = Field(default=None, description="its comment")
+    grants: dict[Name, tuple[Privilege, ...]] = Field(
+        default_factory=dict, description="privileges by role; PUBLIC is the role of everybody"
+    )
+
     @property
-    def columns(self) -> tuple[TableColumn, ...]: ...
+    def referenced(self) -> tuple[str, ...]:
+        """The tables that its foreign keys point at."""
+        return tuple(key.references.table for key in self.foreign_keys)
+
     @property
-    def primary_key(self) -> tuple[str, ...]: ...
-    @property
-    def unique(self) -> tuple[UniqueKey, ...]: ...
-    @property
-    def checks(self) -> tuple[Check, ...]: ...
-    @property
-    def comment(self) -> str | None: ...
-    @property
-    def grants(self) -> dict[str, tuple[Privilege, ...]]: ...
+    def belongs(self) -> bool:
+        """Whether its key gets a foreign key to the other table besides these."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +56,14 @@ class Target:
     made: what makes the table; None if it exists.
     owner: the role that owns the other table, and so this one.
     label: under which `made` keeps what it found out.
+    indexes: the columns of further indexes of it.
     """
 
     side: DraftSide
     owner: str
     made: CreateTable | None = None
     label: str = ""
+    indexes: tuple[tuple[str, ...], ...] = ()
 
 
 def make_table(
@@ -63,13 +73,20 @@ def make_table(
     keys: Sequence[TableColumn],
     mapped: Sequence[TableColumn],
     columns: list[DraftMirrored],
-    created: Created,
+    created: MadeTable,
     label: str,
     problems: list[Problem],
+    *,
+    primary_key: Sequence[str] = (),
 ) -> Target | None:
-    """The table that the migration makes: columns of its own that are in the primary key, the key, the mapped ones, the others."""
+    """The table that the migration makes: columns of its own that are in the primary key, the key, the mapped ones, the others.
+
+    Parameters
+    ----------
+    primary_key: that of the file; the key, if empty.
+    """
     key = [c.name for c in keys]
-    primary = created.primary_key or tuple(key)
+    primary = tuple(primary_key) or tuple(key)
     first = [c for c in created.columns if c.name in primary]
     unique = created.unique
     if set(primary) != set(key):
@@ -80,10 +97,25 @@ def make_table(
         primary_key=primary,
         unique=unique,
         checks=created.checks,
+        foreign_keys=created.foreign_keys,
         comment=created.comment,
         grants=created.grants,
     )
     found = made.apply(draft, label)
+    names = {c.name for c in made.columns}
+    found += [
+        Problem(
+            f"`foreign_key` makes the one of {', '.join(fk.columns)} of {draft.name(written)} already",
+            remedy="Leave it out of `foreign_keys`, or give `foreign_key: null`.",
+        )
+        for fk in created.foreign_keys
+        if created.belongs and set(fk.columns) == set(key)
+    ]
+    found += [
+        Problem(f"there is no column {name} in {draft.name(written)} to index", rule="unknown-column")
+        for name in dict.fromkeys(name for index in created.indexes for name in index)
+        if name not in names
+    ]
     problems += found
     if found:
         return None
@@ -94,15 +126,22 @@ def make_table(
         key=key,
         columns=columns,
         readable=[(c.name, draft.type(c.type), c.collation) for c in made.columns],
-        guarded=bool(created.unique or created.checks),
+        guarded=bool(created.unique or created.checks or created.foreign_keys),
         created=True,
+        reactions=[
+            (name, key.references.table)
+            for key in created.foreign_keys
+            if {key.on_delete, key.on_update} - {"no action", "restrict"}
+            and not {c.name for c in created.columns}.issuperset(key.columns)
+            for name in (key.name_on(draft.name(written).name),)
+        ],
         required=[
             c.name
             for c in made.columns
             if c.not_null and not (c.default or c.identity or c.generated) and c.name not in key
         ],
     )
-    return Target(side, shape.table.owner, made, label)
+    return Target(side, shape.table.owner, made, label, created.indexes)
 
 
 def existing_table(
@@ -200,16 +239,49 @@ def table_steps(target: Target, phase: Phase, context: Context) -> list[Step]:
     """The steps that make the table, which belongs to whom the other one belongs; none if it exists."""
     if target.made is None:
         return []
-    owner = ddl.text(
-        "ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(target.side.table), owner=ddl.ident(target.owner)
+    return made_steps(
+        target.made, target.side.table, target.label, target.indexes, target.owner, phase, context
     )
+
+
+def made_steps(
+    made: CreateTable,
+    name: QualifiedName,
+    label: str,
+    indexes: Iterable[Sequence[str]],
+    owner: str,
+    phase: Phase,
+    context: Context,
+) -> list[Step]:
+    """The steps of a table that is made, with its indexes while it is empty, and given to `owner`; they are of the operation at hand.
+
+    Parameters
+    ----------
+    label: under which `made` keeps what it found out.
+    """
     steps: list[Step] = []
-    for step in target.made.plan(phase, replace(context, label=target.label)):
+    for step in made.plan(phase, replace(context, label=label)):
+        update: dict[str, object] = {"operation": context.label}
         action = step.action
-        assert isinstance(action, Transaction)
-        whole = action.model_copy(update={"statements": (*action.statements, owner)})
-        steps.append(step.model_copy(update={"operation": context.label, "action": whole}))
+        if isinstance(action, Transaction) and step.id.endswith(".create_table"):
+            more = _finishing(name, indexes, owner)
+            update["action"] = action.model_copy(update={"statements": (*action.statements, *more)})
+        steps.append(step.model_copy(update=update))
     return steps
+
+
+def _finishing(name: QualifiedName, indexes: Iterable[Sequence[str]], owner: str) -> list[str]:
+    """What a table that is still empty gets besides."""
+    found = [
+        ddl.text(
+            "CREATE INDEX {i} ON {t} ({c})",
+            i=ddl.ident(fit(f"{name.name}_{'_'.join(columns)}_idx")),
+            t=ddl.table(name),
+            c=ddl.idents(columns),
+        )
+        for columns in indexes
+    ]
+    return [*found, ddl.text("ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(name), owner=ddl.ident(owner))]
 
 
 def unique_over(table: Table, columns: Sequence[str]) -> bool:

@@ -376,7 +376,16 @@ class Union:
             }
         )
         found = make_table(
-            draft, sources[0].shape, self.to, keys, made, columns[0], created, f"{label}/to", problems
+            draft,
+            sources[0].shape,
+            self.to,
+            keys,
+            made,
+            columns[0],
+            created,
+            f"{label}/to",
+            problems,
+            primary_key=created.primary_key,
         )
         return [] if found is None else self._sides(found, sources, columns)
 
