@@ -23,7 +23,7 @@ from zdm.catalog import row_changes
 from zdm.catalog.rollouts import Rollout
 from zdm.db.session import Session, transaction
 from zdm.engine.results import Reconciled, ReconcileResult
-from zdm.errors import Busy
+from zdm.errors import Busy, ZdmError
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import row_log
 
@@ -362,8 +362,8 @@ def _serve(
                 )
             except (pg.UndefinedFunction, pg.InvalidSchemaName, pg.UndefinedTable):
                 return  # it is not there yet, or not any more
-            except psycopg.Error:
-                # Whoever works in the foreground meets the same, and says so.
+            except (psycopg.Error, ZdmError):
+                # Whoever works in the foreground meets the same, and says so; a server that recovers refuses connections for a while.
                 done = 0
             stop.wait(0.02 if done else 0.2)
     finally:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import psycopg
 import pytest
 
 from tests.integration.rows.stage import Rows
 from tests.integration.rows.test_interleaved import fill
-from tests.support.interleave import Scene
+from tests.support.interleave import Scene, eventually
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
-from zdm.db.session import connect
-from zdm.engine.reconcile import Reconciler, Tally
+from zdm.db.session import Session, connect
+from zdm.engine.reconcile import Reconciler, Tally, reconciling
+from zdm.errors import ZdmError
 from zdm.sql import row_log, row_sync
 
 RECONCILE = "SELECT zdm.rows_1_1_reconcile('{{{key}}}', NULL)"
@@ -258,6 +260,25 @@ def test_killed_before_it_commits(database: Database) -> None:
     assert rows.bad() == (0, 0, 1)
     reconcile(rows)
     assert counters(rows, 2) == [(10, 2)]
+
+
+def test_a_server_that_refuses_for_a_while_is_asked_again(database: Database) -> None:
+    """One that recovers from a crash: who reconciles in the background outlives that."""
+    rows = logged(database)
+    refused = iter([1, 2])
+
+    def again() -> Session:
+        if next(refused, None):
+            raise ZdmError("cannot connect: the database system is not yet accepting connections")
+        return connect(database.dsn, application_name="reconciler")
+
+    database.execute("UPDATE accounts SET statuses = 7 WHERE id = 1")
+    with reconciling(again, [rows.mapping], rows.rollout, lock_budget=timedelta(milliseconds=100)):
+        eventually(
+            lambda: database.execute("SELECT * FROM zdm.row_changes") == [],
+            what="the entry to be carried over",
+        )
+    assert database.execute("SELECT statuses FROM account_stats WHERE account_id = 1") == [(7,)]
 
 
 def test_several_reconcilers(database: Database) -> None:
