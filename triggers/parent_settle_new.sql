@@ -1,6 +1,6 @@
 -- template: parent_settle_new
--- version: 2
--- parameters: function, quote, source, parent, link, declare, guard, all, own_key, key_same, same, wanted, compute, agree, find, linked, link_columns, link_values, was_values, same_parent, released, probe_compute, fail, forget
+-- version: 3
+-- parameters: function, quote, source, parent, link, declare, guard, all, own_key, key_same, same, wanted, compute, agree, find, linked, link_columns, link_values, was_values, same_parent, going, taken, released, probe_compute, fail, forget
 -- Makes the links of a row of the source hold what its values say at this moment; false if that raised, and is recorded. The caller
 -- holds the row's lock. A row that agrees already, by the mapping of either direction, is left alone; so is one whose values say what
 -- they said before: its links may be the new application's, written by the same statement. What it said before also matters to a
@@ -49,8 +49,9 @@ BEGIN
 {compute}
 {agree}
       zdm_parent := {find};
+{taken}
       PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
-      FOR zdm_before IN DELETE FROM {link} AS zdm_l WHERE {linked} AND NOT {same_parent} RETURNING zdm_l.* LOOP
+      FOR zdm_before IN DELETE FROM {link} AS zdm_l WHERE {linked} AND NOT {same_parent} AND {going} RETURNING zdm_l.* LOOP
 {released}
       END LOOP;
       INSERT INTO {link} ({link_columns}) VALUES ({link_values}) ON CONFLICT DO NOTHING;
@@ -63,7 +64,7 @@ BEGIN
     END;
   ELSIF NOT zdm_there OR zdm_how OPERATOR(pg_catalog.=) 'repair' OR (zdm_how OPERATOR(pg_catalog.=) 'update' AND {wanted}(zdm_was)) THEN
     PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
-    FOR zdm_before IN DELETE FROM {link} AS zdm_l WHERE {linked} RETURNING zdm_l.* LOOP
+    FOR zdm_before IN DELETE FROM {link} AS zdm_l WHERE {linked} AND (NOT zdm_there OR {going}) RETURNING zdm_l.* LOOP
 {released}
     END LOOP;
   END IF;

@@ -1,6 +1,6 @@
 -- template: parent_settle_old
--- version: 2
--- parameters: function, quote, source, parent, link, guard, all, source_of, links_of, joined, agree, wanted, failure, belongs, stranger, parent_text, assign, clear, names, referring
+-- version: 3
+-- parameters: function, quote, source, parent, link, counted, guard, all, source_of, links_of, joined, agree, wanted, failure, belongs, stranger, parent_text, assign, clear, names, referring
 -- Makes the values of a row of the source hold what its link says at this moment; without one, what they are empty with. The row is
 -- locked first, so that all who write its links come one after the other. A new link of a row that holds something else is left alone:
 -- either another one went before it, whose own trigger comes, or it has met a row which is not filled yet, and taking it would destroy
@@ -32,13 +32,13 @@ BEGIN
     END IF;
     RETURN true;
   END IF;
-  SELECT pg_catalog.count(*) INTO zdm_links FROM {link} AS zdm_l WHERE {links_of};
+  SELECT pg_catalog.count(*) INTO zdm_links FROM {counted} AS zdm_l WHERE {links_of};
   IF zdm_how OPERATOR(pg_catalog.=) 'late' AND zdm_links OPERATOR(pg_catalog.=) 0 THEN
     RETURN true;
   END IF;
   IF zdm_links OPERATOR(pg_catalog.>) 0 THEN
     BEGIN
-      PERFORM FROM {link} AS zdm_l JOIN {parent} AS zdm_p ON {joined} WHERE {links_of} AND {agree} FOR KEY SHARE OF zdm_p;
+      PERFORM FROM {counted} AS zdm_l JOIN {parent} AS zdm_p ON {joined} WHERE {links_of} AND {agree} FOR KEY SHARE OF zdm_p;
     EXCEPTION
       WHEN transaction_rollback OR insufficient_resources OR operator_intervention OR system_error THEN RAISE;
       WHEN OTHERS THEN PERFORM WHERE false;
@@ -63,7 +63,7 @@ BEGIN
         MESSAGE = pg_catalog.format('the row %s is not filled yet: the old version''s %s holds a value that it would overwrite', zdm_next, {names}),
         HINT = 'Until migration is complete, read the old structure; then the row is there.';
     END IF;
-    SELECT zdm_p.* INTO zdm_parent FROM {link} AS zdm_l JOIN {parent} AS zdm_p ON {joined} WHERE {links_of} FOR KEY SHARE OF zdm_p;
+    SELECT zdm_p.* INTO zdm_parent FROM {counted} AS zdm_l JOIN {parent} AS zdm_p ON {joined} WHERE {links_of} FOR KEY SHARE OF zdm_p;
     IF NOT FOUND THEN
       RAISE foreign_key_violation USING MESSAGE = {parent_text};
     ELSIF NOT {belongs} THEN

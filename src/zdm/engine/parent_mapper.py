@@ -118,6 +118,7 @@ def parent_mapping(
             unused=parent.unused,
         ),
         where=where,
+        without_old_form=draft.without_old_form,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import psycopg
@@ -10,7 +11,7 @@ import psycopg
 from zdm.catalog import rollouts, row_changes, sync_failures, without_old_form
 from zdm.catalog import steps as step_store
 from zdm.catalog.steps import StepStatus
-from zdm.db.session import transaction
+from zdm.db.session import fetch_value, transaction
 from zdm.engine.executor import Executor
 from zdm.engine.fence import lift_fence, lift_interrupted
 from zdm.engine.leased import leased
@@ -22,8 +23,10 @@ from zdm.engine.status import without_old_form_of
 from zdm.engine.work import Work
 from zdm.errors import GateRefused, IllegalMove, Interrupted, Problem, ZdmError
 from zdm.model.mapping import Authority
-from zdm.model.names import qualified
+from zdm.model.names import QualifiedName, qualified
 from zdm.model.phases import State, machine
+from zdm.sql import records
+from zdm.sql.identifiers import qualified_name
 
 
 def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
@@ -56,11 +59,13 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
         if verify:
             _refuse_what_failed(work, executor)
         found = _verified(work, executor) if verify else None
-        _tell_without_old_form(work, executor)
         if work.rollout.state is not State.ROLLING_BACK:
             with transaction(executor.session):
                 executor.guard(executor.session)
                 work.rollout = rollouts.move(executor.session, work.rollout.id, State.ROLLING_BACK)
+        if not _interrupted(work, executor):
+            _keep_lone_parents(work, executor)
+        _tell_without_old_form(work, executor)
         runs = _undo(work, executor)
         with transaction(executor.session):
             executor.guard(executor.session)
@@ -133,6 +138,32 @@ def _refuse_what_failed(work: Work, executor: Executor) -> None:
             "them in zdm.row_conflicts.",
             changed="Nothing was changed.",
         )
+
+
+def _keep_lone_parents(work: Work, executor: Executor) -> None:
+    """Rows of a shared table that goes, and that no row has, are in no value of the old version."""
+    for mapping in work.plan.row_mappings:
+        parent = mapping.parent
+        if parent is None or not parent.created:
+            continue
+        # Preparation may have been interrupted before anybody could write either.
+        wanted = ((parent.table, parent.identity), (mapping.new.table, parent.reference))
+        if not all(_is_there(executor, table, columns) for table, columns in wanted):
+            continue
+        with transaction(executor.session):
+            executor.guard(executor.session)
+            for statement in records.lone_parents(mapping, parent, work.rollout.id):
+                executor.session.execute(statement)
+
+
+def _is_there(executor: Executor, table: QualifiedName, columns: Sequence[str]) -> bool:
+    found = fetch_value(
+        executor.session,
+        "SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute WHERE attrelid = pg_catalog.to_regclass(%s) AND attname = ANY (%s)"
+        " AND NOT attisdropped",
+        [qualified_name(table).as_string(None), list(columns)],
+    )
+    return bool(found == len(columns))
 
 
 def _tell_without_old_form(work: Work, executor: Executor) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import SideKind, UnusedParents
+from zdm.model.row_mapping import SideKind, UnusedParents, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column
@@ -29,10 +29,7 @@ from zdm.operations.shared_parent import (
     made_parent,
     refuse_to_remove,
 )
-from zdm.operations.target import (
-    made_steps,
-    readable,
-)
+from zdm.operations.target import made_steps, readable, without_old_form
 
 
 class HeldColumn(Value):
@@ -85,6 +82,10 @@ class Normalise(Operation):
         description="keep or remove a parent when the old version lets go of the last row that has it",
     )
     lossy: bool = Field(default=False, description="values that do not come back as they were are accepted")
+    without_old_form: WithoutOldForm = Field(
+        default=WithoutOldForm.REFUSE,
+        description="with `link`: a link that `table` has no form for: refuse to write it, or record it, so that a rollback keeps it",
+    )
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
         Scenario(
@@ -239,6 +240,69 @@ class Normalise(Operation):
             " AND EXISTS (SELECT FROM zones WHERE tenant = 1 AND name = 'north' AND colour = 'red')",
             after="SELECT bool_and(zone_id IS NOT NULL) FROM hosts",
         ),
+        # The new version gives a row several parents, of which the old one holds one, and one that it may not hold.
+        Scenario(
+            setup="CREATE TABLE papers (id bigserial PRIMARY KEY, title text NOT NULL, topic text CHECK (topic <> 'none'));"
+            " INSERT INTO papers (title, topic) SELECT 'p' || g, (ARRAY['maps', 'bees', 'tea', NULL])[g % 4 + 1]"
+            " FROM generate_series(1, 200) g;",
+            operations=(
+                {
+                    "normalise": {
+                        "table": "papers",
+                        "columns": ["topic"],
+                        "parent": "topics",
+                        "values": {"name": "topic"},
+                        "create": {
+                            "columns": [
+                                {"name": "id", "type": "bigint", "identity": "by default"},
+                                {"name": "name", "type": "text"},
+                            ],
+                            "primary_key": ["id"],
+                        },
+                        "link": {
+                            "table": "paper_topics",
+                            "source": {"paper": "id"},
+                            "parent": {"topic": "id"},
+                            "columns": [{"name": "weight", "type": "int", "default": "1"}],
+                        },
+                        "without_old_form": "record",
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO papers (title, topic) VALUES ('old {n}', 'topic ' || {n} % 5)",
+                "UPDATE papers SET topic = (ARRAY['maps', 'topic ' || {n} % 7, NULL])[{n} % 3 + 1] WHERE id = {n} % 200 + 1",
+                "DELETE FROM papers WHERE id = (SELECT max(id) FROM papers WHERE title LIKE 'old%')",
+            ),
+            new_writes=(
+                (
+                    "WITH t AS (INSERT INTO topics (name) VALUES ('new {n}'), ('more {n}') RETURNING id), p AS (INSERT INTO papers (title)"
+                    " VALUES ('new {n}') RETURNING id) INSERT INTO paper_topics (paper, topic) SELECT p.id, t.id FROM p, t"
+                ),
+                (
+                    "INSERT INTO paper_topics (paper, topic) SELECT l.paper, t.id FROM (SELECT min(paper) AS paper FROM paper_topics"
+                    " WHERE paper >= {n} % 200 + 1) l, topics t WHERE l.paper IS NOT NULL AND name IN ('maps', 'tea')"
+                    " ON CONFLICT (paper, topic) DO UPDATE SET weight = 2"
+                ),
+                (
+                    "DELETE FROM paper_topics WHERE paper = {n} % 200 + 1 AND topic ="
+                    " (SELECT min(topic) FROM paper_topics WHERE paper = {n} % 200 + 1)"
+                ),
+                "UPDATE topics SET name = 'none' WHERE name = 'new ' || ({n} - 9) AND NOT EXISTS (SELECT FROM topics WHERE name = 'none')",
+            ),
+            old_reads=("SELECT id, title, topic FROM papers LIMIT 5",),
+            new_reads=(
+                "SELECT p.title, t.name FROM papers p JOIN paper_topics l ON l.paper = p.id JOIN topics t ON t.id = l.topic LIMIT 5",
+            ),
+            agree="SELECT NOT EXISTS (SELECT FROM public.papers p FULL JOIN (SELECT l.paper, t.name FROM paper_topics l JOIN topics t ON t.id = l.topic"
+            " WHERE NOT EXISTS (SELECT FROM zdm.rows_without_old_form f WHERE f.key = jsonb_build_object('paper', l.paper, 'topic', l.topic)"
+            " AND f.rollout = (SELECT max(id) FROM zdm.module_migrations))) n ON n.paper = p.id"
+            " WHERE p.topic IS DISTINCT FROM n.name OR p.id IS NULL) AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form f LEFT JOIN"
+            " paper_topics l ON f.key = jsonb_build_object('paper', l.paper, 'topic', l.topic)"
+            " WHERE f.rollout = (SELECT max(id) FROM zdm.module_migrations) AND f.new_row IS DISTINCT FROM to_jsonb(l))",
+            after="SELECT bool_or(links > 1) AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form WHERE rollout ="
+            " (SELECT max(id) FROM zdm.module_migrations)) FROM (SELECT count(*) AS links FROM paper_topics GROUP BY paper) AS l",
+        ),
     )
 
     @field_validator("columns", mode="before")
@@ -257,6 +321,11 @@ class Normalise(Operation):
             raise ValueError(
                 "a row has its parent either by a `reference`, columns of the table itself, or by a `link`, a table between the two: "
                 f"{'neither is' if self.link is None else 'both are'} given"
+            )
+        if self.link is None and self.without_old_form is WithoutOldForm.RECORD:
+            raise ValueError(
+                "`without_old_form: record` needs a `link`: with a `reference` both forms are in one row, and what only the new version "
+                "could say of it would be gone from both"
             )
         return self
 
@@ -295,6 +364,9 @@ class Normalise(Operation):
                 return problems
             new, one = link
             made.append(one)
+            problems += self._without_old_form(draft, shape.name, new.table, label)
+            if problems:
+                return problems
             draft.rows.append(self._rows(shape, held, side, new, label))
             shape.removed += [column.physical for found, column, _ in held if not found.keep]
             refer: list[DraftNew] = []
@@ -426,6 +498,7 @@ class Normalise(Operation):
             old=old,
             new=new,
             where=self.where,
+            without_old_form=self.without_old_form,
             parent=DraftParent(
                 side=side,
                 values=list(self.values.values()),
@@ -437,19 +510,28 @@ class Normalise(Operation):
             ),
         )
 
+    def _without_old_form(
+        self, draft: Draft, old: QualifiedName, new: QualifiedName, label: str
+    ) -> list[Problem]:
+        rows = [
+            f"one beyond the first of a row of {old}, which holds one value (21000)",
+            f"one to a row of {self.parent} that differs in what {old} says of {', '.join(self.values)} besides (23000)",
+            f"one whose row of {old} is not there is refused in any case (23503)",
+        ]
+        return without_old_form(draft, label, self.without_old_form, old, new, rows)
+
     def _notes(
         self, side: DraftSide, held: Sequence[tuple[HeldColumn, ShapeColumn, Column]]
     ) -> Iterable[Finding]:
         texts = [
             f"a rollback carries back which row of {side.table} a row has, by {', '.join(self.values)}; other columns of {side.table}, "
             f"and rows of it that no row of {self.table} has, have no old form"
-            + (" and go" if side.created else "; what was added to it stays"),
+            + (
+                "; the former go, the latter are kept in zdm.rows_without_old_form"
+                if side.created
+                else "; what was added to it stays"
+            ),
         ]
-        if self.link is not None:
-            texts.append(
-                f"until cleanup a row of {self.table} has one row of {self.link.table} at most: the old version holds one value, so a "
-                "transaction that ends with several is refused"
-            )
         kept = [column.name for found, _, column in held if found.keep]
         if kept:
             texts.append(

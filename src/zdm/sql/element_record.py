@@ -1,6 +1,6 @@
 """A mapping of one row to many that records elements which their row cannot hold, instead of refusing them.
 
-An element that is recorded (`zdm.sql.row_record`) is none of those that the row says: it is left out wherever elements are compared with their row, or
+An element that is recorded (`zdm.sql.records`) is none of those that the row says: it is left out wherever elements are compared with their row, or
 joined, and the old side leaves it alone unless it says an element of the same key. What is recorded of a row's elements is written under that row's lock,
 and a row of which something was recorded, or forgotten, has a new version, so that an older snapshot meets it.
 
@@ -11,20 +11,12 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from zdm.model.row_mapping import RowMapping
 from zdm.sql.element_sync import ElementObjects, as_stored, belongs, same_element, split, unlike
-from zdm.sql.identifiers import all_of, column, comma, qualified_name
-from zdm.sql.row_objects import Function, equal, failed, failure_key, key_text, pinned, plain_keys
-from zdm.sql.row_record import CONFLICTS, RECORDS, entry, granted, of_mapping, recorded
+from zdm.sql.identifiers import all_of, column, comma
+from zdm.sql.records import CONFLICTS, RECORDS, entry, granted, of_mapping, record_key, recorded
+from zdm.sql.row_objects import Function, equal, failed, key_text, pinned, plain_keys
 
 _MANY, _ELEMENT = "zdm_m", "zdm_e"
-
-
-def recorded_elements(mapping: RowMapping, rollout: int) -> sql.Composed:
-    """A SELECT of how many elements are recorded."""
-    return sql.SQL("SELECT pg_catalog.count(*) FROM {} AS zdm_m WHERE {}").format(
-        qualified_name(mapping.new.table), recorded(mapping, rollout, _MANY)
-    )
 
 
 class RecordedElements(ElementObjects):
@@ -58,7 +50,7 @@ class RecordedElements(ElementObjects):
 
     def _element(self, alias: str) -> sql.Composable:
         """The key of an element, as it is recorded."""
-        return failure_key(self.many, alias)
+        return record_key(self.mapping, alias)
 
     def _entry(self, key: sql.Composable) -> sql.Composable:
         return entry(self.mapping, self.rollout, key)

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from zdm.model.expression import Expression, Volatility
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowsQuery
-from zdm.sql import row_record
+from zdm.sql import records
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
 from zdm.sql.row_objects import (
     Function,
@@ -80,12 +80,9 @@ def among(mapping: RowMapping, rollout: int) -> sql.Composable:
     ----------
     rollout: 0 before there is one, when nothing is recorded.
     """
-    many = qualified_name(mapping.side(_of(mapping).many).table)
-    if not (mapping.records and rollout):
-        return many
-    return sql.SQL("(SELECT zdm_x.* FROM {} AS zdm_x WHERE NOT {})").format(
-        many, row_record.recorded(mapping, rollout, "zdm_x")
-    )
+    if mapping.records:
+        return records.counted(mapping, rollout)
+    return qualified_name(mapping.side(_of(mapping).many).table)
 
 
 def split(mapping: RowMapping, alias: str) -> sql.Composed:

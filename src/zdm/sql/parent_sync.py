@@ -14,6 +14,7 @@ from psycopg import sql
 from zdm.model.expression import Expression
 from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, UnusedParents
+from zdm.sql import records
 from zdm.sql.identifiers import (
     all_of,
     any_of,
@@ -53,7 +54,8 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
         "new": ("on_new", "settle_old", "wanted", "late"),
         "parent": ("on_parent",),
     }
-    return [name_of(mapping, rollout, purpose) for purpose in purposes[side]]
+    found = (*purposes[side], *(("hold_old",) if side == "new" and mapping.records else ()))
+    return [name_of(mapping, rollout, purpose) for purpose in found]
 
 
 def wanted_by(mapping: RowMapping, rollout: int) -> sql.Identifier:
@@ -149,6 +151,8 @@ class ParentObjects(Objects):
             "link": qualified_name(mapping.new.table),
             "parent": qualified_name(parent.table),
         }
+        # Where links are read that count.
+        self.counted = records.counted(mapping, rollout) if mapping.records else self.names["link"]
         self.others = sql.Literal(f"{mapping.number}:new:*")
 
     @property
@@ -163,7 +167,7 @@ class ParentObjects(Objects):
     def triggers(self) -> tuple[Trigger, ...]:
         on = self._named(f"on_{self.side}")
         found = [
-            self._trigger("update", "UPDATE", on, self._changed(self._reads)),
+            self._trigger("update", "UPDATE", on, self._when_updated),
             self._trigger("delete", "DELETE", on),
             self._statement_trigger(on),
         ]
@@ -180,6 +184,11 @@ class ParentObjects(Objects):
                 self._trigger("late_update", "UPDATE", late, self._changed(self.mine.key), late=True),
             ]
         return tuple(found)
+
+    @property
+    def _when_updated(self) -> sql.Composable:
+        """Which updates are mirrored."""
+        return self._changed(self._reads)
 
     @property
     def _reads(self) -> tuple[str, ...]:
@@ -316,10 +325,21 @@ class ParentObjects(Objects):
             link_values=comma([*(column(name, "zdm_at") for name in mapping.old.key), identity]),
             was_values=comma([*(column(name, "zdm_was") for name in mapping.old.key), identity]),
             same_parent=refers(parent, _LINK, "zdm_parent"),
+            going=all_of(self._going),
+            taken=self._taken(),
             released=released,
             fail=record_failure(mapping, self.rollout, mapping.old, "zdm_at"),
             forget=forget,
         )
+
+    @property
+    def _going(self) -> list[sql.Composable]:
+        """Conditions over a link that a row of the source no longer says: it goes, unless the row itself is gone."""
+        return []
+
+    def _taken(self) -> sql.Composable:
+        """What comes before a row of the source is linked."""
+        return sql.SQL("")
 
     def _spreading(self, table: QualifiedName) -> sql.Composable:
         """A foreign key to the parent that changes or removes rows with it, but for the mapping's own of a table, as FROM and WHERE."""
@@ -375,7 +395,7 @@ class ParentObjects(Objects):
             "      EXCEPTION\n{raised}        WHEN OTHERS THEN PERFORM WHERE false;\n      END;\n"
             "      IF FOUND THEN\n{forget}\n        RETURN true;\n      END IF;"
         ).format(
-            link=self.names["link"],
+            link=self.counted,
             parent=self.names["parent"],
             refers=refers(self.parent, _LINK, PARENT_ALIAS),
             linked=links(self.mapping, _LINK, "zdm_at"),
@@ -386,13 +406,14 @@ class ParentObjects(Objects):
             forget=forget,
         )
 
-    def _settle_old(self) -> Function:
+    def _settle_old(self, purpose: str = "settle_old") -> Function:
         mapping, parent = self.mapping, self.parent
         return self._made(
-            "settle_old",
+            purpose,
             "parent_settle_old",
             sql.SQL("{}, pg_catalog.text").format(self.names["link"]),
             **self.names,
+            counted=self.counted,
             guard=self._guard(mapping.new.key, "zdm_at"),
             all=self.others,
             source_of=equal(mapping.old.key, _SOURCE, mapping.new.key, "zdm_at"),
@@ -424,6 +445,7 @@ class ParentObjects(Objects):
             sql.SQL(""),
             settings=self._settings,
             link=self.names["link"],
+            counted=self.counted,
             links_of=same_key(mapping.new, _LINK, "zdm_at"),
             settle=self._called("settle_old"),
             message=sql.SQL("pg_catalog.format({}, {})").format(

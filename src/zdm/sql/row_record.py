@@ -13,76 +13,13 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from zdm.model.row_mapping import Presence, RowMapping, SideKind
+from zdm.model.row_mapping import Presence, SideKind
 from zdm.sql import row_conditions, row_generator
-from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
-from zdm.sql.row_objects import Function, failure_key, key_text, pinned, plain_keys, text_of
+from zdm.sql.identifiers import all_of, any_of, column, comma
+from zdm.sql.records import CONFLICTS, RECORDS, entry, granted, of_mapping, recorded
+from zdm.sql.row_objects import Function, failure_key, key_text, pinned, plain_keys
 from zdm.sql.rows import render
-from zdm.sql.sync import SCHEMA
-from zdm.sql.templates import dollar_quoted, load
-
-RECORDS = sql.Identifier(SCHEMA, "rows_without_old_form")
-CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
-
-
-def recorded(mapping: RowMapping, rollout: int, alias: str) -> sql.Composed:
-    """A condition over a row of the new side: it is recorded as having no old form."""
-    return sql.SQL("EXISTS (SELECT {})").format(entry(mapping, rollout, failure_key(mapping.new, alias)))
-
-
-def known(mapping: RowMapping, rollout: int, old: str, new: str) -> sql.Composable:
-    """A condition over two rows that a comparison found wrong, of which either may be missing: that is so because it is recorded.
-
-    A row of the old side that makes the other one is not: the record should have ended with it.
-    """
-    makes: list[sql.Composable] = [sql.SQL("{} IS NOT NULL").format(column(mapping.old.key[0], old))]
-    if mapping.where is not None:
-        makes.append(sql.SQL("({} IS TRUE)").format(render(mapping.where, old)))
-    if mapping.old.kind is SideKind.COLUMNS:
-        makes.append(row_conditions.holds(mapping.old, old))
-    return sql.SQL("({} IS NOT NULL AND {} AND NOT {})").format(
-        column(mapping.new.key[0], new), recorded(mapping, rollout, new), all_of(makes)
-    )
-
-
-def prune(mapping: RowMapping, rollout: int) -> str:
-    """What forgets rows that are not there any more; the caller's lock keeps writers of the new side away."""
-    gone = sql.SQL(
-        "DELETE FROM {} AS zdm_f WHERE {} AND NOT EXISTS (SELECT FROM {} AS zdm_n WHERE {} OPERATOR(pg_catalog.=) zdm_f.key)"
-    )
-    return text_of(
-        dollar_quoted(
-            "record_prune",
-            schema=sql.Literal(SCHEMA),
-            table=sql.Literal(text_of(qualified_name(mapping.new.table))),
-            forget=gone.format(
-                RECORDS,
-                of_mapping(mapping, rollout),
-                qualified_name(mapping.new.table),
-                failure_key(mapping.new, "zdm_n"),
-            ),
-        )
-    )
-
-
-def of_mapping(mapping: RowMapping, rollout: int) -> sql.Composable:
-    """A condition over ``zdm_f``, an entry: it is of this mapping."""
-    return sql.SQL(
-        "zdm_f.rollout OPERATOR(pg_catalog.=) {} AND zdm_f.mapping OPERATOR(pg_catalog.=) {}"
-    ).format(sql.Literal(rollout), sql.Literal(mapping.number))
-
-
-def entry(mapping: RowMapping, rollout: int, key: sql.Composable) -> sql.Composed:
-    """The entry of a key, as a FROM and WHERE."""
-    return sql.SQL("FROM {} AS zdm_f WHERE {} AND zdm_f.key OPERATOR(pg_catalog.=) {}").format(
-        RECORDS, of_mapping(mapping, rollout), key
-    )
-
-
-def granted(table: sql.Composable, owner: sql.Composable) -> sql.Composed:
-    """What makes the functions the table's owner's, who may keep the record, and what lost."""
-    grants = dollar_quoted("record_grants", schema=sql.Literal(SCHEMA), table=sql.Literal(text_of(table)))
-    return sql.SQL("{};\n{}").format(owner, grants)
+from zdm.sql.templates import load
 
 
 class RecordObjects(row_generator.Generator):

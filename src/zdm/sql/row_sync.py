@@ -18,7 +18,9 @@ from zdm.sql import (
     element_sync,
     gathered_log,
     group_sync,
+    link_record,
     parent_sync,
+    records,
     reference_sync,
     row_conditions,
     row_generator,
@@ -78,9 +80,9 @@ def remove(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
     """What removes the sync of one side, whether all, some or nothing of it is there."""
     first: tuple[str, ...] = ()
     if mapping.records and side == "new":
-        from zdm.sql.row_record import prune
-
-        first = (prune(mapping, rollout),)
+        first = (records.prune(mapping, rollout),)
+        if mapping.parent is not None:
+            first = (*first, records.complete(mapping, mapping.parent, rollout))
     return (*first, *drop_triggers(mapping, side), *drop_functions(mapping, rollout, side))
 
 
@@ -144,7 +146,11 @@ def comparison(mapping: RowMapping) -> sql.Composed:
 
 def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.parent is not None:
-        made = reference_sync.ReferenceObjects if mapping.in_place else parent_sync.ParentObjects
+        made = parent_sync.ParentObjects
+        if mapping.in_place:
+            made = reference_sync.ReferenceObjects
+        elif mapping.records:
+            made = link_record.RecordedLinks
         return made(mapping, mapping.parent, rollout, side)
     if mapping.elements is not None:
         if mapping.logged:

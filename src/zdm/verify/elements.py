@@ -11,7 +11,7 @@ from psycopg import sql
 
 from zdm.db.session import transaction
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_record, element_sync, group_sync, log_comparison
+from zdm.sql import element_sync, group_sync, log_comparison, records
 from zdm.sql.rows import Kind
 from zdm.verify.rows import AGAIN
 from zdm.verify.run import SAMPLES, Found
@@ -65,7 +65,7 @@ def verify_elements(
             else element_sync.disagreeing(mapping, rollout, known=known),
         ),
         workers=workers,
-        alone=element_record.recorded_elements(mapping, rollout) if mapping.records else None,
+        alone=records.count(mapping, rollout) if mapping.records else None,
     )
 
 

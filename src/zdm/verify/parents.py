@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from zdm.model.row_mapping import ParentSide, RowMapping
-from zdm.sql import parent_sync, row_objects
+from zdm.sql import parent_sync, records, row_objects
 from zdm.sql.identifiers import column, comma, qualified_name
 from zdm.verify.run import SAMPLES, Found
 from zdm.verify.statement import in_one_statement
@@ -42,6 +42,7 @@ def verify_parents(
         rollout,
         lambda known: _query(mapping, parent, rollout, known=known),
         workers=workers,
+        alone=records.count(mapping, rollout) if mapping.records else None,
     )
 
 
@@ -76,7 +77,7 @@ def _query(mapping: RowMapping, parent: ParentSide, rollout: int, *, known: bool
             for own, link in zip(mapping.old.key, mapping.new.key, strict=True)
         ),
         source=qualified_name(mapping.old.table),
-        link=qualified_name(mapping.new.table),
+        link=sql.SQL("{} AS zdm_a").format(records.counted(mapping, rollout)),
         parent=qualified_name(parent.table),
         link_key=comma(column(name) for name in mapping.new.key),
         linked=parent_sync.links(mapping, "zdm_l", "zdm_o"),

@@ -22,10 +22,10 @@ from zdm.sql import (
     element_sync,
     group_sync,
     parent_sync,
+    records,
     row_conditions,
     row_generator,
     row_log,
-    row_record,
 )
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Side, key_text, same_key
@@ -128,7 +128,7 @@ class _Statements:
             apart = row_conditions.any_differs(only, "zdm_n", "zdm_o")
         else:
             known = (
-                row_record.known(self._mapping, self._rollout, "zdm_o", "zdm_n")
+                records.known(self._mapping, self._rollout, "zdm_o", "zdm_n")
                 if self._mapping.records
                 else None
             )
@@ -176,8 +176,8 @@ class _Statements:
         if not mapping.records:
             return []
         if old is None:
-            return [sql.SQL("NOT {}").format(row_record.recorded(mapping, self._rollout, "zdm_n"))]
-        return [sql.SQL("NOT {}").format(row_record.known(mapping, self._rollout, old, "zdm_n"))]
+            return [sql.SQL("NOT {}").format(records.recorded(mapping, self._rollout, "zdm_n"))]
+        return [sql.SQL("NOT {}").format(records.known(mapping, self._rollout, old, "zdm_n"))]
 
     def astray(self) -> sql.Composed:
         """Rows of the old side whose reference names a row that is not there."""
@@ -297,8 +297,9 @@ class _Links:
     def _right(self) -> sql.Composable:
         mapping, parent = self._mapping, self._parent
         # A link beyond the first has no place either, whatever it says.
+        before = all_of([same_key(mapping.new, "zdm_l", "zdm_n"), *self._counted("zdm_l")])
         several = sql.SQL("EXISTS (SELECT FROM {} AS zdm_l WHERE {} AND zdm_l.ctid < {}.ctid)").format(
-            self._new, same_key(mapping.new, "zdm_l", "zdm_n"), _NEW
+            self._new, before, _NEW
         )
         return sql.SQL(
             "EXISTS (SELECT FROM {} AS {} JOIN {} AS zdm_p ON {} WHERE {} AND CASE WHEN {} THEN {} ELSE false END) AND NOT {}"
@@ -327,7 +328,15 @@ class _Links:
 
     def wrong(self) -> sql.Composed:
         """Links that do not follow from the source's row, nor it from them."""
-        return sql.SQL("FROM {} AS {} WHERE NOT ({})").format(self._new, _NEW, self._right)
+        return sql.SQL("FROM {} AS {} WHERE {}").format(
+            self._new, _NEW, all_of([*self._counted("zdm_n"), sql.SQL("NOT ({})").format(self._right)])
+        )
+
+    def _counted(self, alias: str) -> list[sql.Composable]:
+        """Conditions: the link is not one that is recorded as having no old form."""
+        if not self._mapping.records:
+            return []
+        return [sql.SQL("NOT {}").format(records.recorded(self._mapping, self._rollout, alias))]
 
     def settling(self, side: Side) -> sql.Composed:
         """Make `side` of some of them hold what the other side says."""

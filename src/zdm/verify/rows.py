@@ -22,7 +22,7 @@ from zdm.db.partitions import leaves
 from zdm.db.session import WORK_MEM, fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, SideKind
-from zdm.sql import row_conditions, row_log, row_objects, row_record
+from zdm.sql import records, row_conditions, row_log, row_objects
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
@@ -259,7 +259,7 @@ class _Statements:
                 mapping,
                 _OLD,
                 _NEW,
-                known=row_record.known(mapping, rollout, _OLD, _NEW) if mapping.records else None,
+                known=records.known(mapping, rollout, _OLD, _NEW) if mapping.records else None,
             ),
             missing=sql.Literal(_KINDS.index(Kind.MISSING)),
             extra=sql.Literal(_KINDS.index(Kind.EXTRA)),
@@ -283,7 +283,7 @@ class _Statements:
                 "CASE WHEN ({}) IS NOT NULL THEN CASE WHEN {} THEN {} ELSE {} END END"
             ).format(
                 self._everything,
-                row_record.known(mapping, rollout, _OLD, _NEW),
+                records.known(mapping, rollout, _OLD, _NEW),
                 sql.Literal(_RECORDED),
                 self._everything,
             )

@@ -54,3 +54,20 @@ def test_references_both_ways_while_the_fence_is_up(database: Database) -> None:
     ]
     database.execute("UPDATE products SET category = 'Games' WHERE label = 'late'")
     rollout.agree()
+
+
+def test_links_that_the_old_version_cannot_hold_while_the_fence_is_up(database: Database) -> None:
+    """They are recorded then as well, and one takes the place of the one that goes."""
+    rollout = Rollout(database, Normalise.scenarios[3])
+    rollout.advance_to(State.SWITCHED_OVER)
+    engine = rollout.engine()
+    engine.fence(rollout.migration.id)
+    rollout.execute_new("INSERT INTO topics (id, name) VALUES (-1, 'fire'), (-2, 'none')")
+    rollout.execute_new("INSERT INTO paper_topics (paper, topic) VALUES (1, -1), (1, -2), (2, -1)")
+    assert engine.verify(rollout.migration.id).clean
+    rollout.execute_new("DELETE FROM paper_topics WHERE paper = 1 AND topic > 0")
+    engine.fence(rollout.migration.id, lift=True)
+    assert database.execute("SELECT topic FROM papers WHERE id <= 2 ORDER BY id") == [("fire",), ("tea",)]
+    rollout.agree()
+    kept = {tuple(row.key.values()) for row in engine.rollback(rollout.migration.id).without_old_form}
+    assert {(1, -2), (2, -1)} <= kept

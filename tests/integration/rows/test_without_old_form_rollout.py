@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conformance.harness import OPEN_GATES, Rollout
+from tests.conformance.harness import OPEN_GATES, Abort, Dying, Rollout
 from tests.integration.rows.test_reference import prepared
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
@@ -18,6 +18,7 @@ from zdm.model.sample import Scenario
 from zdm.operations.explode import Explode
 from zdm.operations.migration import Migration
 from zdm.operations.move_columns import MoveColumns
+from zdm.operations.normalise import Normalise
 from zdm.operations.split_table import SplitTable
 
 POOLED = "INSERT INTO credentials (id, config, label) VALUES (-7, 'pooled', 'more')"
@@ -125,6 +126,67 @@ def test_elements_that_the_list_cannot_hold(database: Database, state: State) ->
     assert database.execute("SELECT home, work FROM people WHERE id = 1") == [("1-1", "7")]
     assert rollout.dump() == rollout.before
     rollout.nothing_left()
+
+
+@pytest.mark.parametrize("state", [State.PREPARED, State.MIGRATED, State.SWITCHED_OVER, State.COMPLETED])
+def test_links_and_parents_that_no_value_says(database: Database, state: State) -> None:
+    """A link is kept with the parent that it refers to, and a parent that no row has is kept as well, whatever the policy."""
+    rollout = Rollout(database, Normalise.scenarios[3])
+    (said,) = [
+        f.text for f in rollout.engine().plan(rollout.migration).findings if "without an old form" in f.text
+    ]
+    assert "one beyond the first of a row of public.papers, which holds one value (21000)" in said
+    if state is State.PREPARED:
+        rollout.advance_to(state)
+        rollout.execute_new("INSERT INTO topics (id, name) VALUES (-2, 'water')")
+    else:
+        rollout.advance_to(State.MIGRATED)
+        rollout.execute_new("INSERT INTO topics (id, name) VALUES (-1, 'fire'), (-2, 'water')")
+        rollout.execute_new("INSERT INTO paper_topics (paper, topic) VALUES (1, -1)")
+        assert database.execute("SELECT topic FROM papers WHERE id = 1") == [("bees",)]
+        (found,) = rollout.engine().verify("try_it").tables
+        assert (found.differences, found.without_old_form) == (0, 1)
+        if state is not State.MIGRATED:
+            rollout.advance_to(state)
+    if state is State.COMPLETED:
+        assert database.execute("SELECT * FROM zdm.rows_without_old_form") == []
+        return
+    answer = json.loads(zdm(database, "rollback", "try_it", "--yes", "--json"))["without_old_form"]
+    (topic,) = [row for row in answer if "name" in row["new_row"] and row["new_row"]["name"] == "water"]
+    assert (topic["new_row"], topic["reason"]) == (
+        {"id": -2, "name": "water"},
+        "no row of public.papers has it",
+    )
+    if state is not State.PREPARED:
+        (link,) = [row for row in answer if row["key"] == {"paper": 1, "topic": -1}]
+        assert link["new_row"] == {
+            "paper": 1,
+            "topic": -1,
+            "weight": 1,
+            "public.topics": {"id": -1, "name": "fire"},
+        }
+    assert database.execute("SELECT topic FROM papers WHERE id = 1") == [("bees",)]
+    assert rollout.dump() == rollout.before
+    rollout.nothing_left()
+
+
+def test_parents_that_no_reference_names(database: Database) -> None:
+    """With a reference nothing is recorded; a rollback keeps those that would go with their table, when it has begun, and once."""
+    rollout = Rollout(database, Normalise.scenarios[1])
+    rollout.advance_to(State.SWITCHED_OVER)
+    rollout.execute_new(
+        "INSERT INTO categories (id, title, seen) VALUES (-1, 'Garden', '2024-05-06 07:08:09+00'), (-2, 'Taken', now())"
+    )
+    rollout.execute_new("INSERT INTO products (label, category_id) VALUES ('rake', -2)")
+    assert database.execute("SELECT * FROM zdm.rows_without_old_form") == []
+    with pytest.raises(Abort):
+        rollout.engine(Dying(1)).rollback("try_it")
+    rollout.execute_new("DELETE FROM categories WHERE id = -1")
+    rollout.execute_new("INSERT INTO categories (id, title) VALUES (-3, 'Sea')")
+    (row,) = rollout.engine().rollback("try_it").without_old_form
+    assert (str(row.table), row.key, row.new_row["title"]) == ("public.categories", {"id": -3}, "Sea")
+    assert database.execute("SELECT category FROM products WHERE label = 'rake'") == [("Taken",)]
+    assert rollout.dump() == rollout.before
 
 
 def test_it_is_known_and_no_mismatch_and_cleanup_goes_on(database: Database) -> None:
