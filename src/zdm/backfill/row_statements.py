@@ -12,7 +12,15 @@ from zdm.backfill.table import column_text, within
 from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_sync, group_sync, parent_sync, row_conditions, row_generator, row_log, row_objects
+from zdm.sql import (
+    element_sync,
+    group_sync,
+    parent_sync,
+    row_conditions,
+    row_log,
+    row_objects,
+    row_write,
+)
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import render
 
@@ -68,7 +76,7 @@ class RowStatements:
                 self._target, self._columns, self._values
             )
         )
-        settle = row_generator.settle(mapping, rollout, "new")
+        settle = row_write.settle(mapping, rollout, "new")
         self._settle = _rendered(
             sql.SQL("{}(ROW({}.*)::{}, false, false)").format(settle, sql.Identifier(ALIAS), self._source)
         )
@@ -534,7 +542,7 @@ class JoinStatements(ByRowStatements):
         super().__init__(mapping, rollout)
         self._lock = sql.SQL("FOR NO KEY UPDATE")
         stale: sql.Composable = sql.SQL("CASE WHEN {} THEN false ELSE {}(ROW({}.*)::{}) END").format(
-            self.failed, row_generator.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
+            self.failed, row_write.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
         )
         if mapping.logged:
             # What is noted is on its way, in either direction.

@@ -1,6 +1,6 @@
 """A row mapping that is synced by log: triggers that note which row was written, and functions that bring both sides to agree.
 
-Names, besides the ``settle`` functions of `zdm.sql.row_generator`:
+Names, besides the ``settle`` functions of `zdm.sql.row_write`:
 
 * ``log_<side>`` and ``first_new`` are what the triggers call;
 * ``reconcile(key, side)`` brings one key to agree; ``move`` follows a row to another key, ``expand`` a TRUNCATE;
@@ -19,7 +19,7 @@ from psycopg import sql
 
 from zdm.model.expression import Volatility
 from zdm.model.row_mapping import MirroredColumn, Presence, RowMapping, RowSide, SideKind, parts_by_field
-from zdm.sql import log_fields, row_conditions, row_generator
+from zdm.sql import log_fields, row_conditions, row_generator, row_write
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, type_name
 from zdm.sql.log_objects import CHANGES, Logged, function_of, keyed, of_mapping
 from zdm.sql.row_objects import (
@@ -385,11 +385,9 @@ class LogObjects(Logged, row_generator.Generator):
         ]
         declared.append(sql.SQL("  zdm_may pg_catalog.bool;"))
         lazy = sql.Literal(mapping.presence is Presence.NEEDED)
-        to_new = sql.SQL("{}(zdm_o, {}, false)").format(
-            row_generator.settle(mapping, self.rollout, "new"), lazy
-        )
+        to_new = sql.SQL("{}(zdm_o, {}, false)").format(row_write.settle(mapping, self.rollout, "new"), lazy)
         to_old: sql.Composable = sql.SQL("{}(zdm_n, {}, false)").format(
-            row_generator.settle(mapping, self.rollout, "old"),
+            row_write.settle(mapping, self.rollout, "old"),
             sql.Literal(mapping.joins and mapping.presence is Presence.NEEDED),
         )
         failure = sql.SQL(

@@ -14,7 +14,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.row_mapping import Presence, SideKind
-from zdm.sql import row_conditions, row_generator
+from zdm.sql import row_conditions, row_generator, row_write
 from zdm.sql.identifiers import all_of, any_of, column, comma
 from zdm.sql.records import CONFLICTS, RECORDS, entry, granted, of_mapping, recorded
 from zdm.sql.row_objects import Function, failure_key, key_text, pinned, plain_keys
@@ -227,7 +227,7 @@ class RecordObjects(row_generator.Generator):
             holds=row_conditions.holds(self.mine, "zdm_row"),
             target=self.target,
             match=self._match,
-            settle=row_generator.settle(self.mapping, self.rollout, "old"),
+            settle=row_write.settle(self.mapping, self.rollout, "old"),
         )
 
     def _upsert(self) -> sql.Composable:

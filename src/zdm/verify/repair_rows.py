@@ -24,8 +24,8 @@ from zdm.sql import (
     parent_sync,
     records,
     row_conditions,
-    row_generator,
     row_log,
+    row_write,
 )
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Side, key_text, same_key
@@ -221,7 +221,7 @@ class _Statements:
             alias=alias,
             found=found,
             rows=sql.Literal(ROWS),
-            settle=row_generator.settle(self._mapping, self._rollout, side),
+            settle=row_write.settle(self._mapping, self._rollout, side),
             table=table,
         )
 
