@@ -13,7 +13,7 @@ from zdm.db.session import fetch_value
 from zdm.model.mapping import TableMapping
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
-    element_sync,
+    element_rows,
     group_sync,
     parent_sync,
     row_conditions,
@@ -379,22 +379,22 @@ class ElementStatements(ByRowStatements):
         self._rollout = rollout
         self._lock = sql.SQL("FOR NO KEY UPDATE")
         if mapping.elements is not None and mapping.elements.one == "new":
-            agree = element_sync.agreeing(mapping, rollout, ALIAS)
+            agree = element_rows.agreeing(mapping, rollout, ALIAS)
             self.unsettled = _rendered(
                 sql.SQL("CASE WHEN {} THEN false ELSE NOT {} END").format(self.failed, agree)
             )
             keys = comma(column(name, ALIAS) for name in mapping.source.key)
-            self._settle = _rendered(element_sync.settling_one(mapping, rollout, keys, "fill"))
+            self._settle = _rendered(element_rows.settling_one(mapping, rollout, keys, "fill"))
             if mapping.logged:
                 noted = row_log.noted(mapping, rollout, mapping.new, ALIAS)
                 self.unsettled = _rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
                 self._settle = self._reconciled("new")
             return
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_m WHERE {})").format(
-            self._target, element_sync.belongs(mapping, "zdm_m", ALIAS)
+            self._target, element_rows.belongs(mapping, "zdm_m", ALIAS)
         )
         wanted = sql.SQL("{}(ROW({}.*)::{})").format(
-            element_sync.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source
+            element_rows.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source
         )
         if mapping.logged:
             # What is noted is on its way, in either direction.
@@ -402,10 +402,10 @@ class ElementStatements(ByRowStatements):
             absent = sql.SQL("(NOT {} AND {})").format(noted, absent)
         self.unsettled = _rendered(
             sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} AND NOT {} ELSE false END").format(
-                self.failed, absent, wanted, element_sync.agreeing(mapping, rollout, ALIAS)
+                self.failed, absent, wanted, element_rows.agreeing(mapping, rollout, ALIAS)
             )
         )
-        self._settle = _rendered(element_sync.settling_many(mapping, rollout, ALIAS, "fill"))
+        self._settle = _rendered(element_rows.settling_many(mapping, rollout, ALIAS, "fill"))
         if mapping.logged:
             self._settle = self._reconciled("old")
 
@@ -424,7 +424,7 @@ class ElementStatements(ByRowStatements):
         assert elements is not None
         if elements.one == "new":
             query = sql.SQL("SELECT ({}) IS NULL FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid").format(
-                element_sync.gathered(mapping, ALIAS),
+                element_rows.gathered(mapping, ALIAS),
                 self._source,
                 sql.Identifier(ALIAS),
                 sql.Literal(position),
@@ -438,10 +438,10 @@ class ElementStatements(ByRowStatements):
         ).format(
             target=self._target,
             columns=comma(column(name) for name in (*elements.of, *(c.name for c in elements.columns))),
-            names=element_sync.elements_of(mapping, "zdm_q"),
+            names=element_rows.elements_of(mapping, "zdm_q"),
             source=self._source,
             alias=sql.Identifier(ALIAS),
-            split=element_sync.split(mapping, ALIAS),
+            split=element_rows.split(mapping, ALIAS),
             silent=sql.Literal(row_conditions.backfilling(mapping)),
             position=sql.Literal(position),
         )
@@ -462,7 +462,7 @@ class GroupStatements(ByRowStatements):
         self._rollout = rollout
         self.failed = _failure(mapping, rollout)
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
-            self._target, element_sync.belongs(mapping, ALIAS, "zdm_t")
+            self._target, element_rows.belongs(mapping, ALIAS, "zdm_t")
         )
         self.unsettled = _rendered(
             sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(
@@ -470,7 +470,7 @@ class GroupStatements(ByRowStatements):
             )
         )
         self._keys = group_sync.key_of(mapping, ALIAS)
-        self._settle = _rendered(element_sync.settling_one(mapping, rollout, self._keys, "fill"))
+        self._settle = _rendered(element_rows.settling_one(mapping, rollout, self._keys, "fill"))
         if mapping.logged:
             noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
             self.unsettled = _rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
@@ -523,7 +523,7 @@ class GroupStatements(ByRowStatements):
         query = sql.SQL(
             "SELECT ({}) IS NULL FROM (SELECT {} FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid) AS zdm_o"
         ).format(
-            element_sync.gathered(mapping, "zdm_o"),
+            element_rows.gathered(mapping, "zdm_o"),
             named,
             self._source,
             sql.Identifier(ALIAS),

@@ -15,7 +15,7 @@ from zdm.model.names import QualifiedName, qualified
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide, SideKind, SyncMode
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
-from zdm.sql import element_sync, group_sync
+from zdm.sql import element_rows, group_sync
 from zdm.sql.identifiers import column, comma, qualified_name
 
 _SAMPLE = 20_000
@@ -165,7 +165,7 @@ def _gathered(mapper: Mapper, mapping: RowMapping) -> None:
         with transaction(mapper.conn, isolation="repeatable read", read_only=True, rollback=True):
             mapper.conn.execute(
                 sql.SQL("SELECT pg_catalog.count(*) FROM {} WHERE ({}) IS NULL").format(
-                    ones, element_sync.gathered(mapping, "zdm_o")
+                    ones, element_rows.gathered(mapping, "zdm_o")
                 )
             )
     except psycopg.DataError as error:
@@ -187,9 +187,9 @@ def _there_already(mapper: Mapper, mapping: RowMapping, elements: Elements) -> N
         "SELECT pg_catalog.count(*), (pg_catalog.array_agg(zdm_w.key))[1:3] FROM ({}) AS zdm_w"
         " WHERE kind <> 'missing' OR EXISTS (SELECT FROM {} AS zdm_m WHERE {})"
     ).format(
-        element_sync.disagreeing(mapping, 0, known=False),
+        element_rows.disagreeing(mapping, 0, known=False),
         qualified_name(many.table),
-        element_sync.keys_equal(mapping, "zdm_m", "zdm_w"),
+        element_rows.keys_equal(mapping, "zdm_m", "zdm_w"),
     )
     with transaction(mapper.conn, isolation="repeatable read", read_only=True, rollback=True):
         try:
@@ -223,8 +223,8 @@ def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Compo
         lost = sql.SQL(
             "EXISTS (SELECT FROM pg_temp._zdm_trial) AND NOT COALESCE((SELECT {} FROM ({}) AS zdm_j), false)"
         ).format(
-            element_sync.held_alike(mapping, "zdm_row", "zdm_j"),
-            element_sync.join(mapping, "zdm_row", of=sql.Identifier("pg_temp", "_zdm_trial")),
+            element_rows.held_alike(mapping, "zdm_row", "zdm_j"),
+            element_rows.join(mapping, "zdm_row", of=sql.Identifier("pg_temp", "_zdm_trial")),
         )
     types = dict(zip(one.key, one.key_types, strict=True))
     definitions = [
@@ -258,8 +258,8 @@ def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Compo
             for name in one.key
         ),
         columns=comma(column(name) for name in (*elements.of, *(c.name for c in elements.columns))),
-        names=element_sync.elements_of(mapping, "zdm_q"),
-        split=element_sync.split(mapping, "zdm_row"),
+        names=element_rows.elements_of(mapping, "zdm_q"),
+        split=element_rows.split(mapping, "zdm_row"),
         lost=lost,
     )
     return sql.SQL(

@@ -27,7 +27,7 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import element_sync, group_sync, parent_sync, row_conditions, row_sync, rows, sync
+from zdm.sql import element_rows, group_sync, parent_sync, row_conditions, row_sync, rows, sync
 from zdm.sql.identifiers import qualified_name, trusted
 
 
@@ -101,7 +101,7 @@ def _row_chunk(mapping: RowMapping) -> str:
             s=qualified_name(mapping.old.table),
             t=qualified_name(mapping.new.table),
             w=group_sync.keyed(mapping, "o"),
-            j=element_sync.belongs(mapping, "o", "n"),
+            j=element_rows.belongs(mapping, "o", "n"),
         ).as_string(None)
     if mapping.elements is not None:
         one, many = mapping.source, mapping.side(mapping.elements.many)
@@ -113,7 +113,7 @@ def _row_chunk(mapping: RowMapping) -> str:
             return template.format(
                 s=qualified_name(one.table),
                 t=qualified_name(many.table),
-                j=element_sync.is_joined(mapping, "o", 0),
+                j=element_rows.is_joined(mapping, "o", 0),
             ).as_string(None)
         template = composing.SQL(
             "SELECT <make the elements> FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < '(<next block>,0)'"
@@ -122,7 +122,7 @@ def _row_chunk(mapping: RowMapping) -> str:
         return template.format(
             s=qualified_name(one.table),
             t=qualified_name(many.table),
-            j=element_sync.belongs(mapping, "n", "o"),
+            j=element_rows.belongs(mapping, "n", "o"),
         ).as_string(None)
     if mapping.joins:
         template = composing.SQL(

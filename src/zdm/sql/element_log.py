@@ -12,7 +12,8 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide
-from zdm.sql.element_sync import ElementObjects, as_stored, belongs, elements_of, same_element, split, unlike
+from zdm.sql.element_rows import as_stored, belongs, elements_of, same_element, split, unlike
+from zdm.sql.element_sync import ElementObjects
 from zdm.sql.identifiers import all_of, column, comma, type_name
 from zdm.sql.log_objects import CHANGES, Logged, keyed
 from zdm.sql.row_objects import (

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from zdm.sql.element_sync import ElementObjects, as_stored, belongs, same_element, split, unlike
+from zdm.sql.element_rows import as_stored, belongs, same_element, split, unlike
+from zdm.sql.element_sync import ElementObjects
 from zdm.sql.identifiers import all_of, column, comma
 from zdm.sql.records import CONFLICTS, RECORDS, entry, granted, of_mapping, record_key, recorded
 from zdm.sql.row_objects import Function, equal, failed, key_text, pinned, plain_keys

@@ -8,7 +8,8 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
-from zdm.sql.element_sync import GatheredObjects, is_joined
+from zdm.sql.element_rows import is_joined
+from zdm.sql.gathered_sync import GatheredObjects
 from zdm.sql.group_sync import GroupObjects, keyed
 from zdm.sql.identifiers import all_of, column, comma, type_name
 from zdm.sql.log_objects import CHANGES, Logged, function_of

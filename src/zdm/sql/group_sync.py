@@ -8,7 +8,8 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
-from zdm.sql.element_sync import Besides, GatheredObjects, is_joined
+from zdm.sql.element_rows import Besides, is_joined
+from zdm.sql.gathered_sync import GatheredObjects
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Function, Trigger, equal, failed, record_failure, same_key
 from zdm.sql.templates import load
@@ -46,7 +47,7 @@ def groups(mapping: RowMapping, alias: str) -> sql.Composed:
 def disagreeing(
     mapping: RowMapping, rollout: int, *, known: bool = True, besides: Besides = lambda _: sql.SQL("false")
 ) -> sql.Composed:
-    """What is wrong, as `zdm.sql.element_sync.disagreeing` has it: rows missing, rows of no key, rows that say something else."""
+    """What is wrong, as `zdm.sql.element_rows.disagreeing` has it: rows missing, rows of no key, rows that say something else."""
     names = mapping.new.key
     keys = [sql.SQL("COALESCE({}, {})").format(column(n, "zdm_o"), column(n, "zdm_g")) for n in names]
     failure = failed(mapping, rollout, mapping.old, "zdm_g", keys)

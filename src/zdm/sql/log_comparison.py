@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_sync, group_sync
+from zdm.sql import element_rows, element_sync, group_sync
 from zdm.sql.element_log import group
 from zdm.sql.identifiers import any_of, column, comma, qualified_name
 from zdm.sql.log_objects import CHANGES, keyed, of_mapping
@@ -74,9 +74,9 @@ def wrong_of(
             "EXISTS (SELECT FROM {} AS zdm_c WHERE {} AND NOT zdm_c.failed AND (zdm_c.key OPERATOR(pg_catalog.=) {}"
             " OR zdm_c.event OPERATOR(pg_catalog.=) 'truncate'))"
         ).format(CHANGES, here, key)
-    agree: list[sql.Composable] = [element_sync.is_joined(mapping, "zdm_o", rollout)]
+    agree: list[sql.Composable] = [element_rows.is_joined(mapping, "zdm_o", rollout)]
     if elements.split is not None:
-        agree.insert(0, element_sync.is_split(mapping, "zdm_o", rollout))
+        agree.insert(0, element_rows.is_split(mapping, "zdm_o", rollout))
     return sql.SQL(
         "SELECT kind, pg_catalog.count(*), CASE kind WHEN {waiting} THEN pg_catalog.array_agg(pg_catalog.to_jsonb(key)::pg_catalog.text)"
         " ELSE (pg_catalog.array_agg(pg_catalog.array_to_string(key, ', ')))[1:{samples}] END"

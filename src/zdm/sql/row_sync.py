@@ -15,8 +15,10 @@ from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
     element_log,
     element_record,
+    element_rows,
     element_sync,
     gathered_log,
+    gathered_sync,
     group_sync,
     link_record,
     parent_sync,
@@ -132,7 +134,7 @@ def comparison(mapping: RowMapping) -> sql.Composed:
     if mapping.gathers:
         return sql.SQL("SELECT count(*) FROM ({})").format(group_sync.disagreeing(mapping, 0, known=False))
     if mapping.elements is not None:
-        return element_sync.comparison(mapping)
+        return element_rows.comparison(mapping)
     return sql.SQL(
         "SELECT count(*) FROM (SELECT * FROM {} WHERE <range>) AS o FULL JOIN (SELECT * FROM {} WHERE <range>) AS n ON {}"
         " WHERE o IS NULL OR n IS NULL OR {}"
@@ -161,7 +163,7 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
         if mapping.gathers:
             return group_sync.GroupObjects(mapping, rollout, side)
         if mapping.elements.one == "new":
-            return element_sync.GatheredObjects(mapping, rollout, side)
+            return gathered_sync.GatheredObjects(mapping, rollout, side)
         kind = element_record.RecordedElements if mapping.records else element_sync.ElementObjects
         return kind(mapping, rollout, side)
     if mapping.logged:

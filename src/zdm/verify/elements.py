@@ -11,7 +11,7 @@ from psycopg import sql
 
 from zdm.db.session import transaction
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_sync, group_sync, log_comparison, records
+from zdm.sql import element_rows, group_sync, log_comparison, records
 from zdm.sql.rows import Kind
 from zdm.verify.rows import AGAIN
 from zdm.verify.run import SAMPLES, Found
@@ -62,7 +62,7 @@ def verify_elements(
             sql.Literal(SAMPLES),
             group_sync.disagreeing(mapping, rollout, known=known)
             if mapping.gathers
-            else element_sync.disagreeing(mapping, rollout, known=known),
+            else element_rows.disagreeing(mapping, rollout, known=known),
         ),
         workers=workers,
         alone=records.count(mapping, rollout) if mapping.records else None,

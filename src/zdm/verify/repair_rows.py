@@ -19,7 +19,7 @@ from zdm.model.mapping import Authority
 from zdm.model.row_mapping import Elements, MirroredColumn, ParentSide, RowMapping, derived
 from zdm.sql import (
     element_log,
-    element_sync,
+    element_rows,
     group_sync,
     parent_sync,
     records,
@@ -375,7 +375,7 @@ class _Elements:
     def astray(self) -> sql.Composed:
         """Elements of no row."""
         return sql.SQL("FROM {} AS zdm_m WHERE NOT EXISTS (SELECT FROM {} AS zdm_o WHERE {})").format(
-            self._many, self._one, element_sync.belongs(self._mapping, "zdm_m", "zdm_o")
+            self._many, self._one, element_rows.belongs(self._mapping, "zdm_m", "zdm_o")
         )
 
     def dropping(self) -> sql.Composed:
@@ -391,16 +391,16 @@ class _Elements:
             self._one,
             comma(column(name, "zdm_s") for name in self._side.key),
             comma(keys),
-            element_sync.disagreeing(self._mapping, self._rollout),
+            element_rows.disagreeing(self._mapping, self._rollout),
         )
 
     def settling(self, *, back: bool) -> sql.Composed:
         """Make some of them agree, by the old side, or by the new one."""
         if back == (self._elements.one == "old"):
             keys = comma(column(name, "zdm_s") for name in self._side.key)
-            settle = element_sync.settling_one(self._mapping, self._rollout, keys, "repair")
+            settle = element_rows.settling_one(self._mapping, self._rollout, keys, "repair")
         else:
-            settle = element_sync.settling_many(self._mapping, self._rollout, "zdm_s", "repair")
+            settle = element_rows.settling_many(self._mapping, self._rollout, "zdm_s", "repair")
         return sql.SQL(
             "WITH found AS MATERIALIZED (SELECT zdm_s.* {} LIMIT {} FOR NO KEY UPDATE OF zdm_s) SELECT {} FROM found AS zdm_s"
         ).format(self.wrong(), sql.Literal(ROWS), settle)
@@ -435,7 +435,7 @@ def _groups(mapping: RowMapping, rollout: int) -> tuple[sql.Composed, sql.Compos
     """Keys whose row is missing, one too many, or says something else; and what makes some of them right."""
     keys = comma(sql.Identifier(f"zdm_k{number}") for number, _ in enumerate(mapping.new.key))
     found = sql.SQL("FROM ({}) AS zdm_w").format(group_sync.disagreeing(mapping, rollout))
-    settle: sql.Composable = element_sync.settling_one(mapping, rollout, keys, "repair")
+    settle: sql.Composable = element_rows.settling_one(mapping, rollout, keys, "repair")
     if mapping.logged:
         texts = comma(
             sql.SQL("{}::pg_catalog.text").format(column(f"zdm_k{number}"))
