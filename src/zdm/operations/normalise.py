@@ -300,8 +300,8 @@ class Normalise(Operation):
             " WHERE p.topic IS DISTINCT FROM n.name OR p.id IS NULL) AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form f LEFT JOIN"
             " paper_topics l ON f.key = jsonb_build_object('paper', l.paper, 'topic', l.topic)"
             " WHERE f.rollout = (SELECT max(id) FROM zdm.module_migrations) AND f.new_row IS DISTINCT FROM to_jsonb(l))",
-            after="SELECT bool_or(links > 1) AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form WHERE rollout ="
-            " (SELECT max(id) FROM zdm.module_migrations)) FROM (SELECT count(*) AS links FROM paper_topics GROUP BY paper) AS l",
+            after="SELECT (SELECT count(*) FROM paper_topics) > 100 AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form WHERE rollout ="
+            " (SELECT max(id) FROM zdm.module_migrations))",
         ),
     )
 
