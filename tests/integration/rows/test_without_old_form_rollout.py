@@ -14,6 +14,7 @@ from tests.support.servers import Database
 from tests.support.versions import on_all_versions
 from zdm.errors import BadInput
 from zdm.model.phases import State
+from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 from zdm.operations.explode import Explode
 from zdm.operations.migration import Migration
@@ -375,3 +376,27 @@ def test_what_cannot_be_recorded_is_refused(
     with pytest.raises(BadInput, match=message.replace("(", r"\(")) as refused:
         rollout.engine().plan(migration)
     assert "Nothing was changed" in str(refused.value.changed) or refused.value.changed == ""
+
+
+@pytest.mark.parametrize(
+    ("scenario", "change", "message"),
+    [
+        (Explode.scenarios[2], {"one_way": True}, "with `one_way` nothing flows back"),
+        (Normalise.scenarios[1], {"without_old_form": "record"}, "needs a `link`"),
+    ],
+)
+def test_what_the_operation_itself_cannot_record(
+    scenario: Scenario, change: dict[str, object], message: str
+) -> None:
+    """Said before any server is asked."""
+    ((kind, operation),) = scenario.operations[0].items()
+    assert isinstance(operation, dict)
+    with pytest.raises(ValueError, match=message):
+        Migration.model_validate({"id": "refused", "operations": [{kind: {**operation, **change}}]})
+
+
+def test_elements_that_are_synced_by_log_are_not_recorded(database: Database) -> None:
+    rollout = Rollout(database, Explode.scenarios[2])
+    migration = rollout.migration.model_copy(update={"sync": SyncMode.LOGGED})
+    with pytest.raises(BadInput, match="needs the triggers of `sync: immediate`"):
+        rollout.engine().plan(migration)
