@@ -133,7 +133,9 @@ def supplied(old: OldColumn) -> sql.Composable:
         return sql.SQL("{} IS NOT NULL").format(column)
     if not _CONSTANT.fullmatch(old.default):
         return sql.SQL("false")
-    return differs(column, sql.SQL("({})").format(trusted(old.default)), old.comparison, old.type)
+    # What the server deparses leaves out the cast that the assignment makes.
+    default = sql.SQL("CAST(({}) AS {})").format(trusted(old.default), trusted(old.type))
+    return differs(column, default, old.comparison, old.type)
 
 
 def human(name: str) -> str:
