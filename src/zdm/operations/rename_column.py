@@ -86,7 +86,9 @@ class RenameColumn(Operation):
             return [
                 Problem(
                     f"column {column.name} is new in this migration, and a `down` names it",
-                    remedy="Give it its name in the operation that adds it.",
+                    remedy=f"Put this operation before {group.operation.partition(':')[2]}, whose `down` then names {self.to}."
+                    if new.replaces is not None
+                    else "Give it its name in the operation that adds it.",
                 )
             ]
         new.final = column.name = self.to
