@@ -55,7 +55,7 @@ def wrong_or_waiting(mapping: RowMapping, rollout: int, samples: int, *, known: 
 
 
 def wrong_of(
-    mapping: RowMapping, rollout: int, keys: Sequence[Sequence[str]], samples: int, *, last: bool
+    mapping: RowMapping, rollout: int, keys: Sequence[Sequence[str]], samples: int, *, last: bool = False
 ) -> sql.Composed:
     """The same of single keys.
 

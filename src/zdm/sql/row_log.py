@@ -78,8 +78,10 @@ def reconcile(
     return reconcile_key(mapping, rollout, key_text(mapping.side(named), alias), counts or named)
 
 
-def reconcile_key(mapping: RowMapping, rollout: int, key: sql.Composable, counts: Side) -> sql.Composable:
-    """The same of a key as the log has it."""
+def reconcile_key(
+    mapping: RowMapping, rollout: int, key: sql.Composable, counts: Side | None
+) -> sql.Composable:
+    """The same of a key as the log has it; where nothing is noted of it, and no side counts, there is nothing to do."""
     return sql.SQL("{}({}, {})").format(function_of(mapping, rollout, "reconcile"), key, sql.Literal(counts))
 
 

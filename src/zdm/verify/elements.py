@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from zdm.db.session import transaction
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_rows, group_sync, log_comparison, records
+from zdm.sql import element_rows, group_sync, log_comparison, records, row_log
 from zdm.sql.rows import Kind
 from zdm.verify.rows import AGAIN
 from zdm.verify.run import SAMPLES, Found
 from zdm.verify.statement import Counted, in_one_statement
+
+TRIES = 20
+"""How often a key that is written without pause is brought to agree, and compared."""
+
+_LOCK_TIMEOUT = timedelta(milliseconds=20)
 
 
 def verify_elements(
@@ -31,8 +40,8 @@ def verify_elements(
     Missing: an element that the row says is not there. Extra: one that it does not say, or of no row. Different: one that says
     something else. None of them where the row is what its elements say together.
 
-    Where the mapping is synced by log, a key of which something waits in that snapshot is looked at again once that was carried over; one that
-    never is found without, and does not agree, counts as wrong.
+    Where the mapping is synced by log, a key of which something waits in that snapshot is looked at again once that was carried over; one of
+    which something always waits is carried over here, and compared at once.
 
     Parameters
     ----------
@@ -76,23 +85,41 @@ def _looked_at_again(
     found: Counted,
     carry_over: Callable[[], None],
 ) -> Counted:
-    """Keys of which something was waiting, compared anew until each is found without, or time is up."""
+    """Keys of which something was waiting, compared anew until each is found without; at last one by one."""
     wrong: Counted = []
-    for attempt in range(AGAIN + 1):
+    for attempt in range(1, AGAIN + 1):
         wrong += [part for part in found if part[0] != log_comparison.WAITING]
         keys = [json.loads(key) for part in found if part[0] == log_comparison.WAITING for key in part[2]]
         if not keys:
             break
+        if attempt == AGAIN:
+            wrong += [part for key in keys for part in _settled(conn, mapping, rollout, key)]
+            break
         carry_over()
-        last = attempt + 1 == AGAIN
-        try:
-            with transaction(conn, isolation="repeatable read", read_only=True):
-                found = conn.execute(
-                    log_comparison.wrong_of(mapping, rollout, keys, SAMPLES, last=last)
-                ).fetchall()
-        except (psycopg.DataError, psycopg.IntegrityError):
-            if not last:
-                raise
-            # One of them has no form over there, and nobody has come to record it.
-            found = [(Kind.DIFFERENT.value, len(keys), [", ".join(key) for key in keys[:SAMPLES]])]
+        with transaction(conn, isolation="repeatable read", read_only=True):
+            found = conn.execute(log_comparison.wrong_of(mapping, rollout, keys, SAMPLES)).fetchall()
     return wrong
+
+
+def _settled(conn: psycopg.Connection[Any], mapping: RowMapping, rollout: int, key: Sequence[str]) -> Counted:
+    """What is wrong with a key that is written without pause: it is brought to agree and compared in one transaction, before anybody has
+    written it again, as often as that takes."""
+    reconcile = row_log.reconcile_key(
+        mapping, rollout, sql.SQL("{}::text[]").format(sql.Literal(list(key))), None
+    )
+    found: Counted = [(Kind.DIFFERENT.value, 1, [", ".join(key)])]
+    for _ in range(TRIES):
+        with (
+            suppress(
+                errors.LockNotAvailable, errors.DeadlockDetected, psycopg.DataError, psycopg.IntegrityError
+            ),
+            transaction(conn, lock_timeout=_LOCK_TIMEOUT),
+        ):
+            conn.execute(sql.SQL("SELECT {}").format(reconcile))
+            found = conn.execute(
+                log_comparison.wrong_of(mapping, rollout, [key], SAMPLES, last=True)
+            ).fetchall()
+        if not found:
+            break
+        time.sleep(random.uniform(0, 0.02))  # noqa: S311  # jitter
+    return found

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conformance.harness import Rollout
 from tests.support.servers import Database
 from zdm.model.phases import State
+from zdm.model.row_mapping import SyncMode
 from zdm.operations.explode import Explode
 
 
-def test_both_ways_while_the_fence_is_up(database: Database) -> None:
+@pytest.mark.parametrize("sync", list(SyncMode))
+def test_both_ways_while_the_fence_is_up(database: Database, sync: SyncMode) -> None:
     """The list goes by another name then, and follows nevertheless; lifted, the old version reads what was written."""
-    rollout = Rollout(database, Explode.scenarios[0])
+    rollout = Rollout(database, Explode.scenarios[0].model_copy(update={"sync": sync}))
     rollout.advance_to(State.SWITCHED_OVER)
     engine = rollout.engine()
     engine.fence(rollout.migration.id)

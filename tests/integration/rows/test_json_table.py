@@ -22,6 +22,7 @@ from zdm.errors import BadInput
 from zdm.model.mapping import Authority
 from zdm.model.phases import State
 from zdm.model.row_mapping import RowMapping
+from zdm.model.sample import Scenario
 from zdm.model.step import Phase
 from zdm.operations.extract_json import ExtractJson
 from zdm.operations.migration import Migration
@@ -388,9 +389,10 @@ def test_a_rollback_has_what_the_new_version_wrote(database: Database) -> None:
     assert database.value("SELECT to_regclass('details')") is None
 
 
-def test_both_ways_while_the_fence_is_up(database: Database) -> None:
+@pytest.mark.parametrize("scenario", ExtractJson.scenarios[3:5], ids=["immediate", "logged"])
+def test_both_ways_while_the_fence_is_up(database: Database, scenario: Scenario) -> None:
     """The document goes by another name then, in the expression that reads it as well as in what writes it."""
-    rollout = Rollout(database, ExtractJson.scenarios[3])
+    rollout = Rollout(database, scenario)
     rollout.advance_to(State.SWITCHED_OVER)
     engine = rollout.engine()
     engine.fence(rollout.migration.id)

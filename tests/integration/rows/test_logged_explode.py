@@ -251,9 +251,8 @@ def test_what_somebody_broke_is_found_and_repaired(database: Database, authority
     database.execute("SET zdm.row = '1:row:(4)'; " + tagged(4, "wrong"))
     waits = "UPDATE posts SET tags = 'later' WHERE id = 12"
     database.execute(waits)
-    # What waits is looked at again once it is carried over; what nobody carries over counts.
+    # What waits is looked at again once it is carried over.
     broken = {Kind.MISSING: 2, Kind.EXTRA: 3}
-    assert posts.found() == {**broken, Kind.DIFFERENT: 1}
     found = verify_elements(posts.session, posts.mapping, posts.rollout, carry_over=posts.reconcile)
     assert found.counts == broken
     database.execute("UPDATE posts SET tags = 'last' WHERE id = 12")
@@ -301,7 +300,7 @@ def naively(posts: Logged) -> Iterator[None]:
 @pytest.mark.parametrize("naive", [False, True])
 def test_everybody_at_once(database: Database, naive: bool) -> None:
     """Both versions at all isolation levels on a few rows, while the backfill goes through them and two reconcile: no error, and all agree."""
-    posts = Logged(database, rows=2000, filled=False)
+    posts = Logged(database, rows=2000, filled=False, extra="CREATE SEQUENCE moved")
 
     def old(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
         post = 2 * (rng.randrange(1, 1000) if number % 3 else rng.randrange(1, 40))
@@ -313,7 +312,8 @@ def test_everybody_at_once(database: Database, naive: bool) -> None:
                 f"UPDATE posts SET title = 'x{number}' WHERE id = {post}",
                 f"INSERT INTO posts (id, tags) VALUES ({post}, 'i') ON CONFLICT (id) DO UPDATE SET tags = 'u,v'",
                 f"DELETE FROM posts WHERE id = {post}",
-            )[rng.randrange(5)]
+                f"UPDATE posts SET id = -nextval('public.moved') WHERE id = {post}",
+            )[rng.randrange(6)]
             .replace("posts ", "public.posts ", 1)
             .encode()
         )

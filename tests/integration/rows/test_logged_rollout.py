@@ -111,6 +111,37 @@ def test_elements_that_nobody_has_reconciled(database: Database) -> None:
     rollout.nothing_left()
 
 
+@pytest.mark.parametrize(
+    ("scenario", "table"),
+    [
+        pytest.param(ExtractJson.scenarios[2], "orders", id="json"),
+        pytest.param(Explode.scenarios[0], "products", id="explode"),
+        pytest.param(Collapse.scenarios[2], "payments", id="collapse"),
+    ],
+)
+def test_an_application_without_rights_on_the_other_table(
+    database: Database, scenario: Scenario, table: str
+) -> None:
+    """What notes its writes is the tables' owner's, who may do so; the application may not touch the log."""
+    owner, old = database.create_role("owner"), database.create_role("old")
+    database.execute(scenario.setup)
+    database.execute(
+        f"ALTER TABLE {table} OWNER TO {owner}; GRANT CREATE, USAGE ON SCHEMA public TO {owner};"
+        f" GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {old}; GRANT USAGE ON SEQUENCE {table}_id_seq TO {old}"
+    )
+    rollout = Rollout(database, logged(scenario).model_copy(update={"setup": "SELECT 1"}))
+    rollout.advance_to(State.MIGRATED)
+    with psycopg.connect(database.dsn_for(old), autocommit=True) as connection:
+        for number, statement in enumerate(scenario.old_writes, 1):
+            connection.execute(statement.format(n=number).encode())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("DELETE FROM zdm.row_changes")
+    assert database.value("SELECT count(*) FROM zdm.row_changes") > 0
+    rollout.agree()
+    rollout.advance_to(State.COMPLETED)
+    rollout.nothing_left()
+
+
 def counting(database: Database, table: str, path: str) -> Work:
     """Adds one to a row at a time, under a name that is there before the swap and after it; counts what was committed."""
 
