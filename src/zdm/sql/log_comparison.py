@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_rows, element_sync, group_sync
+from zdm.sql import element_rows, group_sync
 from zdm.sql.element_log import group
 from zdm.sql.identifiers import any_of, column, comma, qualified_name
 from zdm.sql.log_objects import CHANGES, keyed, of_mapping
@@ -31,9 +31,8 @@ def wrong_or_waiting(mapping: RowMapping, rollout: int, samples: int, *, known: 
         ).format(CHANGES, here, _texts(key))
 
     # What is noted may be what has no form over there, which is not known yet: nothing of it is computed.
-    wrong = (group_sync if mapping.gathers else element_sync).disagreeing(
-        mapping, rollout, known=known, besides=noted
-    )
+    disagreeing = group_sync.disagreeing if mapping.gathers else element_rows.disagreeing
+    wrong = disagreeing(mapping, rollout, known=known, besides=noted)
     return sql.SQL(
         "WITH zdm_t AS MATERIALIZED (SELECT EXISTS (SELECT FROM {changes} AS zdm_c WHERE {here} AND zdm_c.event OPERATOR(pg_catalog.=)"
         " 'truncate') AS waits), zdm_p AS (SELECT CASE WHEN zdm_t.waits THEN {waiting} ELSE zdm_d.kind END AS kind,"
