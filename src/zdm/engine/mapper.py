@@ -87,8 +87,13 @@ class Mapper:
     def apply(self) -> None:
         for position, operation in enumerate(self.migration.operations, 1):
             label = f"{position}:{operation.kind}"
-            self._answer(operation)
-            for problem in operation.apply(self.draft, label):
+            unknown = self._answer(operation)
+            made = len(self.draft.created) + len(self.draft.shadows)
+            found = operation.apply(self.draft, label)
+            if found or len(self.draft.created) + len(self.draft.shadows) > made:
+                # Of a table that is there, the column that wants the type says so.
+                found = [*found, *unknown]
+            for problem in found:
                 where = problem.where or label
                 self.problems.append(Problem(problem.what, where, problem.remedy, problem.rule))
             self.conn.prelude = tuple(self.draft.prelude)
@@ -96,13 +101,15 @@ class Mapper:
         self.refused = fidelity.settle(self.draft)
         self.findings += self.draft.findings
 
-    def _answer(self, operation: Operation) -> None:
-        """Ask the server what the operation wants to know before it is applied."""
+    def _answer(self, operation: Operation) -> list[Problem]:
+        """Ask the server what the operation wants to know before it is applied; returns which types there are not."""
         draft = self.draft
-        for written in operation.types():
-            # A type that does not exist is reported with the column that wants it.
-            with suppress(BadInput):
+        unknown: list[Problem] = []
+        for written in dict.fromkeys(operation.types()):
+            try:
                 draft.canonical_types[written] = resolve_type(self.conn, written, self.target).name
+            except BadInput as error:
+                unknown.append(Problem(str(error.message), remedy=error.remedy))
         for old, new in operation.type_changes(draft):
             with suppress(BadInput):
                 if rewrite_free(self.conn, old, resolve_type(self.conn, new, self.target).name):
@@ -111,6 +118,7 @@ class Mapper:
             if adds_instantly(self.conn, type_, default, self.target):
                 draft.instant_columns.add((type_, default))
         draft.taken |= taken_names(self.conn, operation.names(draft))
+        return unknown
 
     # -- one table --------------------------------------------------------------------------------------------
 

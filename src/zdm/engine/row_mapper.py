@@ -35,7 +35,35 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
         if made is not None:
             taken.add(made.id)
             found.append(made)
+    _refuse_cycles(mapper, found)
     return unite(mapper, found)
+
+
+def _refuse_cycles(mapper: Mapper, mappings: Sequence[RowMapping]) -> None:
+    """A write that is mirrored on from table to table must not come back to where it began, in another form."""
+    ahead: dict[QualifiedName, dict[QualifiedName, str]] = {}
+    for mapping in mappings:
+        for table in mapping.tables[1:]:
+            if table != mapping.old.table:
+                ahead.setdefault(mapping.old.table, {})[table] = mapping.operation
+    told: set[frozenset[QualifiedName]] = set()
+
+    def follow(way: tuple[QualifiedName, ...]) -> None:
+        for table, operation in ahead.get(way[-1], {}).items():
+            if table not in way:
+                follow((*way, table))
+            elif table == way[0] and frozenset(way) not in told:
+                told.add(frozenset(way))
+                mapper.problems.append(
+                    Problem(
+                        f"rows are mirrored in a circle: {' to '.join(str(name) for name in (*way, table))}",
+                        operation,
+                        "Put one of these operations into a later migration.",
+                    )
+                )
+
+    for table in ahead:
+        follow((table,))
 
 
 def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName]) -> RowMapping | None:

@@ -9,7 +9,7 @@ from zdm.db.session import transaction
 from zdm.engine.mapper import Mapper
 from zdm.errors import Problem
 from zdm.model.plan import Finding, Roundtrip, Severity
-from zdm.model.row_mapping import RowMapping
+from zdm.model.row_mapping import RowMapping, SideKind
 from zdm.sql import row_conditions
 from zdm.sql.identifiers import all_of, column, comma, qualified_name, type_name
 from zdm.sql.rows import render
@@ -26,6 +26,7 @@ def measure_rows(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
             _there_already(mapper, mapping)
         if not mapping.one_way:
             _round_trip(mapper, mapping, lossy=lossy)
+            _within_filter(mapper, mapping)
     except psycopg.DataError as error:
         mapper.findings.append(
             Finding(
@@ -81,33 +82,57 @@ def _alone(mapper: Mapper, mapping: RowMapping) -> None:
         )
 
 
-def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
-    known = {
+def _within_filter(mapper: Mapper, mapping: RowMapping) -> None:
+    """An old row that the new version makes must be one that the filter takes, or every such write is refused."""
+    where = mapping.where
+    if where is None or mapping.old.kind is not SideKind.ROWS:
+        return
+    read = {name for c in mapping.old.columns for name in c.value.columns}
+    if not read <= _known(mapping):
+        return
+    given = {c.name: c.value for c in mapping.old.columns} | dict(
+        zip(mapping.old.key, mapping.old.key_values, strict=True)
+    )
+    back = comma(
+        sql.SQL("{} AS {}").format(
+            render(given[name], "zdm_n") if name in given else column(name, "zdm_o"), column(name)
+        )
+        for name in dict.fromkeys(where.columns)
+    )
+    wrong = sql.SQL("{} AND ({}) IS NOT TRUE").format(
+        _made(mapping, sql.SQL(" CROSS JOIN LATERAL (SELECT {}) AS zdm_b").format(back)),
+        render(where, "zdm_b"),
+    )
+    count, keys = counted(mapper, wrong, mapping.old.key, "zdm_o")
+    if count:
+        mapper.problems.append(
+            Problem(
+                f"{count} rows of {mapping.old.table} meet {where.source!r}, and would not if the new version made them: `down` gives "
+                f"what the filter leaves out (for example {keys})",
+                mapping.operation,
+                "Let `down` give what `where` asks for; else each such row of the new version is refused.",
+            )
+        )
+
+
+def _known(mapping: RowMapping) -> set[str]:
+    """The columns of the new side that follow from the old one's row."""
+    return {
         *mapping.new.key,
         *(c.name for c in mapping.new.columns),
         *(t.name for t in mapping.new.given),
     }
+
+
+def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
     read = {name for c in mapping.old.followed for name in c.value.columns}
-    if not read or not read <= known or all(c.plain for c in (*mapping.new.followed, *mapping.old.followed)):
+    if (
+        not read
+        or not read <= _known(mapping)
+        or all(c.plain for c in (*mapping.new.followed, *mapping.old.followed))
+    ):
         return
-    made = comma(
-        [
-            *(
-                sql.SQL("{} AS {}").format(render(value, "zdm_o"), column(name))
-                for name, value in zip(mapping.new.key, mapping.new.key_values, strict=True)
-            ),
-            *(
-                sql.SQL("CAST({} AS {}) AS {}").format(
-                    render(c.value, "zdm_o"), type_name(c.type), column(c.name)
-                )
-                for c in mapping.new.columns
-            ),
-            *(sql.SQL("{} AS {}").format(render(t.value), column(t.name)) for t in mapping.new.given),
-        ]
-    )
-    source = sql.SQL("FROM {} AS zdm_o CROSS JOIN LATERAL (SELECT {}) AS zdm_n WHERE {}").format(
-        qualified_name(mapping.old.table), made, row_conditions.wanted(mapping, "zdm_o")
-    )
+    source = _made(mapping)
     rows, _ = counted(mapper, source, mapping.old.key, "zdm_o")
     changed = sql.SQL("{} AND {}").format(source, row_conditions.changed(mapping, "zdm_o", "zdm_n"))
     lost, keys = counted(mapper, changed, mapping.old.key, "zdm_o")
@@ -131,6 +156,33 @@ def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
                 "lossy-mapping",
             )
         )
+
+
+def _made(mapping: RowMapping, beside: sql.Composable = sql.SQL("")) -> sql.Composed:  # noqa: B008 - a frozen value
+    """FROM and WHERE: rows of the old side (`zdm_o`) that have a new form, and that (`zdm_n`), though nothing is written.
+
+    Parameters
+    ----------
+    beside: joined after both.
+    """
+    made = comma(
+        [
+            *(
+                sql.SQL("{} AS {}").format(render(value, "zdm_o"), column(name))
+                for name, value in zip(mapping.new.key, mapping.new.key_values, strict=True)
+            ),
+            *(
+                sql.SQL("CAST({} AS {}) AS {}").format(
+                    render(c.value, "zdm_o"), type_name(c.type), column(c.name)
+                )
+                for c in mapping.new.columns
+            ),
+            *(sql.SQL("{} AS {}").format(render(t.value), column(t.name)) for t in mapping.new.given),
+        ]
+    )
+    return sql.SQL("FROM {} AS zdm_o CROSS JOIN LATERAL (SELECT {}) AS zdm_n{} WHERE {}").format(
+        qualified_name(mapping.old.table), made, beside, row_conditions.wanted(mapping, "zdm_o")
+    )
 
 
 def counted(mapper: Mapper, found: sql.Composable, key: tuple[str, ...], alias: str) -> tuple[int, str]:

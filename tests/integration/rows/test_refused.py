@@ -1,0 +1,85 @@
+"""What no rows of two tables can be kept in step by: refused when it is planned, with its place, before anything is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conformance.harness import OPEN_GATES
+from tests.support.servers import Database
+from zdm.engine.rollout import Engine
+from zdm.errors import BadInput
+from zdm.operations.migration import Migration
+
+SETUP = """
+CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int); CREATE TABLE c (id int PRIMARY KEY, v int);
+CREATE TABLE ledger (id int PRIMARY KEY, amount int, status text, data jsonb);
+INSERT INTO ledger SELECT g, g, CASE WHEN g % 2 = 0 THEN 'active' ELSE 'void' END FROM generate_series(1, 9) g;
+"""
+
+
+def copied(table: str, to: str) -> dict[str, Any]:
+    part = {"to": to, "key": {"id": "id"}, "columns": ["v"]}
+    return {"split_table": {"table": table, "keep": True, "into": [part]}}
+
+
+def reports(down: dict[str, str], **options: Any) -> dict[str, Any]:
+    part = {"to": "reports", "key": {"id": "id"}, "where": "status = 'active'", "columns": ["amount"]}
+    part |= {"down": down, "create": {}, **options}
+    return {"split_table": {"table": "ledger", "keep": True, "into": [part]}}
+
+
+MOVED: dict[str, Any] = {"table": "ledger", "to": "more", "key": {"id": "id"}, "columns": ["amount"]}
+FIELDS: dict[str, Any] = {
+    "table": "ledger",
+    "column": "data",
+    "to": "more",
+    "key": {"id": "id"},
+    "create": {},
+}
+NO_TYPE = "'nosuch' is not a column type here"
+
+
+@pytest.mark.parametrize(
+    ("operations", "told"),
+    [
+        ([copied("a", "b"), copied("b", "a")], ["2:.*in a circle: public.a to public.b to public.a"]),
+        (
+            [copied("a", "b"), copied("b", "c"), copied("c", "a")],
+            ["3:.*in a circle: public.a to public.b to public.c to public.a"],
+        ),
+        (
+            [reports({"status": "'void'"})],
+            ["4 rows of public.ledger meet .*for example id=2; id=4; id=6; id=8"],
+        ),
+        (
+            [{"move_columns": {**MOVED, "create": {"columns": [{"name": "x", "type": "nosuch"}]}}}],
+            [f"1:move_columns: {NO_TYPE}"],
+        ),
+        (
+            [
+                {"extract_json": {**FIELDS, "fields": [{"path": "age", "type": "nosuch"}]}},
+                {"drop_column": {"table": "ledger", "column": "nowhere"}},
+            ],
+            [f"1:extract_json: {NO_TYPE}", "2:drop_column: there is no column nowhere"],
+        ),
+    ],
+)
+def test_refused(database: Database, operations: list[dict[str, Any]], told: list[str]) -> None:
+    database.execute(SETUP)
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = Migration.model_validate({"id": "bad", "operations": operations, "gates": OPEN_GATES})
+    with pytest.raises(BadInput) as refused:
+        engine.plan(migration)
+    for part in told:
+        refused.match(part)
+
+
+def test_a_filter_that_what_comes_back_meets(database: Database) -> None:
+    database.execute(SETUP)
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = Migration.model_validate({"id": "good", "operations": [reports({"status": "'active'"})]})
+    assert engine.plan(migration).row_mappings
