@@ -22,7 +22,7 @@ from zdm.operations.create_table import TableColumn
 from zdm.operations.elements import foreign_key_of
 from zdm.operations.params import Name, Sql, TableName, by_name, find_column, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
-from zdm.operations.shape import ShapeColumn, TableShape
+from zdm.operations.shape import ShapeColumn, TableShape, is_sequence_default
 from zdm.operations.target import (
     MadeTable,
     Target,
@@ -35,6 +35,7 @@ from zdm.operations.target import (
     readable,
     refuse_loose_key,
     required,
+    sequence_step,
     table_steps,
     without_old_form,
 )
@@ -513,6 +514,13 @@ class MoveColumns(Operation):
                 (c, m.empty) for m, c in originals if m.empty is not None and c.not_null and c.default is None
             ]
             steps += lent_defaults(shape, lent, context.draft.target, context.label, "move_columns")
+        if phase is Phase.CLEANUP and self.create is not None:
+            # The new column has the old one's default, and the old one's end would take the sequence along.
+            steps += [
+                sequence_step(context, shape.table, c.name, target.side.table, m.final)
+                for m, c in originals
+                if m.type is None and is_sequence_default(c.default)
+            ]
         if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:
             steps += foreign_key_of(
                 target.side.table,

@@ -14,7 +14,7 @@ from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind, WithoutOldForm
 from zdm.model.sample import Scenario
-from zdm.model.step import Phase, Stage, Step, Transaction
+from zdm.model.step import Phase, Step
 from zdm.model.table import Table
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
@@ -22,7 +22,7 @@ from zdm.operations.create_table import TableColumn
 from zdm.operations.drop_table import DropTable
 from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
-from zdm.operations.shape import TableShape
+from zdm.operations.shape import TableShape, is_sequence_default
 from zdm.operations.target import (
     MadeTable,
     Target,
@@ -31,11 +31,11 @@ from zdm.operations.target import (
     quoted,
     readable,
     required,
+    sequence_step,
     table_steps,
     unique_over,
     without_old_form,
 )
-from zdm.sql.templates import dollar_quoted
 
 
 class PartColumn(Value):
@@ -520,39 +520,24 @@ class SplitTable(Operation):
         return steps
 
     def _sequences(self, context: Context) -> list[Step]:
-        """A sequence that numbers the old table's rows goes on with the first of the new ones."""
+        """A sequence that numbers a column of the old table goes on with the first of the new ones."""
         found: list[Target] = context.draft.memo[context.label]
         steps: list[Step] = []
         moved: set[str] = set()
+        table = context.draft.tables[context.draft.name(self.table)]
         for part, target in zip(self.into, found, strict=True):
-            for name, source in part.key.items():
+            # A column that is copied as it is has the old one's default.
+            numbered = {
+                c.column: c.up or c.column
+                for c in part.columns
+                if c.type is None
+                and c.default is None
+                and (column := table.column(c.up or c.column)) is not None
+                and is_sequence_default(column.default)
+            }
+            for name, source in (*part.key.items(), *numbered.items()):
                 if part.create is None or source in moved:
                     continue
                 moved.add(source)
-                steps.append(
-                    Step(
-                        id=f"cleanup.{target.side.table}.sequence.{name}",
-                        title=f"let {name} of {target.side.table} own the sequence that numbers it",
-                        phase=Phase.CLEANUP,
-                        stage=Stage.TIGHTEN,
-                        operation=context.label,
-                        action=Transaction(
-                            statements=(
-                                dollar_quoted(
-                                    "sequence_move",
-                                    table=sql.Literal(
-                                        ddl.table(context.draft.name(self.table)).as_string(None)
-                                    ),
-                                    column=sql.Literal(source),
-                                    owner=sql.Literal(
-                                        sql.Identifier(
-                                            target.side.table.schema_, target.side.table.name, name
-                                        ).as_string(None)
-                                    ),
-                                ).as_string(None),
-                            ),
-                            locks=(ddl.lock(target.side.table),),
-                        ),
-                    )
-                )
+                steps.append(sequence_step(context, table, source, target.side.table, name))
         return steps

@@ -21,6 +21,7 @@ from zdm.operations.create_table import Check, CreateTable, Privilege, TableColu
 from zdm.operations.params import Name, find_shape
 from zdm.operations.rows import DraftMirrored, DraftSide
 from zdm.operations.shape import TableShape
+from zdm.sql.templates import dollar_quoted
 
 
 class MadeTable(Value):
@@ -282,6 +283,28 @@ def _finishing(name: QualifiedName, indexes: Iterable[Sequence[str]], owner: str
         for columns in indexes
     ]
     return [*found, ddl.text("ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(name), owner=ddl.ident(owner))]
+
+
+def sequence_step(context: Context, old: Table, source: str, new: QualifiedName, name: str) -> Step:
+    """A sequence that numbers a column of the old table goes on with the column `name` of the new one, whose default it is."""
+    return Step(
+        id=f"cleanup.{new}.sequence.{name}",
+        title=f"let {name} of {new} own the sequence that numbers it",
+        phase=Phase.CLEANUP,
+        stage=Stage.TIGHTEN,
+        operation=context.label,
+        action=Transaction(
+            statements=(
+                dollar_quoted(
+                    "sequence_move",
+                    table=sql.Literal(ddl.table(old.name).as_string(None)),
+                    column=sql.Literal(source),
+                    owner=sql.Literal(sql.Identifier(new.schema_, new.name, name).as_string(None)),
+                ).as_string(None),
+            ),
+            locks=(ddl.lock(new),),
+        ),
+    )
 
 
 def unique_over(table: Table, columns: Sequence[str]) -> bool:
