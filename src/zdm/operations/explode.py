@@ -446,7 +446,8 @@ class Explode(Operation):
                     Problem(
                         f"column {original.name} of {shape.name} is NOT NULL without a default: rows that the new version inserts "
                         "have no value for it",
-                        remedy="Give it a default first: an empty list.",
+                        remedy="Give it a default first, which is what no elements mean (an empty list); or let it be NULL first (drop_not_null), "
+                        "where no value means that (a reference).",
                         rule="missing-down",
                     )
                 )

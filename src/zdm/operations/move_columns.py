@@ -359,7 +359,8 @@ class MoveColumns(Operation):
                     Problem(
                         f"column {original.name} of {shape.name} is NOT NULL without a default: rows that the new version inserts "
                         "have no value for it",
-                        remedy="Say with `empty` what it holds where the other table has no row.",
+                        remedy="Say with `empty` what it holds where the other table has no row; or let it be NULL first (drop_not_null), where no "
+                        "value means that (a reference).",
                         rule="missing-down",
                     )
                 )

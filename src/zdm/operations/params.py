@@ -221,7 +221,7 @@ def find_shape(
             problems.append(
                 Problem(
                     f"table {name} is made by this migration; this operation needs one that exists",
-                    remedy="Say it in create_table, or in a later migration.",
+                    remedy="Say it where the table is made (create_table, or `create`), or in a later migration.",
                 )
             )
         else:
