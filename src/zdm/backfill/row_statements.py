@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import psycopg
 from psycopg import sql
 
 from zdm.backfill.counted import Counting, before
 from zdm.backfill.table import column_text, within
-from zdm.db.session import fetch_value
-from zdm.model.mapping import TableMapping
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
-    element_rows,
-    group_sync,
-    parent_sync,
     row_conditions,
     row_log,
     row_objects,
@@ -50,14 +44,14 @@ class RowStatements:
             self._target, row_conditions.joined(mapping, ALIAS, "zdm_t")
         )
         # A row that failed may raise again wherever it is asked about, so that is looked up first.
-        self.failed = _failure(mapping, rollout)
+        self.failed = failure_of(mapping, rollout)
         self._rollout = rollout
         self._wanted = row_conditions.wanted(mapping, ALIAS)
         if mapping.logged:
             # Its row may have gone on the new side, which the old one does not know yet.
             noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
             self._wanted = all_of([self._wanted, sql.SQL("NOT {}").format(noted)])
-        self.unsettled = _rendered(
+        self.unsettled = rendered(
             sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(
                 self.failed, all_of([self._absent, self._wanted])
             )
@@ -69,15 +63,15 @@ class RowStatements:
         self._one_by_one = bool(mapping.old.references)
         if self._one_by_one:
             self._lock = sql.SQL("FOR NO KEY UPDATE")
-        self._values = _rendered(row_conditions.insert_values(mapping.new, ALIAS))
-        self._columns = _rendered(row_conditions.insert_columns(mapping.new))
-        self._into = _rendered(
+        self._values = rendered(row_conditions.insert_values(mapping.new, ALIAS))
+        self._columns = rendered(row_conditions.insert_columns(mapping.new))
+        self._into = rendered(
             sql.SQL("INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {}").format(
                 self._target, self._columns, self._values
             )
         )
         settle = row_write.settle(mapping, rollout, "new")
-        self._settle = _rendered(
+        self._settle = rendered(
             sql.SQL("{}(ROW({}.*)::{}, false, false)").format(settle, sql.Identifier(ALIAS), self._source)
         )
         if mapping.logged:
@@ -86,7 +80,7 @@ class RowStatements:
     def _reconciled(self, side: Literal["old", "new"]) -> sql.SQL:
         """Whether the row under `ALIAS`, of that side, could be brought to agree."""
         found = row_log.reconcile(self._mapping, self._rollout, side, ALIAS)
-        return _rendered(sql.SQL("({} OPERATOR(pg_catalog.<>) 'failed')").format(found))
+        return rendered(sql.SQL("({} OPERATOR(pg_catalog.<>) 'failed')").format(found))
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""
@@ -321,298 +315,10 @@ class ByRowStatements(RowStatements):
         )
 
 
-class ParentStatements(ByRowStatements):
-    """The same for a mapping of many to one: row by row, since a parent may be found, made, or waited for.
-
-    The source rows are locked against any other write: two that write different links of one row would both stay.
-    """
-
-    def __init__(self, mapping: RowMapping, rollout: int) -> None:
-        super().__init__(mapping, rollout)
-        self._lock = sql.SQL("FOR NO KEY UPDATE")
-        absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_l WHERE {})").format(
-            self._target, parent_sync.links(mapping, "zdm_l", ALIAS)
-        )
-        wanted = sql.SQL("{}(ROW({}.*)::{})").format(
-            parent_sync.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source
-        )
-        self.unsettled = _rendered(
-            sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} ELSE false END").format(
-                self.failed, absent, wanted
-            )
-        )
-        self._settle = _rendered(parent_sync.settling(mapping, rollout, "new", ALIAS))
-
-    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
-        """Link what is not linked in these blocks."""
-        del careful
-        return super().fill(start, end, careful=True)
-
-    def fill_meeting(self, start: int, end: int) -> sql.Composed:
-        """The same: whatever others make is met by the functions."""
-        return self.fill(start, end, careful=True)
-
-    def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
-        """The search for the parent of the row at a position; it raises what finding or making it raises."""
-        parent = self._mapping.parent
-        assert parent is not None
-        found = parent_sync.finding(self._mapping, parent, self._rollout, ALIAS)
-        query = sql.SQL("SELECT {} IS NULL FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid").format(
-            found, self._source, sql.Identifier(ALIAS), sql.Literal(position)
-        )
-        return [(", ".join(parent.key), query)]
-
-
-class ElementStatements(ByRowStatements):
-    """The same for a mapping of one row to many: row by row, since elements of a row may come while its lock is waited for.
-
-    Rows are *unsettled* if they have elements by their own values, and none are there, unless none say what they hold as well (an
-    empty text that was a column's default). They are locked against any other write, as all do who write elements of them.
-    """
-
-    def __init__(self, mapping: RowMapping, rollout: int) -> None:
-        self._mapping = mapping
-        self._source, self._target = qualified_name(mapping.source.table), qualified_name(mapping.new.table)
-        self._key = [column(name, ALIAS) for name in mapping.source.key]
-        self.promised = {}
-        self.failed = _failure(mapping, rollout)
-        self._rollout = rollout
-        self._lock = sql.SQL("FOR NO KEY UPDATE")
-        if mapping.elements is not None and mapping.elements.one == "new":
-            agree = element_rows.agreeing(mapping, rollout, ALIAS)
-            self.unsettled = _rendered(
-                sql.SQL("CASE WHEN {} THEN false ELSE NOT {} END").format(self.failed, agree)
-            )
-            keys = comma(column(name, ALIAS) for name in mapping.source.key)
-            self._settle = _rendered(element_rows.settling_one(mapping, rollout, keys, "fill"))
-            if mapping.logged:
-                noted = row_log.noted(mapping, rollout, mapping.new, ALIAS)
-                self.unsettled = _rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
-                self._settle = self._reconciled("new")
-            return
-        absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_m WHERE {})").format(
-            self._target, element_rows.belongs(mapping, "zdm_m", ALIAS)
-        )
-        wanted = sql.SQL("{}(ROW({}.*)::{})").format(
-            element_rows.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source
-        )
-        if mapping.logged:
-            # What is noted is on its way, in either direction.
-            noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
-            absent = sql.SQL("(NOT {} AND {})").format(noted, absent)
-        self.unsettled = _rendered(
-            sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} AND NOT {} ELSE false END").format(
-                self.failed, absent, wanted, element_rows.agreeing(mapping, rollout, ALIAS)
-            )
-        )
-        self._settle = _rendered(element_rows.settling_many(mapping, rollout, ALIAS, "fill"))
-        if mapping.logged:
-            self._settle = self._reconciled("old")
-
-    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
-        """Make the elements of the rows in these blocks that have none."""
-        del careful
-        return super().fill(start, end, careful=True)
-
-    def fill_meeting(self, start: int, end: int) -> sql.Composed:
-        """The same: whatever others make is met by the functions."""
-        return self.fill(start, end, careful=True)
-
-    def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
-        """What makes the elements of the row at a position; it raises what that raises. To be rolled back."""
-        mapping, elements = self._mapping, self._mapping.elements
-        assert elements is not None
-        if elements.one == "new":
-            query = sql.SQL("SELECT ({}) IS NULL FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid").format(
-                element_rows.gathered(mapping, ALIAS),
-                self._source,
-                sql.Identifier(ALIAS),
-                sql.Literal(position),
-            )
-            return [(", ".join(c.name for c in elements.held), query)]
-        query = sql.SQL(
-            "WITH zdm_made AS (INSERT INTO {target} ({columns}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {source} AS {alias}"
-            " CROSS JOIN LATERAL ({split}) AS zdm_q"
-            " CROSS JOIN (SELECT pg_catalog.set_config('zdm.row', {silent}, true) OFFSET 0) AS zdm_silent"
-            " WHERE {alias}.ctid = {position}::pg_catalog.tid RETURNING true) SELECT pg_catalog.count(*) < 0 FROM zdm_made"
-        ).format(
-            target=self._target,
-            columns=comma(column(name) for name in (*elements.of, *(c.name for c in elements.columns))),
-            names=element_rows.elements_of(mapping, "zdm_q"),
-            source=self._source,
-            alias=sql.Identifier(ALIAS),
-            split=element_rows.split(mapping, ALIAS),
-            silent=sql.Literal(row_conditions.backfilling(mapping)),
-            position=sql.Literal(position),
-        )
-        return [(", ".join(c.name for c in elements.columns), query)]
-
-
-class GroupStatements(ByRowStatements):
-    """The same where one row is made for all rows of a key. A row is *unsettled* if it has a key of which there is no row yet.
-
-    No row of the source is locked: the row that is made is the lock of its key, and what it says is looked at once more under it.
-    """
-
-    def __init__(self, mapping: RowMapping, rollout: int) -> None:
-        self._mapping = mapping
-        self._source, self._target = qualified_name(mapping.old.table), qualified_name(mapping.new.table)
-        self._key = [column(name, ALIAS) for name in mapping.old.key]
-        self.promised = {}
-        self._rollout = rollout
-        self.failed = _failure(mapping, rollout)
-        absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})").format(
-            self._target, element_rows.belongs(mapping, ALIAS, "zdm_t")
-        )
-        self.unsettled = _rendered(
-            sql.SQL("CASE WHEN {} THEN false ELSE {} END").format(
-                self.failed, all_of([group_sync.keyed(mapping, ALIAS), absent])
-            )
-        )
-        self._keys = group_sync.key_of(mapping, ALIAS)
-        self._settle = _rendered(element_rows.settling_one(mapping, rollout, self._keys, "fill"))
-        if mapping.logged:
-            noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
-            self.unsettled = _rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
-            self._settle = self._reconciled("old")
-
-    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
-        """Make the rows of the keys in these blocks that have none."""
-        del careful
-        return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
-
-    def fill_meeting(self, start: int, end: int) -> sql.Composed:
-        """The same: whatever others make is met by the function."""
-        return self.fill(start, end, careful=True)
-
-    def fill_unlocked(self, start: int, end: int, *, careful: bool, limit: int) -> sql.Composed:
-        """The same for at most `limit` keys: what is locked is not the rows of these blocks."""
-        del careful
-        return sql.SQL("{} LIMIT {}").format(self.fill(start, end, careful=True), sql.Literal(limit))
-
-    def _settled(self, condition: sql.Composable) -> sql.Composed:
-        return sql.SQL("SELECT {} FROM ({}) AS {}").format(
-            self._settle, self._distinct(condition), sql.Identifier(ALIAS)
-        )
-
-    def _distinct(self, condition: sql.Composable) -> sql.Composed:
-        # In one order, so that two workers do not wait for each other.
-        return sql.SQL("SELECT DISTINCT {} FROM ONLY {} AS {} WHERE {} ORDER BY {}").format(
-            self._keys, self._source, sql.Identifier(ALIAS), condition, self._keys
-        )
-
-    def retry_failed(self, start: int, end: int) -> sql.Composed:
-        """Try the failed keys of these blocks again."""
-        return sql.SQL(
-            "WITH tried AS MATERIALIZED (SELECT {} AS good FROM ({}) AS {})"
-            " SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE NOT good) FROM tried"
-        ).format(
-            self._settle,
-            self._distinct(sql.SQL("{} AND {}").format(self._within(start, end), self.failed)),
-            sql.Identifier(ALIAS),
-        )
-
-    def ups_of(self, position: str) -> list[tuple[str, sql.Composed]]:
-        """What makes the row of the key of the row at a position; it raises what that raises. To be rolled back."""
-        mapping = self._mapping
-        assert mapping.elements is not None
-        named = comma(
-            sql.SQL("{} AS {}").format(column(of, ALIAS), column(own))
-            for of, own in zip(mapping.elements.of, mapping.new.key, strict=True)
-        )
-        query = sql.SQL(
-            "SELECT ({}) IS NULL FROM (SELECT {} FROM ONLY {} AS {} WHERE ctid = {}::pg_catalog.tid) AS zdm_o"
-        ).format(
-            element_rows.gathered(mapping, "zdm_o"),
-            named,
-            self._source,
-            sql.Identifier(ALIAS),
-            sql.Literal(position),
-        )
-        return [(", ".join(c.name for c in mapping.elements.held), query)]
-
-
-class JoinStatements(ByRowStatements):
-    """The same where rows that are there are filled. A row is unsettled if the new side's columns do not hold what it says.
-
-    The source rows are locked against any other write, as the triggers have them: what is filled is what they say at the commit.
-    """
-
-    def __init__(self, mapping: RowMapping, rollout: int) -> None:
-        super().__init__(mapping, rollout)
-        self._lock = sql.SQL("FOR NO KEY UPDATE")
-        stale: sql.Composable = sql.SQL("CASE WHEN {} THEN false ELSE {}(ROW({}.*)::{}) END").format(
-            self.failed, row_write.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
-        )
-        if mapping.logged:
-            # What is noted is on its way, in either direction.
-            stale = all_of(
-                [sql.SQL("NOT {}").format(row_log.noted(mapping, rollout, mapping.old, ALIAS)), stale]
-            )
-        self.unsettled = _rendered(stale)
-
-    def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
-        """Fill the rows of these blocks: all at once, or row by row by the triggers' own function."""
-        # By log nobody waits for the source's row who writes what is filled: that is looked at under its own lock.
-        if careful or self._mapping.logged:
-            return super().fill(start, end, careful=True)
-        return sql.SQL(
-            "UPDATE {target} AS zdm_t SET {assign} FROM (SELECT {alias}.* FROM ONLY {source} AS {alias} WHERE {within}"
-            " AND {unsettled} {lock}) AS {alias} WHERE {joined}"
-        ).format(
-            target=self._target,
-            assign=row_conditions.assigned(self._mapping.new, ALIAS),
-            alias=sql.Identifier(ALIAS),
-            source=self._source,
-            within=self._within(start, end),
-            unsettled=self.unsettled,
-            lock=self._lock,
-            joined=row_conditions.joined(self._mapping, ALIAS, "zdm_t"),
-        )
-
-    def fill_meeting(self, start: int, end: int) -> sql.Composed:
-        """The same: nothing is made that others could make."""
-        return self.fill(start, end, careful=False)
-
-
-def statements_of(mapping: RowMapping, rollout: int) -> RowStatements:
-    """The statements of a mapping, by its kind."""
-    if mapping.gathers:
-        return GroupStatements(mapping, rollout)
-    if mapping.elements is not None:
-        return ElementStatements(mapping, rollout)
-    if mapping.parent is not None:
-        return ParentStatements(mapping, rollout)
-    return (JoinStatements if mapping.joins else RowStatements)(mapping, rollout)
-
-
-def surrogate(mapping: RowMapping) -> TableMapping:
-    """The table that is gone through, under the name that the catalog calls the mapping by."""
-    return TableMapping(
-        table=mapping.id, final_name=mapping.id.name, oid=mapping.source.oid, key=mapping.source.key
-    )
-
-
-def refers(conn: psycopg.Connection[Any], mapping: RowMapping) -> bool:
-    """Whether a table that rows are made in has foreign keys, which only triggers enforce."""
-    if mapping.joins:
-        # The columns are new, so that nothing stands on them.
-        return False
-    written = [table for table in mapping.tables if table != mapping.old.table]
-    return bool(
-        fetch_value(
-            conn,
-            "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c WHERE c.contype = 'f'"
-            " AND c.conrelid = ANY (SELECT pg_catalog.to_regclass(t) FROM pg_catalog.unnest(%s::text[]) AS t))",
-            [[qualified_name(table).as_string(None) for table in written]],
-        )
-    )
-
-
-def _failure(mapping: RowMapping, rollout: int) -> sql.SQL:
+def failure_of(mapping: RowMapping, rollout: int) -> sql.SQL:
     """A condition: it is recorded that the row has no form in the new version."""
     # Whether any failed is asked once: to make the key of every row to look it up would take longer than all the rest.
-    return _rendered(
+    return rendered(
         sql.SQL(
             "CASE WHEN (SELECT EXISTS (SELECT {failed})) THEN EXISTS (SELECT {failed} AND zdm_f.key = {key}) ELSE false END"
         ).format(
@@ -625,5 +331,6 @@ def _failure(mapping: RowMapping, rollout: int) -> sql.SQL:
     )
 
 
-def _rendered(part: sql.Composable) -> sql.SQL:
+def rendered(part: sql.Composable) -> sql.SQL:
+    """The same as text, so that it is not composed again for each chunk."""
     return trusted(part.as_string(None))

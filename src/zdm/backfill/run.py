@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from zdm.backfill.by_kind import refers, statements_of, surrogate
 from zdm.backfill.options import Hooks, Options, Result, VacuumPolicy
 from zdm.backfill.outcome import Trouble, classify
-from zdm.backfill.row_statements import RowStatements, refers, statements_of, surrogate
+from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.sweep import BadData, sweep
 from zdm.backfill.table import (
     Shape,

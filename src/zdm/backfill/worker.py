@@ -15,10 +15,11 @@ from psycopg import sql
 
 from zdm.backfill.chunks import Sizer
 from zdm.backfill.counted import MOVED, Counting
+from zdm.backfill.element_statements import GroupStatements
 from zdm.backfill.options import Hooks, Options
 from zdm.backfill.outcome import Trouble, classify
 from zdm.backfill.reference_statements import ReferenceStatements, statements_for
-from zdm.backfill.row_statements import GroupStatements, RowStatements
+from zdm.backfill.row_statements import RowStatements
 from zdm.backfill.table import Shape, relfilenode, shapes
 from zdm.db.session import WORK_MEM, OutcomeUnknown, transaction
 from zdm.errors import ZdmError

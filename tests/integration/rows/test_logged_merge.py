@@ -12,8 +12,8 @@ from tests.integration.rows.stage import staged
 from tests.support.interleave import Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
+from zdm.backfill.join_statements import JoinStatements
 from zdm.backfill.options import Options
-from zdm.backfill.row_statements import JoinStatements
 from zdm.backfill.run import backfill
 from zdm.db.session import connect
 from zdm.engine.reconcile import Reconciler

@@ -14,7 +14,7 @@ from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
 from tests.support.writers import Writers
-from zdm.backfill.row_statements import statements_of
+from zdm.backfill.by_kind import statements_of
 from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
 from zdm.db.session import connect
