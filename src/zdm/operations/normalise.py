@@ -395,7 +395,7 @@ class Normalise(Operation):
             said="link.parent" if link is not None else "reference",
         )
         if self.create is None:
-            side = found_parent(draft, wanted, shape, problems)
+            side = found_parent(draft, wanted, shape, label, problems)
             if side is not None and self.unused is UnusedParents.REMOVE:
                 refuse_to_remove(draft.tables[side.table], problems)
             return side

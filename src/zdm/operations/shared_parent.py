@@ -9,6 +9,7 @@ from pydantic import Field
 
 from zdm.errors import Problem
 from zdm.model.names import Value
+from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind
 from zdm.model.table import Table
 from zdm.operations.add_foreign_key import ForeignKey
@@ -124,7 +125,7 @@ def made_parent(
 
 
 def found_parent(
-    draft: Draft, wanted: Wanted, source: TableShape, problems: list[Problem]
+    draft: Draft, wanted: Wanted, source: TableShape, label: str, problems: list[Problem]
 ) -> DraftSide | None:
     """The shared table that exists; what stands in the way is appended."""
     other = find_shape(draft, wanted.table, problems, ordinary=True)
@@ -149,14 +150,16 @@ def found_parent(
                     rule="no-key",
                 )
             )
-    problems.extend(
-        Problem(
-            f"column {c.name} of {table.name} is NOT NULL without a default: rows made of the old version's values have none for it",
-            remedy="Give it a default first.",
+    given = [c.name for c in table.columns if required(c) and c.name not in wanted.natural]
+    if given:
+        draft.findings.append(
+            Finding(
+                severity=Severity.WARNING,
+                text=f"no row of {table.name} is made, since {', '.join(given)} must be given: a row whose value has none there is recorded "
+                "in zdm.sync_failures, and refuses the gates, until it has",
+                where=label,
+            )
         )
-        for c in table.columns
-        if required(c) and c.name not in wanted.natural
-    )
     if source.table.owner != table.owner:
         problems.append(
             Problem(
