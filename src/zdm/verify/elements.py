@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import sql
 
 from zdm.db.session import transaction
 from zdm.model.row_mapping import RowMapping
-from zdm.sql import element_rows, group_sync, log_comparison, records, row_log
+from zdm.sql import element_rows, group_sync, log_comparison, records
 from zdm.sql.rows import Kind
 from zdm.verify.rows import AGAIN
 from zdm.verify.run import SAMPLES, Found
+from zdm.verify.settled import settled
 from zdm.verify.statement import Counted, in_one_statement
-
-TRIES = 20
-"""How often a key that is written without pause is brought to agree, and compared."""
-
-_LOCK_TIMEOUT = timedelta(milliseconds=20)
 
 
 def verify_elements(
@@ -93,7 +86,15 @@ def _looked_at_again(
         if not keys:
             break
         if attempt == AGAIN:
-            wrong += [part for key in keys for part in _settled(conn, mapping, rollout, key)]
+            for key in keys:
+                wrong += settled(
+                    conn,
+                    mapping,
+                    rollout,
+                    key,
+                    partial(_wrong_at_last, conn, mapping, rollout, key),
+                    unknown=[(Kind.DIFFERENT.value, 1, [", ".join(key)])],
+                )
             break
         carry_over()
         with transaction(conn, isolation="repeatable read", read_only=True):
@@ -101,25 +102,7 @@ def _looked_at_again(
     return wrong
 
 
-def _settled(conn: psycopg.Connection[Any], mapping: RowMapping, rollout: int, key: Sequence[str]) -> Counted:
-    """What is wrong with a key that is written without pause: it is brought to agree and compared in one transaction, before anybody has
-    written it again, as often as that takes."""
-    reconcile = row_log.reconcile_key(
-        mapping, rollout, sql.SQL("{}::text[]").format(sql.Literal(list(key))), None
-    )
-    found: Counted = [(Kind.DIFFERENT.value, 1, [", ".join(key)])]
-    for _ in range(TRIES):
-        with (
-            suppress(
-                errors.LockNotAvailable, errors.DeadlockDetected, psycopg.DataError, psycopg.IntegrityError
-            ),
-            transaction(conn, lock_timeout=_LOCK_TIMEOUT),
-        ):
-            conn.execute(sql.SQL("SELECT {}").format(reconcile))
-            found = conn.execute(
-                log_comparison.wrong_of(mapping, rollout, [key], SAMPLES, last=True)
-            ).fetchall()
-        if not found:
-            break
-        time.sleep(random.uniform(0, 0.02))  # noqa: S311  # jitter
-    return found
+def _wrong_at_last(
+    conn: psycopg.Connection[Any], mapping: RowMapping, rollout: int, key: Sequence[str]
+) -> Counted:
+    return conn.execute(log_comparison.wrong_of(mapping, rollout, [key], SAMPLES, last=True)).fetchall()

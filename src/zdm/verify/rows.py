@@ -26,6 +26,7 @@ from zdm.sql import records, row_conditions, row_log, row_objects
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import Kind, render
 from zdm.verify.run import SAMPLES, Found
+from zdm.verify.settled import settled
 
 ROWS = 100_000
 """Rows of a range."""
@@ -150,19 +151,25 @@ def _looked_at_again(
 ) -> _Part:
     """Pairs of which something was waiting, compared anew until each is found without, or time is up."""
     counts, samples = [0] * len(_KINDS), dict[Kind, list[str]]()
-    for attempt in range(1, AGAIN + 1):
+
+    def add(part: _Part) -> None:
+        counts[:] = [a + b for a, b in zip(counts, part.counts, strict=True)]
+        for kind, found in part.samples.items():
+            samples.setdefault(kind, []).extend(found)
+
+    for _ in range(AGAIN):
         if not keys:
             break
         carry_over()
-        # Those beyond are not looked for: so many that do not agree are no passing state.
         batch, keys = keys, []
         for at in range(0, len(batch), ROWS_AGAIN):
             with transaction(conn, isolation="repeatable read", read_only=True):
-                part = statements.compare_keys(conn, batch[at : at + ROWS_AGAIN], last=attempt == AGAIN)
-            counts = [a + b for a, b in zip(counts, part.counts, strict=True)]
-            for kind, found in part.samples.items():
-                samples.setdefault(kind, []).extend(found)
+                part = statements.compare_keys(conn, batch[at : at + ROWS_AGAIN], last=False)
+            add(part)
             keys += part.waiting
+    # Those that are left are written without pause.
+    for key in keys:
+        add(statements.settled(conn, key))
     return _Part(0, tuple(counts), samples)
 
 
@@ -225,7 +232,7 @@ def failures(
 
 class _Statements:
     def __init__(self, conn: psycopg.Connection[Any], mapping: RowMapping, rollout: int) -> None:
-        self._mapping = mapping
+        self._mapping, self._rollout = mapping, rollout
         self.failures = failures(conn, mapping, rollout)
         # A column of the key is never NULL. A constant of our own would make the server copy each row to add it.
         gone, absent = (
@@ -426,6 +433,21 @@ class _Statements:
         )
         counts, samples, _ = self._named(conn, join, self._everything if last else self._kind)
         return _Part(0, counts, samples, waiting=() if last else self._keys_waiting(conn, join))
+
+    def settled(self, conn: psycopg.Connection[Any], key: tuple[str, ...]) -> _Part:
+        """A pair of which something always waits."""
+        different = tuple(int(kind is Kind.DIFFERENT) for kind in _KINDS)
+        names = zip(self._mapping.new.key, key, strict=True)
+        unknown: _Part | None = _Part(
+            0, different, {Kind.DIFFERENT: [", ".join(f"{n}={v}" for n, v in names)]}
+        )
+
+        def wrong() -> _Part | None:
+            part = self.compare_keys(conn, [key], last=True)
+            return part if any(part.counts) else None
+
+        found = settled(conn, self._mapping, self._rollout, key, wrong, unknown=unknown)
+        return found or _Part(0, (0,) * len(_KINDS), {})
 
     def _of_keys(self, side: RowSide, alias: str, keys: Sequence[tuple[str, ...]]) -> sql.Composable:
         columns = [[key[number] for key in keys] for number in range(len(side.key))]
