@@ -28,7 +28,7 @@ from zdm.sql.templates import dollar_quoted
 
 ALIAS = "zdm_s"
 
-MOVED = "ZDM01"
+MOVED = "ZDM03"
 """The SQLSTATE of a chunk whose rows are not what they were."""
 
 
