@@ -360,9 +360,15 @@ class _Attempts:
                 remedy="Try again when the server is less busy, or allow a longer lock budget.",
             )
         names = "; ".join(str(blocker) for blocker in self.seen.values()) or "nobody who could still be seen"
+        remedy = "Wait for those transactions to end, or end them, and run the same command again."
+        if reason == "lock timeout":
+            # Each was too young to be waited for, and yet always one was there.
+            remedy += (
+                " Where short ones follow each other without a pause, let `lock_budget` be longer than they take, "
+                f"now {self.budget.timeout.total_seconds() * 1000:.0f} ms, or keep them away for a moment."
+            )
         return Busy(
-            f"could not lock {tables} {waited}; in the way: {names}; nothing was changed",
-            remedy="Wait for those transactions to end, or end them, and run the same command again.",
+            f"could not lock {tables} {waited}; in the way: {names}; nothing was changed", remedy=remedy
         )
 
     def _remember(self, found: Iterable[Blocker]) -> None:
