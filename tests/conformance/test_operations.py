@@ -63,7 +63,7 @@ def mortal() -> Iterator[Mortal]:
         pytest.param(
             server, *parameter.values, id=f"{parameter.id}-{server}", marks=[*parameter.marks, *marks]
         )
-        for server, marks, parameters in (("default", [], SCENARIOS), ("pg15", [pytest.mark.pg15], some(4)))
+        for server, marks, parameters in (("default", [], SCENARIOS), ("pg15", [pytest.mark.pg15], some(7)))
         for parameter in parameters
     ],
     indirect=["server"],
@@ -91,7 +91,7 @@ def test_run_through(database: Database, scenario: Scenario) -> None:
     [
         pytest.param(*parameter.values, state, id=f"{parameter.id}-{state.value}", marks=parameter.marks)
         for first, state in enumerate(REVERSIBLE)
-        for parameter in some(3, first)
+        for parameter in some(5, first)
     ],
 )
 def test_roll_back(database: Database, scenario: Scenario, state: State) -> None:
@@ -108,7 +108,7 @@ def test_roll_back(database: Database, scenario: Scenario, state: State) -> None
     assert rollout.dump() == rollout.before
 
 
-@pytest.mark.parametrize("scenario", some(6))
+@pytest.mark.parametrize("scenario", some(10))
 def test_killed_at_every_step(database: Database, scenario: Scenario) -> None:
     """The process dies before each step of each phase, one after the other; each time a new one continues."""
     rollout = Rollout(database, scenario)
@@ -120,7 +120,7 @@ def test_killed_at_every_step(database: Database, scenario: Scenario) -> None:
     rollout.nothing_left()
 
 
-@pytest.mark.parametrize("scenario", some(6, 1))
+@pytest.mark.parametrize("scenario", some(10, 1))
 def test_killed_then_rolled_back(database: Database, scenario: Scenario) -> None:
     """The process dies before step n of the way to switchover; the way back leaves the schema as it was, for every n."""
     rollout = Rollout(database, scenario)
@@ -139,7 +139,7 @@ def test_killed_then_rolled_back(database: Database, scenario: Scenario) -> None
             return
 
 
-@pytest.mark.parametrize("scenario", some(6, 2))
+@pytest.mark.parametrize("scenario", some(10, 2))
 def test_killed_on_the_way_back(database: Database, scenario: Scenario) -> None:
     """From switchover, where both sides are compared first: what is undone already cannot be compared any more."""
     rollout = Rollout(database, scenario)
@@ -273,7 +273,7 @@ def test_killed_at_every_round_trip(database: Database, scenario: Scenario, mort
     rollout.nothing_left()
 
 
-@pytest.mark.parametrize("scenario", some(6, 2))
+@pytest.mark.parametrize("scenario", some(10, 2))
 def test_exposed_columns(database: Database, scenario: Scenario) -> None:
     """Teams without version schemas: the new application uses the table itself, by the new columns' own names."""
     rollout = Rollout(database, scenario, expose="columns")
