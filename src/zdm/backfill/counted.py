@@ -20,13 +20,11 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from zdm.backfill.table import within
+from zdm.backfill.table import ALIAS, within
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import row_conditions
 from zdm.sql.identifiers import all_of, column, qualified_name
 from zdm.sql.templates import dollar_quoted
-
-ALIAS = "zdm_s"
 
 MOVED = "ZDM03"
 """The SQLSTATE of a chunk whose rows are not what they were."""

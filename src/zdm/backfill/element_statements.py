@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from zdm.backfill.row_statements import ALIAS, ByRowStatements, failure_of, rendered
+from zdm.backfill.row_statements import ByRowStatements, failure_of, rendered
+from zdm.backfill.table import ALIAS
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
     element_rows,

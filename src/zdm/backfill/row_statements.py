@@ -7,7 +7,7 @@ from typing import Literal
 from psycopg import sql
 
 from zdm.backfill.counted import Counting, before
-from zdm.backfill.table import column_text, within
+from zdm.backfill.table import ALIAS, column_text, within
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
     row_conditions,
@@ -17,8 +17,6 @@ from zdm.sql import (
 )
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name, trusted
 from zdm.sql.rows import render
-
-ALIAS = "zdm_s"
 
 MOST_LEFT = 1000
 """Blocks with rows that are left which are told at a time."""
@@ -86,7 +84,7 @@ class RowStatements:
         """Make what is missing for these blocks: all at once, or row by row by the triggers' own function."""
         if careful or self._one_by_one:
             return self._settled(sql.SQL("{} AND {}").format(self._within(start, end), self.unsettled))
-        return self._insert(self._within(start, end), self._absent_between(start, end))
+        return self._insert(self._within(start, end), self.absent_between(start, end))
 
     @property
     def counting(self) -> Counting | None:
@@ -97,17 +95,13 @@ class RowStatements:
             else None
         )
 
-    def absent(self, start: int, end: int) -> sql.Composable:
-        """A condition: a row of these blocks has none over there."""
-        return self._absent_between(start, end)
-
     def lock(self, start: int, end: int) -> sql.Composed:
         """Lock the rows of these blocks that have none over there, before another statement looks for those."""
         return sql.SQL("SELECT FROM ONLY {} AS {} WHERE {} AND {} {}").format(
             self._source,
             sql.Identifier(ALIAS),
             self._within(start, end),
-            self._absent_between(start, end),
+            self.absent_between(start, end),
             self._lock,
         )
 
@@ -153,7 +147,7 @@ class RowStatements:
             lock=self._lock,
         )
 
-    def _absent_between(self, start: int, end: int) -> sql.Composable:
+    def absent_between(self, start: int, end: int) -> sql.Composable:
         """As `_absent`, looking no further in the other table than the keys of these blocks go.
 
         Otherwise the server reads all that is there already, again for each chunk. The ends are found by sorting, since not

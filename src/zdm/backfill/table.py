@@ -20,6 +20,9 @@ from zdm.sql.identifiers import any_of, column, comma, qualified_name, trusted, 
 from zdm.sql.partitions import over_family
 from zdm.sql.rows import failed, fill_assignments, render, settle_assignments, unsettled
 
+ALIAS = "zdm_s"
+"""Of the table that is gone through, in statements that read another one as well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:

@@ -222,7 +222,7 @@ class Worker:
             count = counting.count(self.conn, start, end)
             locked, rows = time.perf_counter(), 0
             if count.quiet:
-                absent = statements.absent(start, end) if self._crowded else None
+                absent = statements.absent_between(start, end) if self._crowded else None
                 rows = self.conn.execute(counting.fill(start, end, count, absent)).rowcount
             if count.young or not count.quiet:
                 self._hurry(locked)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide
-from zdm.sql.element_rows import as_stored, belongs, elements_of, same_element, split, unlike
+from zdm.model.row_mapping import ElementColumn, RowMapping, RowSide
+from zdm.sql.element_rows import as_stored, belongs, elements_of, one_to_many, same_element, split, unlike
 from zdm.sql.element_sync import ElementObjects
 from zdm.sql.identifiers import all_of, column, comma, type_name
 from zdm.sql.log_objects import CHANGES, Logged, keyed
@@ -47,14 +47,9 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
 
 def group(mapping: RowMapping) -> RowSide:
     """The many rows of one key, as if they were a row of it."""
-    elements = _of(mapping)
+    elements = one_to_many(mapping)
     many, one = mapping.side(elements.many), mapping.side(elements.one)
     return many.model_copy(update={"key": elements.of, "key_types": one.key_types})
-
-
-def _of(mapping: RowMapping) -> Elements:
-    assert mapping.elements is not None
-    return mapping.elements
 
 
 class ElementLogObjects(Logged, ElementObjects):
