@@ -4,7 +4,7 @@ A row that is deleted while its copy is on the way would leave the copy behind. 
 of the old table: twice the WAL, and a third of the time. Instead a chunk
 
 1. counts the rows whose writers had ended when it began, by the oldest transaction that ran then (`Count.since`);
-2. copies those, and locks the few that somebody has marked: it cannot be told what for;
+2. copies those, and locks the few that somebody has marked, against whatever takes them away: it cannot be told what the mark is for;
 3. counts again, under an advisory lock that it keeps to its commit, and shares with other chunks. A row that went meanwhile, by a commit or by a statement that has only
    marked it yet, makes the numbers differ: no row that was not there can take its place, as its writer would not have ended.
    The chunk is then repeated with locks.
@@ -28,6 +28,10 @@ from zdm.sql.templates import dollar_quoted
 
 MOVED = "ZDM03"
 """The SQLSTATE of a chunk whose rows are not what they were."""
+
+
+FAR = 2**30
+"""Transactions after which a row's writer is not compared with one of back then. A row keeps 32 bits of its writer's number, which comes round."""
 
 
 class Count(NamedTuple):
@@ -66,7 +70,9 @@ class Counting:
     ) -> None:
         self._wanted = wanted
         self._source = qualified_name(mapping.old.table)
-        self._lock = row_conditions.closing(mapping, rollout)
+        self._closing = row_conditions.closing(mapping, rollout)
+        # Any update can take a row out of a filter; elsewhere only another key, or a deletion, takes it away.
+        self._lock = sql.SQL("FOR SHARE" if mapping.selective else "FOR KEY SHARE")
         self._insert = insert
 
     def count(self, conn: psycopg.Connection[Any], start: int, end: int) -> Count:
@@ -97,17 +103,27 @@ class Counting:
         )
 
     def hold(self, start: int, end: int, count: Count) -> sql.Composed:
-        """Wait for those who hold settled rows, and keep what is left of these."""
-        return sql.SQL("SELECT FROM ONLY {} AS {} WHERE {} AND {} AND {} FOR KEY SHARE").format(
-            self._source, sql.Identifier(ALIAS), within(start, end, ALIAS), _HELD, before(count.since)
+        """Wait for those who are about to take settled rows away, and keep what is left of these: as many rows as it finds."""
+        return sql.SQL("SELECT FROM ONLY {} AS {} WHERE {} AND {} AND {} {}").format(
+            self._source,
+            sql.Identifier(ALIAS),
+            within(start, end, ALIAS),
+            _HELD,
+            before(count.since),
+            self._lock,
         )
 
-    def close(self, start: int, end: int, count: Count) -> sql.Composed:
-        """Commit, unless a row went: in one message, since rows that are deleted wait for it. What is deferred may wait for others, so it comes first."""
+    def close(self, start: int, end: int, count: Count, kept: int) -> sql.Composed:
+        """Commit, unless a row went: in one message, since rows that are deleted wait for it. What is deferred may wait for others, so it comes first.
+
+        Parameters
+        ----------
+        kept: rows that carry our lock. As many that were marked when they were counted need not be those: VACUUM takes old marks away.
+        """
         return sql.SQL(
             "SET CONSTRAINTS ALL IMMEDIATE;\nSELECT pg_catalog.pg_advisory_xact_lock_shared({});\n{};\nCOMMIT"
         ).format(
-            self._lock,
+            self._closing,
             dollar_quoted(
                 "chunk_close",
                 numbers=_numbers(before(count.since)),
@@ -115,7 +131,7 @@ class Counting:
                 alias=sql.Identifier(ALIAS),
                 within=within(start, end, ALIAS),
                 settled=sql.Literal(count.settled),
-                held=sql.Literal(count.held),
+                held=sql.Literal(kept),
                 moved=sql.Literal(MOVED),
             ),
         )
@@ -130,6 +146,14 @@ def before(since: str) -> sql.Composable:
     A row that was frozen long ago may still show a number that has come round since, and so seem young: it is looked at, then, as a young one is.
     """
     return _before(sql.Literal(since))
+
+
+def tells(since: str, now: str) -> bool:
+    """Whether a row's writer still tells if it had ended when that transaction was the oldest: `now` is the newest one.
+
+    A pass that is paused for days may be further back; a database that was restored from a dump counts anew.
+    """
+    return 0 <= int(now) - int(since) < FAR
 
 
 def _before(since: sql.Composable) -> sql.Composable:

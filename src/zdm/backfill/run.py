@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from zdm.backfill.by_kind import refers, statements_of, surrogate
+from zdm.backfill.counted import tells
 from zdm.backfill.options import Hooks, Options, Result, VacuumPolicy
 from zdm.backfill.outcome import Trouble, classify
 from zdm.backfill.row_statements import RowStatements
@@ -195,7 +196,7 @@ class _Run:
             self._steadily(lambda conn: self._mark(conn, backfills.start_sweep), tracker)
             tracker.sweeping()
             if counting is not None and not self._steadily(self._left_rows, tracker):
-                job = replace(job, since=state.since)
+                job = replace(job, since=self._steadily(partial(self._since, state), tracker))
             self._steadily(partial(sweep, job=job, rollout=self._rollout), tracker)
         # A partition that came while the others were filled is filled as well.
         if self._mapping.spread and not self._steadily(lambda conn: same_parts(conn, self._mapping, found)):
@@ -208,6 +209,13 @@ class _Run:
         state = backfills.get(conn, self._rollout, self._mapping.table)
         assert state is not None
         return state.left_rows or sync_failures.count(conn, self._rollout, self._mapping.oid) > 0
+
+    def _since(self, state: BackfillState, conn: psycopg.Connection[Any]) -> str | None:
+        """The transaction since which rows were written that the last look is for, if rows can still tell."""
+        now = str(
+            fetch_value(conn, "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text")
+        )
+        return state.since if state.since is not None and tells(state.since, now) else None
 
     def _mark(
         self,

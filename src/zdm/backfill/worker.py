@@ -227,13 +227,14 @@ class Worker:
             if count.young or not count.quiet:
                 self._hurry(locked)
                 rows += self.conn.execute(statements.fill(start, end, careful=False)).rowcount
+            kept = 0
             if count.held and count.quiet:
                 self._hurry(locked)
-                self.conn.execute(counting.hold(start, end, count))
+                kept = self.conn.execute(counting.hold(start, end, count)).rowcount
             filled = time.perf_counter()
             self._record(record, end, rows)
             if count.quiet:
-                self.conn.execute(counting.close(start, end, count))
+                self.conn.execute(counting.close(start, end, count, kept))
         self._crowded = max(0, self._crowded - 1)
         self._locking = 1
         return rows, locked, filled
