@@ -10,11 +10,15 @@ of the old table: twice the WAL, and a third of the time. Instead a chunk
    The chunk is then repeated with locks.
 
 Who deletes a row after that finds no copy yet. The triggers pass through the same lock then, alone, so that the chunk commits, and look again
-(`triggers/row_go.sql`). Rows that were written lately are copied under their locks.
+(`triggers/row_pass.sql`). Rows that were written lately are copied under their locks.
+
+Where nobody seems to write, the first count is spared: what was copied is the number, and the last look must find nothing but rows that were settled
+and that nobody has marked. If it finds more, the chunk is repeated from the count on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import psycopg
@@ -23,7 +27,7 @@ from psycopg import sql
 from zdm.backfill.table import ALIAS, within
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import row_conditions
-from zdm.sql.identifiers import all_of, column, qualified_name
+from zdm.sql.identifiers import all_of, column, comma, qualified_name
 from zdm.sql.templates import dollar_quoted
 
 MOVED = "ZDM03"
@@ -75,14 +79,19 @@ class Counting:
         self._lock = sql.SQL("FOR SHARE" if mapping.selective else "FOR KEY SHARE")
         self._insert = insert
 
+    @staticmethod
+    def oldest(conn: psycopg.Connection[Any]) -> str:
+        """The oldest transaction that runs."""
+        (found,) = _row(conn.execute(sql.SQL("SELECT {}::text").format(_OLDEST)))
+        return str(found)
+
     def count(self, conn: psycopg.Connection[Any], start: int, end: int) -> Count:
         """The rows of these blocks, and the oldest transaction that runs."""
-        oldest = sql.SQL("pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())")
         query = sql.SQL(
             "SELECT {oldest}::text, {numbers}, pg_catalog.count(*) FROM ONLY {source} AS {alias} WHERE {within}"
         ).format(
-            oldest=oldest,
-            numbers=_numbers(_before(sql.SQL("(SELECT {})").format(oldest))),
+            oldest=_OLDEST,
+            numbers=comma(_numbers(_before(sql.SQL("(SELECT {})").format(_OLDEST)))),
             source=self._source,
             alias=sql.Identifier(ALIAS),
             within=within(start, end, ALIAS),
@@ -90,11 +99,11 @@ class Counting:
         since, settled, held, every = _row(conn.execute(query))
         return Count(since, settled, held, every - settled)
 
-    def fill(self, start: int, end: int, count: Count, absent: sql.Composable | None) -> sql.Composed:
-        """Copy the settled rows, those only that have no copy where `absent` says what such are."""
+    def fill(self, start: int, end: int, since: str, absent: sql.Composable | None) -> sql.Composed:
+        """Copy the rows that were settled then, those only that have no copy where `absent` says what such are."""
         conditions = [
             within(start, end, ALIAS),
-            before(count.since),
+            before(since),
             self._wanted,
             *([] if absent is None else [absent]),
         ]
@@ -114,28 +123,46 @@ class Counting:
         )
 
     def close(self, start: int, end: int, count: Count, kept: int) -> sql.Composed:
-        """Commit, unless a row went: in one message, since rows that are deleted wait for it. What is deferred may wait for others, so it comes first.
+        """Commit, unless a row of those that were counted went.
 
         Parameters
         ----------
         kept: rows that carry our lock. As many that were marked when they were counted need not be those: VACUUM takes old marks away.
         """
+        numbers = zip(_numbers(before(count.since)), (count.settled, kept), strict=True)
+        return self._close(within(start, end, ALIAS), numbers)
+
+    def close_quiet(self, start: int, end: int, since: str, rows: int) -> sql.Composed:
+        """Commit, unless the rows that want a copy are others than the `rows` that got one, or somebody has marked one."""
+        left_alone = sql.SQL("pg_catalog.count(*) FILTER (WHERE NOT {} AND {})").format(_HELD, before(since))
+        return self._close(
+            all_of([within(start, end, ALIAS), self._wanted]),
+            [(sql.SQL("pg_catalog.count(*)"), rows), (left_alone, rows)],
+        )
+
+    def _close(self, rows: sql.Composable, numbers: Iterable[tuple[sql.Composable, int]]) -> sql.Composed:
+        # In one message, since rows that are deleted wait for it. What is deferred may wait for others, so it comes first.
         return sql.SQL(
             "SET CONSTRAINTS ALL IMMEDIATE;\nSELECT pg_catalog.pg_advisory_xact_lock_shared({});\n{};\nCOMMIT"
         ).format(
             self._closing,
             dollar_quoted(
                 "chunk_close",
-                numbers=_numbers(before(count.since)),
+                same=all_of(
+                    [
+                        sql.SQL("{} OPERATOR(pg_catalog.=) {}").format(found, sql.Literal(number))
+                        for found, number in numbers
+                    ]
+                ),
                 source=self._source,
                 alias=sql.Identifier(ALIAS),
-                within=within(start, end, ALIAS),
-                settled=sql.Literal(count.settled),
-                held=sql.Literal(kept),
+                rows=rows,
                 moved=sql.Literal(MOVED),
             ),
         )
 
+
+_OLDEST = sql.SQL("pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())")
 
 _HELD = sql.SQL("({} OPERATOR(pg_catalog.<>) '0'::pg_catalog.xid)").format(column("xmax", ALIAS))
 
@@ -163,10 +190,12 @@ def _before(since: sql.Composable) -> sql.Composable:
     ).format(column("xmin", ALIAS), since)
 
 
-def _numbers(settled: sql.Composable) -> sql.Composable:
-    return sql.SQL(
-        "pg_catalog.count(*) FILTER (WHERE {0}), pg_catalog.count(*) FILTER (WHERE {1} AND {0})"
-    ).format(settled, _HELD)
+def _numbers(settled: sql.Composable) -> list[sql.Composable]:
+    """How many rows are settled, and how many of these are held."""
+    return [
+        sql.SQL("pg_catalog.count(*) FILTER (WHERE {})").format(settled),
+        sql.SQL("pg_catalog.count(*) FILTER (WHERE {} AND {})").format(_HELD, settled),
+    ]
 
 
 def _row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:

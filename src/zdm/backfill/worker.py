@@ -38,6 +38,12 @@ CROWDED = 32
 MOST_LOCKING = 16
 """Chunks that lock their rows, at most, after some went from one that did not."""
 
+FEWEST_COUNTING, MOST_COUNTING = 4, 64
+"""Quiet chunks that are counted beforehand, after one that was not turned out not to be quiet.
+
+To repeat a chunk costs as much as to count a dozen of them, so the number grows fourfold where that happens again, and shrinks by one with each chunk for which it did not.
+"""
+
 LAST_BLOCK = 2**32 - 2
 """No table has one with a higher number."""
 
@@ -147,6 +153,8 @@ class Worker:
         self._crowded = 0  # chunks in which others are likely to have made rows as well
         self._locking_until = 0  # rows of a chunk that ends before this block went while it was copied
         self._locking = 1  # chunks, the next time that rows go
+        self._counting = 0  # quiet chunks that are counted before the first one that is not
+        self._doubts = FEWEST_COUNTING  # the same, the next time that one turns out not to be quiet
         self._conflicts = 0
         self._last = 0.0
 
@@ -218,12 +226,14 @@ class Worker:
         """The same without a lock on each row."""
         statements = self.statements
         assert isinstance(statements, RowStatements)
+        if not self._counting and not self._crowded:
+            return self._uncounted(counting, start, end, record)
         with self._transaction():
             count = counting.count(self.conn, start, end)
             locked, rows = time.perf_counter(), 0
             if count.quiet:
                 absent = statements.absent_between(start, end) if self._crowded else None
-                rows = self.conn.execute(counting.fill(start, end, count, absent)).rowcount
+                rows = self.conn.execute(counting.fill(start, end, count.since, absent)).rowcount
             if count.young or not count.quiet:
                 self._hurry(locked)
                 rows += self.conn.execute(statements.fill(start, end, careful=False)).rowcount
@@ -237,6 +247,22 @@ class Worker:
                 self.conn.execute(counting.close(start, end, count, kept))
         self._crowded = max(0, self._crowded - 1)
         self._locking = 1
+        if not count.held and not count.young:
+            self._counting = max(0, self._counting - 1)
+        return rows, locked, filled
+
+    def _uncounted(
+        self, counting: Counting, start: int, end: int, record: Record
+    ) -> tuple[int, float, float]:
+        """The same where nobody seems to write: what is copied is the count."""
+        with self._transaction():
+            since = counting.oldest(self.conn)
+            locked = time.perf_counter()
+            rows = self.conn.execute(counting.fill(start, end, since, None)).rowcount
+            filled = time.perf_counter()
+            self._record(record, end, rows)
+            self.conn.execute(counting.close_quiet(start, end, since, rows))
+        self._doubts = max(FEWEST_COUNTING, self._doubts - 1)
         return rows, locked, filled
 
     def _hurry(self, since: float) -> None:
@@ -303,6 +329,10 @@ class Worker:
             raise FileChanged from error
         if isinstance(error, psycopg.Error) and error.sqlstate == MOVED:
             self._job.watch.retried()
+            if not self._counting and not self._crowded:
+                self._counting = self._doubts
+                self._doubts = min(4 * self._doubts, MOST_COUNTING)
+                return position
             self._locking_until = position + blocks * self._locking
             self._locking = min(2 * self._locking, MOST_LOCKING)
             return position
