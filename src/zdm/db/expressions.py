@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -128,6 +128,7 @@ class _Check:
         self.pinned_path = search_path_of(["pg_catalog", "pg_temp"])
         self.nonce = secrets.token_hex(6)
         self.oid = 0
+        self.trees: dict[int, Tree] = {}
 
     def run(self, requests: Sequence[Request]) -> list[Expression | Problem]:
         definitions = [
@@ -174,13 +175,12 @@ class _Check:
         why = not_one_expression(request.text)
         if why:
             raise _Refused(why, "Write one SQL expression over the row's columns, as in a SELECT list.")
-        with self._savepoint(), self._translated():
+        with self._savepoint(then=self.user_path), self._translated():
             # The text is the user's. It was checked to be balanced, so that it cannot end what surrounds it;
             # exactly one statement is accepted; and what the server understood is looked at, not what was sent.
-            self.conn.execute(self.user_path)
             expression = sql.SQL("(\n{}\n)").format(sql.SQL(request.text))
             self._constrain(f"_zdm_{number}", expression)
-            tree = self._tree(number)
+            tree = self.trees[number] = self._tree(f"_zdm_{number}")
             self._refuse_columns(tree)
             volatility = self._volatility(request, tree)
             with self._savepoint(keep=False):
@@ -196,12 +196,12 @@ class _Check:
             ),
         )
 
-    def _tree(self, number: int, name: str = "") -> Tree:
+    def _tree(self, name: str) -> Tree:
         row = self.conn.execute(
             "SELECT conbin::text, (SELECT count(*) FROM pg_catalog.pg_constraint o WHERE o.conrelid = c.conrelid AND o.contype = 'c'"
             " AND o.conname NOT LIKE '\\_zdm\\_%%') FROM pg_catalog.pg_constraint c"
             " WHERE c.conrelid = %s AND c.conname = %s",
-            (self.oid, name or f"_zdm_{number}"),
+            (self.oid, name),
         ).fetchone()
         if row is None or row[1]:
             raise _Refused("it is more than one expression")
@@ -258,10 +258,13 @@ class _Check:
             return
         value = sql.Identifier(f"_zdm_value_{self.nonce}")
         target = sql.Identifier("pg_temp", _TARGET)
-        self.conn.execute(self.user_path)
         self.conn.execute(
-            sql.SQL("CREATE TEMPORARY TABLE {} ({} {}{})").format(
-                target, value, sql.SQL(request.assign_to_type), _collate(request.assign_collation)
+            sql.SQL("{}; CREATE TEMPORARY TABLE {} ({} {}{})").format(
+                self.user_path,
+                target,
+                value,
+                sql.SQL(request.assign_to_type),
+                _collate(request.assign_collation),
             )
         )
         execute_one(
@@ -271,13 +274,13 @@ class _Check:
     # -- writing the trees down --
 
     def _deparsed(self) -> dict[int, str]:
-        self.conn.execute(self.pinned_path)
-        for position, column in enumerate(self.columns):
-            self.conn.execute(
-                sql.SQL("ALTER TABLE {} RENAME {} TO {}").format(
-                    self.table, sql.Identifier(column.shown_name), sql.Identifier(self._token(position))
-                )
+        renames = [
+            sql.SQL("ALTER TABLE {} RENAME {} TO {}").format(
+                self.table, sql.Identifier(column.shown_name), sql.Identifier(self._token(position))
             )
+            for position, column in enumerate(self.columns)
+        ]
+        self.conn.execute(sql.SQL("; ").join([self.pinned_path, *renames]))
         rows = self.conn.execute(
             "SELECT conname, pg_catalog.pg_get_expr(conbin, conrelid) FROM pg_catalog.pg_constraint"
             " WHERE conrelid = %s AND contype = 'c'",
@@ -296,7 +299,7 @@ class _Check:
         """Cut the server's text at the tokens, after making sure that it means the same when it is read again."""
         with self._savepoint(), self._translated():
             self._constrain(f"_zdm_again_{number}", sql.SQL("({})").format(sql.SQL(text)))
-            if self._tree(number, f"_zdm_again_{number}").meaning != self._tree(number).meaning:
+            if self._tree(f"_zdm_again_{number}").meaning != self.trees[number].meaning:
                 raise _Refused(
                     "it finds an operator through search_path in a place where SQL cannot name it (NULLIF, IS DISTINCT "
                     "FROM, CASE, IN over a type of an extension)",
@@ -314,17 +317,17 @@ class _Check:
     # -- errors --
 
     @contextmanager
-    def _savepoint(self, *, keep: bool = True) -> Iterator[None]:
-        self.conn.execute("SAVEPOINT _zdm_check")
+    def _savepoint(self, *, keep: bool = True, then: sql.Composable | None = None) -> Iterator[None]:
+        begin = sql.SQL("SAVEPOINT _zdm_check")
+        self.conn.execute(begin if then is None else sql.SQL("{}; {}").format(begin, then))
         try:
             yield
         except BaseException:
             if not self.conn.closed:
                 self.conn.execute("ROLLBACK TO SAVEPOINT _zdm_check; RELEASE SAVEPOINT _zdm_check")
             raise
-        if not keep:
-            self.conn.execute("ROLLBACK TO SAVEPOINT _zdm_check")
-        self.conn.execute("RELEASE SAVEPOINT _zdm_check")
+        end: LiteralString = "RELEASE SAVEPOINT _zdm_check"
+        self.conn.execute(end if keep else f"ROLLBACK TO SAVEPOINT _zdm_check; {end}")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

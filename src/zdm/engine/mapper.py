@@ -11,7 +11,13 @@ from psycopg import sql
 
 from zdm.db.additions import adds_instantly, taken_names
 from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
-from zdm.db.introspect import resolve_collation, resolve_type, rewrite_free, type_comparison
+from zdm.db.introspect import (
+    ResolvedType,
+    resolve_collation,
+    resolve_type,
+    rewrite_free,
+    type_comparison,
+)
 from zdm.db.session import Session
 from zdm.engine.derived_defaults import DerivedDefaults
 from zdm.engine.key_mapper import referring, refused_keys
@@ -33,7 +39,7 @@ from zdm.operations import fidelity
 from zdm.operations.base import Draft, Operation
 from zdm.operations.migration import Migration
 from zdm.operations.shape import BEFORE, DraftNew, ShapeColumn, TableShape, is_sequence_default
-from zdm.operations.succession import plain_defaults
+from zdm.operations.succession import plain_default
 from zdm.sql import pairs
 from zdm.sql.partitions import over_family
 
@@ -64,6 +70,9 @@ class Mapper:
     """What hangs on replaced columns and cannot follow them; told together with what is wrong with the mappings."""
     findings: list[Finding] = field(default_factory=list)
     roundtrips: list[Roundtrip] = field(default_factory=list)
+    _types: dict[str, ResolvedType] = field(default_factory=dict)
+    _rewrite_free: dict[tuple[str, str], bool] = field(default_factory=dict)
+    _instant: dict[tuple[str, str | None], bool] = field(default_factory=dict)
 
     def fail(self) -> None:
         if self.problems:
@@ -96,7 +105,9 @@ class Mapper:
             for problem in found:
                 where = problem.where or label
                 self.problems.append(Problem(problem.what, where, problem.remedy, problem.rule))
-            self.conn.prelude = tuple(self.draft.prelude)
+            if self.conn.prelude != (prelude := tuple(self.draft.prelude)):
+                self.conn.prelude = prelude
+                self._instant.clear()  # a type that there was not may be there now
         self.fail()
         self.refused = fidelity.settle(self.draft)
         self.findings += self.draft.findings
@@ -107,18 +118,35 @@ class Mapper:
         unknown: list[Problem] = []
         for written in dict.fromkeys(operation.types()):
             try:
-                draft.canonical_types[written] = resolve_type(self.conn, written, self.target).name
+                draft.canonical_types[written] = self._type(written).name
             except BadInput as error:
                 unknown.append(Problem(str(error.message), remedy=error.remedy))
         for old, new in operation.type_changes(draft):
             with suppress(BadInput):
-                if rewrite_free(self.conn, old, resolve_type(self.conn, new, self.target).name):
+                if self._rewrites_nothing(old, self._type(new).name):
                     draft.rewrite_free.add((old, new))
         for type_, default in operation.column_additions(draft):
-            if adds_instantly(self.conn, type_, default, self.target):
+            if self._adds_instantly(type_, default):
                 draft.instant_columns.add((type_, default))
         draft.taken |= taken_names(self.conn, operation.names(draft))
         return unknown
+
+    # Columns of one migration have few types, and each answer takes several round trips.
+
+    def _type(self, text: str) -> ResolvedType:
+        if text not in self._types:
+            self._types[text] = resolve_type(self.conn, text, self.target)
+        return self._types[text]
+
+    def _rewrites_nothing(self, old: str, new: str) -> bool:
+        if (old, new) not in self._rewrite_free:
+            self._rewrite_free[old, new] = rewrite_free(self.conn, old, new)
+        return self._rewrite_free[old, new]
+
+    def _adds_instantly(self, type_: str, default: str | None) -> bool:
+        if (type_, default) not in self._instant:
+            self._instant[type_, default] = adds_instantly(self.conn, type_, default, self.target)
+        return self._instant[type_, default]
 
     # -- one table --------------------------------------------------------------------------------------------
 
@@ -318,47 +346,61 @@ class Mapper:
 
     def _spell_defaults(self, shape: TableShape) -> None:
         """Have the server spell the defaults of the new version, so that they mean the same under every search_path."""
-        mapped = {new.physical: (new, group) for group in shape.groups for new in group.new}
-        for column in shape.columns:
-            given = column.default_changed or column.fresh or column.physical in mapped
-            if column.default is None or not given:
+        mapped = {new.physical: (new, group.operation) for group in shape.groups for new in group.new}
+        given = [
+            (column, *mapped.get(column.physical, (None, str(shape.name))), column.default)
+            for column in shape.columns
+            if column.default is not None
+            and (column.default_changed or column.fresh or column.physical in mapped)
+        ]
+        found = self._plain_defaults(shape, [(d, label) for _, d, label, _ in given if d is not None])
+        asked = {
+            column.physical: Request(label, default, column.type, allow_volatile=True)
+            for column, _, label, default in given
+            if column.physical not in found
+        }
+        found |= self.check(shape.final_name, self._new_columns(shape), asked)
+        for column, draft, label, _ in given:
+            spelt = found.get(column.physical)
+            if spelt is None:
                 continue
-            draft, group = mapped.get(column.physical, (None, None))
-            label = group.operation if group is not None else str(shape.name)
-            found = self._plain_default(shape, draft, label) if draft is not None else None
-            if found is None:
-                request = Request(label, column.default, column.type, allow_volatile=True)
-                found = self.check(shape.final_name, self._new_columns(shape), {column.name: request}).get(
-                    column.name
-                )
-            if found is None:
-                continue
-            if found.columns:
+            if spelt.columns:
                 self.problems.append(
                     Problem(
-                        f"the default of {column.name} mentions {', '.join(found.columns)}; a default cannot depend on the row",
+                        f"the default of {column.name} mentions {', '.join(spelt.columns)}; a default cannot depend on the row",
                         label,
                         "Use `up` for a value that is made from other columns.",
                     )
                 )
                 continue
-            column.default = found.render(sql.Identifier).as_string(None)
+            column.default = spelt.render(sql.Identifier).as_string(None)
             if draft is not None:
                 draft.default = column.default
 
-    def _plain_default(self, shape: TableShape, draft: DraftNew, label: str) -> Expression | None:
-        """The old default without a cast, if the server takes it for the new type; else None."""
-        original = shape.original(draft.replaces) if draft.replaces is not None else None
-        if draft.default_before is None or original is None:
-            return None
-        requests = [
-            Request(label, text, draft.type, draft.collation, allow_volatile=True)
-            for text in plain_defaults(draft.default_before, original.type, draft.type)
-        ]
+    def _plain_defaults(
+        self, shape: TableShape, drafts: Sequence[tuple[DraftNew, str]]
+    ) -> dict[str, Expression]:
+        """By new physical column the old defaults without a cast, of those that the server takes for the new type."""
+        asked: list[tuple[str, Request]] = []
+        for draft, label in drafts:
+            original = shape.original(draft.replaces) if draft.replaces is not None else None
+            if draft.default_before is None or original is None:
+                continue
+            text = plain_default(draft.default_before, original.type, draft.type)
+            asked.append(
+                (draft.physical, Request(label, text, draft.type, draft.collation, allow_volatile=True))
+            )
         answers = ExpressionChecker(self.conn).check(
-            self._new_columns(shape), requests, shape.final_name, [self.target, "public"]
+            self._new_columns(shape),
+            [request for _, request in asked],
+            shape.final_name,
+            [self.target, "public"],
         )
-        return next((a for a in answers if isinstance(a, Expression)), None)
+        return {
+            physical: answer
+            for (physical, _), answer in zip(asked, answers, strict=True)
+            if isinstance(answer, Expression)
+        }
 
     def _resolve_collation(self, shape: TableShape, new: DraftNew) -> None:
         if new.collation is None:
@@ -377,12 +419,12 @@ class Mapper:
 
     def _resolve_new(self, shape: TableShape, operation: str, new: DraftNew) -> None:
         try:
-            found = resolve_type(self.conn, new.type, self.target)
+            found = self._type(new.type)
         except BadInput as error:
             self.problems.append(Problem(error.message, operation, error.remedy))
             return
         new.type, new.domain = found.name, found.kind == "domain"
-        if not adds_instantly(self.conn, found.name, None, self.target):
+        if not self._adds_instantly(found.name, None):
             self.problems.append(
                 Problem(
                     f"adding a column of type {new.type} rewrites the table under lock, because the domain has constraints",

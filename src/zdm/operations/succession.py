@@ -74,15 +74,15 @@ def is_text(type_: str) -> bool:
     return _TEXT.match(type_) is not None
 
 
-def plain_defaults(before: str, old_type: str, new_type: str) -> list[str]:
-    """Spellings of an old default for a new type that say less than a cast: as people would have written it."""
+def plain_default(before: str, old_type: str, new_type: str) -> str:
+    """An old default for a new type that says less than a cast: as people would have written it."""
     literal = _LITERAL.fullmatch(before)
     if literal is not None and _TEXT.match(old_type) and _TEXT.match(new_type):
         # The length belongs to the column, not to the literal.
-        return [
-            ddl.text("CAST({v} AS {t})", v=ddl.raw(literal["value"]), t=ddl.raw(new_type.partition("(")[0]))
-        ]
-    return [before]
+        return ddl.text(
+            "CAST({v} AS {t})", v=ddl.raw(literal["value"]), t=ddl.raw(new_type.partition("(")[0])
+        )
+    return before
 
 
 def coalesce(column: str, expression: str) -> str:

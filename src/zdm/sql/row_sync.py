@@ -9,6 +9,8 @@ Names:
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
@@ -41,7 +43,11 @@ from zdm.sql.row_objects import (
 from zdm.sql.sync import SCHEMA, ExpectedObject, SyncObjects
 from zdm.sql.templates import dollar_quoted
 
+KEPT = 16
+"""Answers that are kept: to plan, estimate, install and check ask for the same ones, and to compose them takes long."""
 
+
+@lru_cache(maxsize=KEPT)
 def install(mapping: RowMapping, rollout: int, side: Side) -> SyncObjects:
     """What mirrors writes of one side: functions, then its triggers, which take SHARE ROW EXCLUSIVE on its table. Repeatable."""
     made = _objects(mapping, rollout, side)
@@ -60,6 +66,7 @@ def install(mapping: RowMapping, rollout: int, side: Side) -> SyncObjects:
     )
 
 
+@lru_cache(maxsize=KEPT)
 def drop_triggers(mapping: RowMapping, side: Side) -> tuple[str, ...]:
     """What removes one side's triggers, whether they are there or not; ACCESS EXCLUSIVE on its table, briefly."""
     made = _objects(mapping, 0, side)
@@ -93,6 +100,7 @@ def trigger_prefix(mapping: RowMapping) -> str:
     return trigger_of(mapping, "")
 
 
+@lru_cache(maxsize=KEPT)
 def expected_objects(mapping: RowMapping, rollout: int, side: Side) -> tuple[ExpectedObject, ...]:
     """What must be there while the sync of one side is installed, for `zdm.sql.sync.findings`."""
     made = _objects(mapping, rollout, side)
@@ -146,6 +154,7 @@ def comparison(mapping: RowMapping) -> sql.Composed:
     )
 
 
+@lru_cache(maxsize=KEPT)
 def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.parent is not None:
         made = parent_sync.ParentObjects

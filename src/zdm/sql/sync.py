@@ -18,7 +18,7 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from psycopg import sql
 
@@ -89,7 +89,7 @@ def install(mapping: TableMapping, rollout: int, authority: Authority) -> SyncOb
     """What installs the sync, or brings it up to date. Takes SHARE ROW EXCLUSIVE on the table; repeatable."""
     if not mapping.needs_sync:
         return SyncObjects()
-    return _Generator(mapping, rollout, authority).objects()
+    return _generator(mapping, rollout, authority).objects()
 
 
 def install_one_by_one(mapping: TableMapping, rollout: int, there: Collection[str]) -> list[tuple[str, ...]]:
@@ -97,7 +97,7 @@ def install_one_by_one(mapping: TableMapping, rollout: int, there: Collection[st
 
     The one that settles new rows is the last: a row that is settled must be kept in step from then on.
     """
-    generator = _Generator(mapping, rollout, Authority.OLD)
+    generator = _generator(mapping, rollout, Authority.OLD)
     return [
         (
             _text(trigger.definition),
@@ -140,7 +140,7 @@ def switch(mapping: TableMapping, rollout: int, authority: Authority) -> tuple[s
     """What makes `authority` the side that wins. Only functions are replaced: no lock on the table, nothing waits."""
     if not mapping.needs_sync:
         return ()
-    generator = _Generator(mapping, rollout, authority)
+    generator = _generator(mapping, rollout, authority)
     statements = [s for f in generator.functions for s in f.statements]
     return tuple(_text(s) for s in (*statements, generator.comments(generator.functions, ())))
 
@@ -157,7 +157,7 @@ def drop_triggers(mapping: TableMapping) -> list[str]:
     table = qualified_name(mapping.table)
     return [
         _text(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), table))
-        for t in _Generator(mapping, 0, Authority.OLD).triggers
+        for t in _generator(mapping, 0, Authority.OLD).triggers
     ]
 
 
@@ -165,7 +165,7 @@ def drop_functions(mapping: TableMapping, rollout: int) -> list[str]:
     """What removes the functions once no trigger calls them; no lock on the table."""
     if not mapping.needs_sync:
         return []
-    functions = _Generator(mapping, rollout, Authority.OLD).functions
+    functions = _generator(mapping, rollout, Authority.OLD).functions
     return [_text(sql.SQL("DROP FUNCTION IF EXISTS {}()").format(f.qualified)) for f in functions]
 
 
@@ -173,7 +173,7 @@ def expected_objects(mapping: TableMapping, rollout: int, authority: Authority) 
     """What must be there while the sync is installed, for `findings`."""
     if not mapping.needs_sync:
         return ()
-    generator = _Generator(mapping, rollout, authority)
+    generator = _generator(mapping, rollout, authority)
     return tuple(
         [ExpectedObject("function", f.name, f.label, f.origin) for f in generator.functions]
         + [ExpectedObject("trigger", t.name, t.label, t.origin) for t in generator.triggers]
@@ -571,6 +571,12 @@ class _Generator:
         return sql.SQL("(OLD.{0} IS NULL OR {1})").format(
             self.marker, has(sql.SQL("OLD.{}").format(self.marker), FAILED)
         )
+
+
+@lru_cache(maxsize=16)
+def _generator(mapping: TableMapping, rollout: int, authority: Authority) -> _Generator:
+    """Kept, since to plan, estimate, install and check ask for the same ones, and to compose them takes long. Not to be changed."""
+    return _Generator(mapping, rollout, authority)
 
 
 def _function_name(mapping: TableMapping, rollout: int, purpose: str) -> str:

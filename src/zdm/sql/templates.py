@@ -47,12 +47,16 @@ def load(name: str) -> Template:
 
 def dollar_quoted(name: str, **pieces: sql.Composable) -> sql.Composed:
     """The filled template of a function or a DO block, its dollar-quote tag chosen so that it occurs in no piece."""
-    inside = "".join(piece.as_string(None) for piece in pieces.values())
+    texts = {parameter: piece.as_string(None) for parameter, piece in pieces.items()}
+    inside = "".join(texts.values())
     tag, count = "$zdm$", 0
     while tag in inside:
         count += 1
         tag = f"$zdm{count}$"
-    return load(name).fill(quote=sql.SQL(tag), **pieces)
+    # As text, so that they are not composed once more whenever the whole is.
+    return load(name).fill(
+        quote=sql.SQL(tag), **{parameter: sql.SQL(text) for parameter, text in texts.items()}
+    )
 
 
 def parse(name: str, text: str) -> Template:
