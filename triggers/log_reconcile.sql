@@ -1,55 +1,8 @@
 -- template: log_reconcile
--- version: 2
--- parameters: function, settings, quote, old, new, lock, old_key, new_key, name_old, name_new, changes, filter, winners, declare, told, decide, merge, settle_new, settle_old, again, failure, forget, alone
--- Brings both sides of one key to agree: under a lock on the key among reconcilers, then on the old side's row, then on the new side's,
--- so that what both hold and what was noted of it is read together. What is noted while it works (a row that was not there could not
--- be locked) is found at the end, and it begins again. Returns done, failed (recorded), taken by another reconciler, busy (the
--- application holds a row), or in the way: another row still has a value that this one takes, which is recorded, and tried again.
--- Without anything noted, `zdm_side` says whose row counts; without that either there is nothing to do.
+-- version: 3
+-- parameters: again, changes, decide, filter, merge, settle_new, settle_old
+-- Whose row counts, or what of either, and the other one written accordingly.
 
-CREATE OR REPLACE FUNCTION {function}(zdm_key pg_catalog.text[], zdm_side pg_catalog.text)
-RETURNS pg_catalog.text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp{settings} AS {quote}
-DECLARE
-  zdm_o {old};
-  zdm_n {new};
-  zdm_has_o pg_catalog.bool;
-  zdm_has_n pg_catalog.bool;
-  zdm_ids pg_catalog.int8[];
-  zdm_last_o pg_catalog.int8;
-  zdm_last_n pg_catalog.int8;
-  zdm_gone_o pg_catalog.int8;
-  zdm_gone_n pg_catalog.int8;
-  zdm_made_o pg_catalog.int8;
-  zdm_made_n pg_catalog.int8;
-{declare}
-  zdm_from pg_catalog.text;
-BEGIN
-  IF NOT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({lock} OPERATOR(pg_catalog.||) zdm_key::pg_catalog.text, 0)) THEN
-    RETURN 'taken';
-  END IF;
-  FOR zdm_try IN 1..3 LOOP
-    zdm_from := NULL;
-    BEGIN
-      SELECT zdm_s.* INTO zdm_o FROM {old} AS zdm_s WHERE {old_key} FOR NO KEY UPDATE;
-      zdm_has_o := FOUND;
-      SELECT zdm_s.* INTO zdm_n FROM {new} AS zdm_s WHERE {new_key} FOR NO KEY UPDATE;
-      zdm_has_n := FOUND;
-      IF NOT zdm_has_o THEN
-{name_old}
-      END IF;
-      IF NOT zdm_has_n THEN
-{name_new}
-      END IF;
-{alone}
-      SELECT COALESCE(pg_catalog.array_agg(zdm_c.id), '{{}}'), {winners}
-      INTO zdm_ids, {told}
-      FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key;
-      IF EXISTS (SELECT FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.event OPERATOR(pg_catalog.=) 'key' AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key)
-        OR EXISTS (SELECT FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.was OPERATOR(pg_catalog.=) zdm_key) THEN
-        RETURN 'busy';
-      ELSIF pg_catalog.cardinality(zdm_ids) OPERATOR(pg_catalog.=) 0 AND zdm_side IS NULL THEN
-        RETURN 'done';
-      END IF;
 {decide}
 {merge}
       IF zdm_from OPERATOR(pg_catalog.=) 'old' THEN
@@ -61,30 +14,3 @@ BEGIN
         PERFORM {settle_old};
       END IF;
 {again}
-      IF (SELECT pg_catalog.count(*) FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key)
-        OPERATOR(pg_catalog.<>) pg_catalog.cardinality(zdm_ids) THEN
-        RAISE SQLSTATE 'ZDM01';
-      END IF;
-      DELETE FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.id OPERATOR(pg_catalog.=) ANY (zdm_ids);
-{forget}
-      RETURN 'done';
-    EXCEPTION
-      WHEN SQLSTATE 'ZDM01' THEN
-        NULL;
-      WHEN lock_not_available OR transaction_rollback THEN
-        RETURN 'busy';
-      WHEN insufficient_resources OR operator_intervention OR system_error OR syntax_error_or_access_rule_violation THEN
-        RAISE;
-      WHEN OTHERS THEN
-{failure}
-        IF SQLSTATE OPERATOR(pg_catalog.=) ANY (ARRAY['23505', '23P01'])
-          AND pg_catalog.current_setting('zdm.patient', true) OPERATOR(pg_catalog.=) 'on' THEN
-          RETURN 'in the way';
-        END IF;
-        UPDATE {changes} AS zdm_c SET failed = true WHERE {filter} AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key;
-        RETURN 'failed';
-    END;
-  END LOOP;
-  RETURN 'busy';
-END
-{quote}

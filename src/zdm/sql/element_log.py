@@ -33,6 +33,19 @@ from zdm.sql.templates import load
 
 _MANY, _ELEMENT = "zdm_m", "zdm_e"
 
+_DECLARED = """\
+  zdm_row {one};
+  zdm_has pg_catalog.bool;
+  zdm_latest pg_catalog.int8;
+  zdm_one pg_catalog.int8;
+  zdm_many pg_catalog.int8;
+  zdm_gone pg_catalog.int8;
+  zdm_ended pg_catalog.int8;
+  zdm_emptied pg_catalog.bool;
+  zdm_alone pg_catalog.bool;
+  zdm_from pg_catalog.text;
+  zdm_mine pg_catalog.text;"""
+
 
 def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     """The functions that are made for one side, as `ElementLogObjects` makes them."""
@@ -190,42 +203,54 @@ class ElementLogObjects(Logged, ElementObjects):
             settle_one = sql.SQL("        PERFORM {}({}, 'update');").format(
                 self._called(f"settle_{self.elements.one}"), comma(keys)
             )
-        return self._logged(
-            "reconcile",
-            "log_group",
-            "pg_catalog.text[], pg_catalog.text",
-            settings=sql.SQL("\n  SET \"zdm.row\" = ''"),
-            **self.tables,
-            one_side=self._one_side,
-            many_side=self._many_side,
-            lock=self._lock,
-            one_key=keyed(self.one, "zdm_s", "zdm_key"),
-            named=sql.SQL("\n").join(
-                sql.SQL("        {} := {};").format(column(name, "zdm_row"), key)
-                for name, key in zip(self.one.key, keys, strict=True)
-            ),
-            group=keyed(self._group, _MANY, "zdm_key"),
-            order=comma(several),
-            guard=self._guard(comma(keys)),
-            changes=CHANGES,
-            filter=self._here,
-            agree=self._agrees("zdm_row"),
-            decide=self._decide(),
-            outlived=load("log_group_outlived").fill(
-                many=self.tables["many"],
-                group=keyed(self._group, _MANY, "zdm_key"),
+        one_key = keyed(self.one, "zdm_s", "zdm_key")
+        group = keyed(self._group, _MANY, "zdm_key")
+        named = sql.SQL("\n").join(
+            sql.SQL("        {} := {};").format(column(name, "zdm_row"), key)
+            for name, key in zip(self.one.key, keys, strict=True)
+        )
+        return self._keyed(
+            declare=_DECLARED,
+            one=self.tables["one"],
+            read=load("log_group_read").fill(
+                **self.tables,
+                one_side=self._one_side,
+                many_side=self._many_side,
+                one_key=one_key,
+                named=named,
+                group=group,
+                order=comma(several),
+                guard=self._guard(comma(keys)),
                 changes=CHANGES,
                 filter=self._here,
-                many_side=self._many_side,
-                element=self._element(_MANY),
             ),
-            fill=self._fill(lost_one),
-            settle_many=self._from_one(),
-            settle_one=settle_one,
-            lost_many=self._conflict(self.elements.one, self._all("zdm_key"), self._kept_one()),
-            lost_one=lost_one,
-            fail_one=record_failure(mapping, self.rollout, self.one, "zdm_row"),
-            fail_many=record_failure(mapping, self.rollout, self._group, "zdm_row", keys),
+            bring=load("log_group").fill(
+                many=self.tables["many"],
+                one_side=self._one_side,
+                group=group,
+                agree=self._agrees("zdm_row"),
+                decide=self._decide(),
+                outlived=load("log_group_outlived").fill(
+                    many=self.tables["many"],
+                    group=group,
+                    changes=CHANGES,
+                    filter=self._here,
+                    many_side=self._many_side,
+                    element=self._element(_MANY),
+                ),
+                fill=self._fill(lost_one),
+                settle_many=self._from_one(),
+                settle_one=settle_one,
+                lost_many=self._conflict(self.elements.one, self._all("zdm_key"), self._kept_one()),
+                lost_one=lost_one,
+            ),
+            failure=sql.SQL(
+                "        IF zdm_from OPERATOR(pg_catalog.=) {} THEN\n{}\n        ELSE\n{}\n        END IF;"
+            ).format(
+                self._one_side,
+                record_failure(mapping, self.rollout, self.one, "zdm_row"),
+                record_failure(mapping, self.rollout, self._group, "zdm_row", keys),
+            ),
             forget=sql.SQL("      DELETE {};\n      DELETE {};").format(
                 failed(mapping, self.rollout, self.one, "zdm_row"),
                 failed(mapping, self.rollout, self._group, "zdm_row", keys),
@@ -315,27 +340,26 @@ class ElementLogObjects(Logged, ElementObjects):
         )
 
     def _move(self) -> Function:
-        return self._logged(
-            "move",
-            "log_group_move",
-            "pg_catalog.int8",
-            settings=sql.SQL(""),
-            **self.tables,
-            one_side=self._one_side,
-            many_side=self._many_side,
-            lock=self._lock,
-            one_key=keyed(self.one, "zdm_s", "zdm_key"),
-            one_was=keyed(self.one, "zdm_s", "zdm_was"),
-            many_key=keyed(self._group, _MANY, "zdm_key"),
-            many_was=keyed(self._group, "zdm_t", "zdm_was"),
-            same_element=same_key(self.many.model_copy(update={"key": self.elements.key}), _MANY, "zdm_t"),
-            assigned=comma(
-                sql.SQL("{} = {}").format(column(name), value)
-                for name, value in zip(self.elements.of, self._cast("zdm_key"), strict=True)
+        return self._moved(
+            load("log_group_move").fill(
+                **self.tables,
+                one_key=keyed(self.one, "zdm_s", "zdm_key"),
+                one_was=keyed(self.one, "zdm_s", "zdm_was"),
+                many_key=keyed(self._group, _MANY, "zdm_key"),
+                many_was=keyed(self._group, "zdm_t", "zdm_was"),
+                same_element=same_key(
+                    self.many.model_copy(update={"key": self.elements.key}), _MANY, "zdm_t"
+                ),
+                assigned=comma(
+                    sql.SQL("{} = {}").format(column(name), value)
+                    for name, value in zip(self.elements.of, self._cast("zdm_key"), strict=True)
+                ),
+                all=self.others,
             ),
-            all=self.others,
-            changes=CHANGES,
-            filter=self._here,
+            load("log_group_move_noted").fill(
+                one_side=self._one_side, many_side=self._many_side, changes=CHANGES, filter=self._here
+            ),
+            also=sql.SQL(", parts = CASE WHEN zdm_moved THEN zdm_c.parts END"),
         )
 
     def _expand(self) -> Function:

@@ -15,6 +15,7 @@ from zdm.sql.identifiers import all_of, column, comma, type_name
 from zdm.sql.log_objects import CHANGES, Logged, function_of
 from zdm.sql.log_objects import keyed as has_key
 from zdm.sql.row_objects import Function, Side, Trigger, equal, failed, key_text, name_of, pinned, plain_keys
+from zdm.sql.templates import load
 
 
 def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
@@ -131,23 +132,27 @@ class GatheredLogObjects(Logged, GatheredObjects):
             sql.SQL("CAST(zdm_key[{}] AS {})").format(sql.Literal(number), type_name(type_))
             for number, type_ in enumerate(self.one.key_types, 1)
         ]
-        return self._logged(
-            "reconcile",
-            "log_gather",
-            "pg_catalog.text[], pg_catalog.text",
-            settings=sql.SQL("\n  SET \"zdm.row\" = ''"),
+        return self._keyed(
+            declare="  zdm_row {one};\n  zdm_has pg_catalog.bool;",
             one=self.tables["one"],
-            lock=self._lock,
-            one_key=has_key(self.one, "zdm_s", "zdm_key"),
-            named=sql.SQL("\n").join(
-                sql.SQL("        {} := {};").format(column(name, "zdm_row"), key)
-                for name, key in zip(self.one.key, keys, strict=True)
+            read=load("log_gather_read").fill(
+                one=self.tables["one"],
+                one_key=has_key(self.one, "zdm_s", "zdm_key"),
+                named=sql.SQL("\n").join(
+                    sql.SQL("        {} := {};").format(column(name, "zdm_row"), key)
+                    for name, key in zip(self.one.key, keys, strict=True)
+                ),
+                changes=CHANGES,
+                filter=self._here,
             ),
-            changes=CHANGES,
-            filter=self._here,
-            needed=self._needed,
-            settle=sql.SQL("{}({}, 'reconcile')").format(self._called("settle_new"), comma(keys)),
-            failure=self._failure(keys),
+            bring=load("log_gather").fill(
+                needed=self._needed,
+                settle=sql.SQL("{}({}, 'reconcile')").format(self._called("settle_new"), comma(keys)),
+                failure=self._failure(keys),
+                changes=CHANGES,
+                filter=self._here,
+            ),
+            failure=sql.SQL("        RAISE;"),
             forget=sql.SQL("      DELETE {};").format(self._failure(keys)),
         )
 

@@ -16,6 +16,10 @@ from zdm.sql.templates import dollar_quoted
 CHANGES = sql.Identifier(SCHEMA, "row_changes")
 CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
 
+_NOTHING = sql.SQL("")
+_UNGUARDED = sql.SQL("\n  SET \"zdm.row\" = ''")
+"""The backfill says that its rows need not be looked at; but what is noted of one does, and the row that refers to it."""
+
 
 def of_mapping(mapping: RowMapping, rollout: int, alias: str = "zdm_c") -> sql.Composable:
     """A condition: the entry of the log is this mapping's."""
@@ -67,6 +71,70 @@ class Logged(Objects):
     def _whose(self) -> sql.Composable:
         """How an entry of this side begins."""
         return comma([sql.Literal(self.rollout), sql.Literal(self.mapping.number), sql.Literal(self.side)])
+
+    def _keyed(
+        self,
+        *,
+        declare: str,
+        read: sql.Composable,
+        bring: sql.Composable,
+        failure: sql.Composable,
+        forget: sql.Composable,
+        settings: sql.Composable = _UNGUARDED,
+        **types: sql.Composable,
+    ) -> Function:
+        """What brings a key to agree.
+
+        Parameters
+        ----------
+        declare: its variables, of which `types` are filled in.
+        read: statements that lock the rows of the key, and read what they hold and what was noted of it.
+        bring: those that make them agree.
+        failure: those that record what was raised meanwhile; `forget` removes what they recorded.
+        """
+        return self._logged(
+            "reconcile",
+            "log_keyed",
+            "pg_catalog.text[], pg_catalog.text",
+            settings=settings,
+            declare=sql.SQL(declare).format(**types),  # type: ignore[arg-type]
+            lock=self._lock,
+            read=read,
+            changes=CHANGES,
+            filter=self._here,
+            bring=bring,
+            failure=failure,
+            forget=forget,
+        )
+
+    def _moved(
+        self,
+        take: sql.Composable,
+        noted: sql.Composable,
+        *,
+        also: sql.Composable = _NOTHING,
+        settings: sql.Composable = _NOTHING,
+    ) -> Function:
+        """What follows a row to another key.
+
+        Parameters
+        ----------
+        take: statements that take the other side's rows along.
+        noted: those that take along what was noted.
+        also: what else becomes of the entry.
+        """
+        return self._logged(
+            "move",
+            "log_moved",
+            "pg_catalog.int8",
+            settings=settings,
+            lock=self._lock,
+            changes=CHANGES,
+            filter=self._here,
+            take=take,
+            noted=noted,
+            also=also,
+        )
 
     def _work(self) -> Function:
         return self._logged(

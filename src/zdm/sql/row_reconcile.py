@@ -23,6 +23,20 @@ from zdm.sql.templates import load
 OLD, NEW = "zdm_o", "zdm_n"
 """The two rows of a key, as they are under their locks."""
 
+_DECLARED = """\
+  zdm_o {old};
+  zdm_n {new};
+  zdm_has_o pg_catalog.bool;
+  zdm_has_n pg_catalog.bool;
+  zdm_last_o pg_catalog.int8;
+  zdm_last_n pg_catalog.int8;
+  zdm_gone_o pg_catalog.int8;
+  zdm_gone_n pg_catalog.int8;
+  zdm_made_o pg_catalog.int8;
+  zdm_made_n pg_catalog.int8;
+{parts}
+  zdm_from pg_catalog.text;"""
+
 
 class Reconciling(Logged, row_generator.Generator):
     """The functions that go through what is noted; they are made with the old side's objects."""
@@ -113,32 +127,36 @@ class Reconciling(Logged, row_generator.Generator):
                 forth=to_new,
                 missing=missing,
             )
-        return self._logged(
-            "reconcile",
-            "log_reconcile",
-            "pg_catalog.text[], pg_catalog.text",
-            # The backfill says that its rows need not be looked at; but what is noted of one does, and the row that refers to it.
+        return self._keyed(
             settings=sql.SQL("\n  SET \"zdm.row\" = ''{}").format(self._by_index),
+            declare=_DECLARED,
             old=old,
             new=new,
-            lock=self._lock,
-            old_key=old_key,
-            new_key=new_key,
-            name_old=name_old,
-            name_new=name_new,
-            changes=CHANGES,
-            filter=self._here,
-            winners=comma(asked),
-            told=comma(sql.Identifier(name) for name in told),
-            declare=sql.SQL("\n").join(declared),
-            decide=decide,
-            merge=merge,
-            settle_new=to_new,
-            settle_old=to_old,
-            again=again,
+            parts=sql.SQL("\n").join(declared),
+            read=load("log_reconcile_read").fill(
+                old=old,
+                new=new,
+                old_key=old_key,
+                new_key=new_key,
+                name_old=name_old,
+                name_new=name_new,
+                changes=CHANGES,
+                filter=self._here,
+                winners=comma(asked),
+                told=comma(sql.Identifier(name) for name in told),
+                alone=self._alone(new_key),
+            ),
+            bring=load("log_reconcile").fill(
+                changes=CHANGES,
+                filter=self._here,
+                decide=decide,
+                merge=merge,
+                settle_new=to_new,
+                settle_old=to_old,
+                again=again,
+            ),
             failure=failure,
             forget=forgotten,
-            alone=self._alone(new_key),
         )
 
     @property
@@ -349,22 +367,19 @@ class Reconciling(Logged, row_generator.Generator):
 
     def _follow(self) -> Function:
         mapping = self.mapping
-        return self._logged(
-            "move",
-            "log_move",
-            "pg_catalog.int8",
+        return self._moved(
+            load("log_move").fill(
+                old=self.table,
+                new=self.target,
+                old_key=keyed(mapping.old, "zdm_s", "zdm_key"),
+                new_key=keyed(mapping.new, "zdm_s", "zdm_key"),
+                old_was=keyed(mapping.old, "zdm_s", "zdm_was"),
+                new_was=keyed(mapping.new, "zdm_s", "zdm_was"),
+                move_new=self._taking("old", "new"),
+                move_old=self._taking("new", "old"),
+            ),
+            load("log_move_noted").fill(changes=CHANGES, filter=self._here),
             settings=self._by_index,
-            old=self.table,
-            new=self.target,
-            lock=self._lock,
-            old_key=keyed(mapping.old, "zdm_s", "zdm_key"),
-            new_key=keyed(mapping.new, "zdm_s", "zdm_key"),
-            old_was=keyed(mapping.old, "zdm_s", "zdm_was"),
-            new_was=keyed(mapping.new, "zdm_s", "zdm_was"),
-            changes=CHANGES,
-            filter=self._here,
-            move_new=self._taking("old", "new"),
-            move_old=self._taking("new", "old"),
         )
 
     def _taking(self, leader: Side, follower: Side) -> sql.Composable:
