@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -68,6 +68,7 @@ class Executor:
     reporter: Reporter
     mapping: Callable[[QualifiedName], TableMapping]
     rows: Callable[[QualifiedName], RowMapping | None]
+    logs: Callable[[QualifiedName], Sequence[RowMapping]]
     backfill: Filling
     verify: RowWork
     carry_over: Callable[[], None] = lambda: None
@@ -179,6 +180,9 @@ class Executor:
                 children.remove()
             if sync_installed(self.session, mapping):
                 statements = sync.remove(mapping, self.rollout)
+                for rows in self.logs(action.table):
+                    self._drain(rows)
+                    statements = (row_log.end(rows, "new", over=False), *statements)
                 locks = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE, only=inherited),)
             else:
                 # The swap has dropped the triggers; DROP TRIGGER IF EXISTS would lock the table for nothing.

@@ -40,6 +40,7 @@ def leased(work: Work, what: str) -> Iterator[Executor]:
                 reporter=work.reporter,
                 mapping=work.mapping,
                 rows=work.rows,
+                logs=work.logs,
                 backfill=rows.backfill,
                 verify=rows.verify_and_store,
                 carry_over=rows.carry_over_all,

@@ -12,7 +12,7 @@ from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide
+from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, SyncMode
 from zdm.operations.rows import DraftRows, DraftSide
 from zdm.sql import parent_sync
 from zdm.sql.identifiers import qualified_name
@@ -118,6 +118,7 @@ def parent_mapping(
             unused=parent.unused,
         ),
         where=where,
+        logged=mapper.draft.sync is SyncMode.LOGGED,
         without_old_form=draft.without_old_form,
     )
 

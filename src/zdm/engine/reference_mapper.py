@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from zdm.db.expressions import on_nulls
 from zdm.engine.mapper import Mapper
+from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression, Volatility
 from zdm.model.mapping import ColumnGroup, Expose, NewColumn, OldColumn, SharedParent, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping
 from zdm.sql.identifiers import column, key_type, qualified_name, without_length
+from zdm.sql.row_objects import plain_keys
 
 _Parts = tuple[str | ColumnRef, ...]
 
@@ -37,8 +39,30 @@ def refer(
             assert parent is not None
             marked = parent.model_copy(update={"marker": mapping.marker, "bit": group.bit})
             found[position] = found[position].model_copy(update={"parent": marked})
+        _refuse_readers(mapper, mapping, found)
         done[name] = mapping
     return done, tuple(found)
+
+
+def _refuse_readers(mapper: Mapper, mapping: TableMapping, rows: list[RowMapping]) -> None:
+    """What the reconciler writes later, the table's triggers do not carry on to what else follows from it."""
+    for group in mapping.groups:
+        if group.noted is None:
+            continue
+        written = {old.name for old in group.old} | {new.name for new in group.new}
+        reading = [
+            g.name for g in mapping.groups if g is not group and written & {*g.reads_of_up, *g.reads_of_down}
+        ]
+        if reading:
+            operation = next(r.operation for r in rows if r.number == group.noted.number)
+            mapper.problems.append(
+                Problem(
+                    f"{', '.join(reading)} of {mapping.table} follows from {group.name}, which `sync: logged` writes later",
+                    operation,
+                    "Put one of the two into a later migration, or use `sync: immediate`.",
+                    "logged-sync",
+                )
+            )
 
 
 def _group(group: ColumnGroup, rows: RowMapping) -> ColumnGroup:
@@ -53,6 +77,8 @@ def _group(group: ColumnGroup, rows: RowMapping) -> ColumnGroup:
         where=rows.where,
         identity=parent.identity,
         exact=_exact(rows, parent),
+        logged=rows.logged,
+        plain=plain_keys(rows.old.key_types),
     )
     mapped = {c.name: c for c in rows.old.columns}
     return group.model_copy(

@@ -136,7 +136,7 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         mapper.problems.append(
             Problem(
                 f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns, "
-                "split_table, shadow_table, extract_json, explode, collapse and merge_tables of one table can",
+                "split_table, shadow_table, extract_json, explode, collapse, normalise with reference and merge_tables of one table can",
                 draft.operation,
                 "Use `sync: immediate`, or put this operation into a migration of its own.",
                 rule="logged-sync",
@@ -144,7 +144,7 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         )
         return
     mapper.problems += _reactions(mapper, draft)
-    if draft.elements is not None and draft.elements.one == "new":
+    if (draft.elements is not None and draft.elements.one == "new") or draft.parent is not None:
         # Neither side's rows are made or removed for the other's sake, but in a table that the migration makes.
         return
     for here, there in ((draft.new, draft.old), (draft.old, draft.new)):

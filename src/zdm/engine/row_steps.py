@@ -41,7 +41,7 @@ def row_steps(mapping: RowMapping) -> list[Step]:
 
 def _installed(mapping: RowMapping) -> tuple[Side, ...]:
     """The sides in the order in which their triggers are made; a rollback drops the last first."""
-    if mapping.logged:
+    if mapping.logged and not mapping.in_place:
         # What the new version wrote is carried over before anything else goes, while the old version's writes are still noted.
         return row_objects.sides(mapping)
     # The new side first: from the moment in which the old one makes rows there, both directions stand.
@@ -103,7 +103,7 @@ def _only_follows(mapping: RowMapping) -> bool:
 
 def _end_of_log(mapping: RowMapping) -> list[Step]:
     """The swap of the old side's table carries the rest over; until then both sides note what is written."""
-    if mapping.one_way or _only_follows(mapping):
+    if mapping.one_way or _only_follows(mapping) or mapping.in_place:
         return []
     table = mapping.new.table
     steps: list[Step] = []

@@ -31,6 +31,7 @@ from zdm.model.row_mapping import RowMapping
 from zdm.sql.rows import Kind, describe
 from zdm.throttle.governor import Governor
 from zdm.verify.by_kind import comparer
+from zdm.verify.logged import TableLog
 from zdm.verify.repair import repair
 from zdm.verify.repair_rows import repair_rows
 from zdm.verify.run import verify
@@ -150,7 +151,7 @@ class RowWorker:
             else:
                 fenced = work.rollout.fenced_at is not None
                 checks = promise_checks(work.plan, table, fenced=fenced, conn=conn)
-                found = verify(self.connect, work.mapping(table), checks=checks)
+                found = verify(self.connect, work.mapping(table), checks=checks, log=self.log(table))
             record = Verification(
                 table=table,
                 started_at=found.started_at,
@@ -169,6 +170,19 @@ class RowWorker:
                 with conn.cursor() as cursor:
                     self.lease.guard(cursor)
                 return verifications.store(conn, work.rollout.id, record)
+
+    def log(self, table: QualifiedName) -> TableLog | None:
+        """What is synced by log on the table's own rows; what waits there is carried over first."""
+        found = self.work.logs(table)
+        if not found:
+            return None
+
+        def carry() -> None:
+            for rows in found:
+                self.carry_over(rows)
+
+        carry()
+        return TableLog(found, self.work.rollout.id, carry)
 
     def carry_over_all(self) -> None:
         """Carry over what waits in any log of the rollout. Raises Busy if rows are held by others all the time."""
@@ -206,9 +220,9 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
             mapped = work.rows(table)
             # A row that is filled in place differs whether it was not filled or was written since: the new side's word first.
             first = mapped is not None and mapped.joins and work.rollout.authority is Authority.NEW
-            repaired = _repair(work, executor, table) if first else 0
+            repaired = _repair(work, executor, table, rows) if first else 0
             rows.fill(table, again=True)
-            repaired = repaired if first else _repair(work, executor, table)
+            repaired = repaired if first else _repair(work, executor, table, rows)
         found = rows.compare(table)
         tables.append(
             table_verification(found).model_copy(
@@ -224,7 +238,7 @@ def verify_all(work: Work, executor: Executor, *, repair_first: bool = False) ->
     )
 
 
-def _repair(work: Work, executor: Executor, table: QualifiedName) -> int:
+def _repair(work: Work, executor: Executor, table: QualifiedName, worker: RowWorker) -> int:
     mapping = work.rows(table)
     if mapping is None:
         return repair(
@@ -233,6 +247,7 @@ def _repair(work: Work, executor: Executor, table: QualifiedName) -> int:
             work.rollout.authority,
             guard=executor.lease.guard,
             rollout=work.rollout.id,
+            log=worker.log(table),
         )
     return repair_rows(
         executor.connect, mapping, work.rollout.id, work.rollout.authority, guard=executor.lease.guard

@@ -99,7 +99,7 @@ def _swap(
             # Those of the new side went before, since what they call writes the columns that go here. A log is carried over to
             # its end first, while nobody can write the old side.
             if rows.logged:
-                triggers.append(row_log.end(rows, "old", over=True))
+                triggers.insert(0, row_log.end(rows, "old", over=True))
             triggers += row_sync.drop_triggers(rows, "old")
             if rows.logged and rows.replaces:
                 triggers += row_sync.drop_triggers(rows, "new")

@@ -57,6 +57,12 @@ class Work:
         fenced = self.rollout.fenced_at is not None
         return None if found is None else effective_rows(found, self.plan, fenced=fenced)
 
+    def logs(self, table: QualifiedName) -> list[RowMapping]:
+        """The row mappings that are synced by log on the rows of a table themselves, under the physical names of the moment."""
+        found = [m for m in self.plan.row_mappings if m.logged and m.in_place and m.old.table == table]
+        fenced = self.rollout.fenced_at is not None
+        return [effective_rows(m, self.plan, fenced=fenced) for m in found]
+
     def mapped(self) -> list[TableMapping]:
         """The mappings of all tables whose rows are mapped, under the physical names of the moment."""
         return [self.mapping(m.table) for m in self.plan.mappings if m.needs_sync]

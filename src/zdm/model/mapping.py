@@ -137,6 +137,8 @@ class SharedParent(Value):
     where: over the same: which rows have a parent; those for which no value is NULL, if not given.
     identity: what the new columns equal, in their order.
     exact: what a parent says leads back to that parent, whatever it says.
+    logged: who writes a row only notes it, and a reconciler finds or makes the parent.
+    plain: the text of the row's own key is the same whoever writes it.
     """
 
     number: int
@@ -147,6 +149,8 @@ class SharedParent(Value):
     where: Expression | None = None
     identity: tuple[str, ...]
     exact: bool = False
+    logged: bool = False
+    plain: bool = True
 
 
 class ColumnGroup(Value):
@@ -173,6 +177,11 @@ class ColumnGroup(Value):
     def elsewhere(self) -> bool:
         """Whether both ways go by another table, which may not be there, or hold other rows, before preparation."""
         return self.lookup is not None or self.parent is not None
+
+    @property
+    def noted(self) -> SharedParent | None:
+        """The parent, where what follows from a write is left to a reconciler."""
+        return self.parent if self.parent is not None and self.parent.logged else None
 
     @property
     def bit(self) -> int:

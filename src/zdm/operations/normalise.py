@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, qualified
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import SideKind, UnusedParents, WithoutOldForm
+from zdm.model.row_mapping import SideKind, SyncMode, UnusedParents, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column
@@ -240,6 +240,53 @@ class Normalise(Operation):
             " AND EXISTS (SELECT FROM zones WHERE tenant = 1 AND name = 'north' AND colour = 'red')",
             after="SELECT bool_and(zone_id IS NOT NULL) FROM hosts",
         ),
+        # What follows is found or made by a reconciler.
+        Scenario(
+            setup="CREATE TABLE tools (id bigserial PRIMARY KEY, depot int NOT NULL, label text NOT NULL, maker text);"
+            " INSERT INTO tools (depot, label, maker) SELECT g % 3, 't' || g, (ARRAY['Ames', 'Bosch', NULL])[g % 3 + 1]"
+            " FROM generate_series(1, 200) g;",
+            operations=(
+                {
+                    "normalise": {
+                        "table": "tools",
+                        "columns": ["maker"],
+                        "parent": "makers",
+                        "values": {"depot": "depot", "name": "maker"},
+                        "create": {
+                            "columns": [
+                                {"name": "id", "type": "bigint", "identity": "by default"},
+                                {"name": "depot", "type": "int"},
+                                {"name": "name", "type": "text"},
+                            ],
+                            "primary_key": ["id"],
+                        },
+                        "reference": {"maker_id": "id"},
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO tools (depot, label, maker) VALUES ({n} % 3, 'old {n}', 'Maker ' || {n} % 5)",
+                "UPDATE tools SET maker = (ARRAY['Ames', 'Maker ' || {n} % 7, NULL])[{n} % 3 + 1] WHERE id = {n} % 200 + 1",
+                "UPDATE tools SET depot = ({n} + 1) % 3 WHERE id = {n} % 200 + 1",
+                "DELETE FROM tools WHERE id = (SELECT max(id) FROM tools WHERE label LIKE 'old%')",
+            ),
+            new_writes=(
+                (
+                    "WITH m AS (INSERT INTO makers (depot, name) VALUES (1, 'new {n}') RETURNING id)"
+                    " INSERT INTO tools (depot, label, maker_id) SELECT 1, 'new {n}', id FROM m"
+                ),
+                "UPDATE makers SET name = 'renamed {n}' WHERE name = (SELECT min(name) FROM makers WHERE name LIKE 'new%')",
+                "UPDATE tools SET maker_id = NULL WHERE label = 'new ' || ({n} - 7)",
+                "INSERT INTO makers (depot, name) VALUES (2, 'spare {n}')",
+            ),
+            old_reads=("SELECT id, label, maker FROM tools LIMIT 5",),
+            new_reads=("SELECT t.label, m.name FROM tools t JOIN makers m ON m.id = t.maker_id LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM public.tools t LEFT JOIN makers m ON m.id = t.maker_id"
+            " WHERE t.maker IS DISTINCT FROM m.name OR t.depot <> m.depot)",
+            after="SELECT EXISTS (SELECT FROM tools WHERE maker_id IS NOT NULL) AND NOT EXISTS (SELECT FROM makers GROUP BY depot, name"
+            " HAVING count(*) > 1)",
+            sync=SyncMode.LOGGED,
+        ),
         # The new version gives a row several parents, of which the old one holds one, and one that it may not hold.
         Scenario(
             setup="CREATE TABLE papers (id bigserial PRIMARY KEY, title text NOT NULL, topic text CHECK (topic <> 'none'));"
@@ -351,7 +398,11 @@ class Normalise(Operation):
         shape = find_shape(draft, self.table, problems, ordinary=True)
         if shape is None:
             return problems
-        held = self._held(shape, problems)
+        held = self._held(shape, problems, logged=draft.sync is SyncMode.LOGGED)
+        if self.reference is not None and draft.sync is SyncMode.LOGGED:
+            self.reference.check_logged(
+                shape, self.parent, remove=self.unused is UnusedParents.REMOVE, problems=problems
+            )
         if self.link is not None:
             self.link.check(shape, [found.column for found in self.columns], problems)
         made: list[Made] = []
@@ -508,6 +559,7 @@ class Normalise(Operation):
                 unused=self.unused,
                 lossy=self.lossy,
             ),
+            loggable=self.reference is not None,
         )
 
     def _without_old_form(
@@ -549,7 +601,7 @@ class Normalise(Operation):
         return ddl.ident(name).as_string(None)
 
     def _held(
-        self, shape: TableShape, problems: list[Problem]
+        self, shape: TableShape, problems: list[Problem], *, logged: bool
     ) -> list[tuple[HeldColumn, ShapeColumn, Column]]:
         held: list[tuple[HeldColumn, ShapeColumn, Column]] = []
         for found in self.columns:
@@ -596,14 +648,19 @@ class Normalise(Operation):
                         remedy="Use a `link`; or give the value a column of its own first (extract_json), and normalise that.",
                     )
                 )
-            always = self.reference is not None and (self.reference.not_null or found.empty is not None)
+            # A reconciler comes only afterwards.
+            always = (
+                self.reference is not None
+                and not logged
+                and (self.reference.not_null or found.empty is not None)
+            )
             if original.not_null and original.default is None and not found.keep and not always:
                 problems.append(
                     Problem(
                         f"column {original.name} of {shape.name} is NOT NULL without a default: rows that the new version inserts "
                         "have no value for it",
                         remedy="Give it a default first, for which `where` is false."
-                        if self.reference is None
+                        if self.reference is None or logged
                         else "Say with `empty` what it holds for a row without a parent, or let every row have one (`not_null`).",
                         rule="missing-down",
                     )

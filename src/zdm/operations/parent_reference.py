@@ -59,6 +59,50 @@ class ReferenceColumns(Value):
             return {"columns": value}
         return value
 
+    def check_logged(self, shape: TableShape, parent: str, *, remove: bool, problems: list[Problem]) -> None:
+        """Say what cannot wait for a reconciler, and that it needs a key to find rows by.
+
+        Parameters
+        ----------
+        remove: parents that no row has any more are to go.
+        """
+        if not shape.table.key:
+            problems.append(
+                Problem(
+                    f"{shape.name} has no primary key, by which `sync: logged` finds the rows that were written",
+                    remedy="Add one first, or use `sync: immediate`.",
+                    rule="no-key",
+                )
+            )
+        does = {"cascade": "deletes", "set null": "writes"}
+        if self.on_delete in does or self.on_update == "cascade":
+            problems.append(
+                Problem(
+                    f"the foreign key to {parent} {does.get(self.on_delete, 'writes')} rows when a row there does: with `sync: logged` they may "
+                    "say what the old version has changed already, so that the wrong rows would go",
+                    remedy="Leave it NO ACTION until cleanup, and make another one in a later migration; or use `sync: immediate`.",
+                    rule="logged-sync",
+                )
+            )
+        if self.not_null:
+            problems.append(
+                Problem(
+                    f"{', '.join(self.columns)} cannot be NOT NULL before the end: with `sync: logged` a row that the old version inserts refers to "
+                    f"no row of {parent} until it is reconciled",
+                    remedy="Leave out `not_null`, and use set_not_null in a later migration; or use `sync: immediate`.",
+                    rule="logged-sync",
+                )
+            )
+        if remove:
+            problems.append(
+                Problem(
+                    f"rows of {parent} that nobody refers to may be wanted by what is noted and not reconciled yet, so that `unused: remove` "
+                    "would take away what the new version has written to them",
+                    remedy="Leave it out, and remove what nobody uses after cleanup; or use `sync: immediate`.",
+                    rule="logged-sync",
+                )
+            )
+
     def add(
         self,
         draft: Draft,

@@ -97,7 +97,7 @@ class Logged(Objects):
             "log_keyed",
             "pg_catalog.text[], pg_catalog.text",
             settings=settings,
-            declare=sql.SQL(declare).format(**types),  # type: ignore[arg-type]
+            declare=sql.SQL(declare).format(**types),
             lock=self._lock,
             read=read,
             changes=CHANGES,
@@ -160,8 +160,13 @@ class Logged(Objects):
             changes=CHANGES,
             filter=self._here,
             work=function_of(self.mapping, self.rollout, "work"),
-            keep=sql.SQL("\n").join(self._keeping(side) for side in sides(self.mapping)),
+            keep=sql.SQL("\n").join(self._keeping(side) for side in self._noted_sides),
         )
+
+    @property
+    def _noted_sides(self) -> tuple[Side, ...]:
+        """The sides that entries name."""
+        return sides(self.mapping)
 
     @abstractmethod
     def _lost(self, side: Side) -> sql.Composable | None:

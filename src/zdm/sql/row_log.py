@@ -93,13 +93,17 @@ def end(mapping: RowMapping, side: Side, *, over: bool) -> str:
     ----------
     over: what the log says cannot be carried over afterwards.
     """
+    table, watched, event = mapping.side(side).table, side, "update"
+    if mapping.in_place:
+        # Both sides are on one row.
+        table, watched, event = mapping.old.table, "old", "delete"
     return text_of(
         dollar_quoted(
             "log_end",
             schema=sql.Literal(SCHEMA),
-            table=sql.Literal(text_of(qualified_name(mapping.side(side).table))),
-            trigger=sql.Literal(trigger_of(mapping, f"{side}_update")),
-            purpose=sql.Literal(f"log_{side}"),
+            table=sql.Literal(text_of(qualified_name(table))),
+            trigger=sql.Literal(trigger_of(mapping, f"{watched}_{event}")),
+            purpose=sql.Literal(f"log_{watched}"),
             side=sql.Literal(side),
             over=sql.Literal(over),
         )

@@ -25,6 +25,7 @@ from zdm.sql import (
     link_record,
     parent_sync,
     records,
+    reference_log,
     reference_sync,
     row_conditions,
     row_generator,
@@ -159,7 +160,7 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.parent is not None:
         made = parent_sync.ParentObjects
         if mapping.in_place:
-            made = reference_sync.ReferenceObjects
+            made = reference_log.ReferenceLogObjects if mapping.logged else reference_sync.ReferenceObjects
         elif mapping.records:
             made = link_record.RecordedLinks
         return made(mapping, mapping.parent, rollout, side)
@@ -187,6 +188,8 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
 def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     if mapping.parent is not None:
         if mapping.in_place:
+            if mapping.logged:
+                return reference_log.function_names(mapping, rollout, side)
             return reference_sync.function_names(mapping, rollout, side)
         return parent_sync.function_names(mapping, rollout, side)
     if mapping.elements is not None:

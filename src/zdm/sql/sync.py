@@ -468,7 +468,9 @@ class _Generator:
         # What refers to another table's rows reads them with its own rights, not the application's.
         elsewhere = self.mapping.looks_up or self._parents
         own = sql.SQL("\n  SECURITY DEFINER SET search_path = pg_catalog, pg_temp" if elsewhere else "")
-        if any(e.volatility is not Volatility.IMMUTABLE for e in found):
+        if any(e.volatility is not Volatility.IMMUTABLE for e in found) or any(
+            not group.noted.plain for group in self.mapping.groups if group.noted is not None
+        ):
             names = PINNED_SETTINGS
         elif any("\\" in part for e in found for part in e.parts if isinstance(part, str)):
             names = ("standard_conforming_strings",)
@@ -542,7 +544,11 @@ class _Generator:
         )
 
     def _settle_trigger(self) -> _Trigger:
-        changed = [changed_in(self.mapping, name) for name in self._relevant]
+        noted = any(group.noted is not None for group in self.mapping.groups)
+        changed = [
+            changed_in(self.mapping, name)
+            for name in dict.fromkeys((*self._relevant, *(self.mapping.key if noted else ())))
+        ]
         due = any_of([self._unfilled(), *changed])
         return self._trigger("4_settle", "trigger_settle", "settle", open=self._open(), due=due)
 

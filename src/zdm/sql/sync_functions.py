@@ -53,6 +53,9 @@ from zdm.sql.templates import load
 
 _ALL_GROUPS = ((1 << MAX_GROUPS) - 1) << FIRST_GROUP_BIT
 
+_SETTLES = sql.SQL("(pg_catalog.current_setting('zdm.settling', true) IS NOT DISTINCT FROM 'on')")
+"""zdm itself settles the row (`rows.SETTLING`)."""
+
 _DECLARE = sql.SQL(
     "  zdm_try pg_catalog.record;\n  zdm_path pg_catalog.text := pg_catalog.current_setting('search_path');"
 )
@@ -202,6 +205,8 @@ class FunctionBodies:
                 sql.SQL("    zdm_agree := false;") if group.parent.exact else self._asks_back(group)
             )
             pieces["beside"] = self._beside_changed(group)
+            if group.noted is not None:
+                template = "part_decide_logged"
         elif group.new and group.old:
             template = "part_decide_both"
         elif group.new:
@@ -463,7 +468,7 @@ class FunctionBodies:
     def _derive(self, *, update: bool) -> sql.Composable:
         """The derivations, in an order in which what is read has been derived before."""
         groups = self.mapping.groups
-        settled = [self._settle_new(g) for g in groups if update and g.new and g.old]
+        settled = [self._settle_new(g) for g in groups if update and g.new and g.old and g.noted is None]
         # What a row's parent says is held against the other columns of the natural key, so it comes last.
         back = sorted(groups, key=lambda g: g.parent is not None)
         downs = [p for g in back for p in self._down(g, update=update)]
@@ -474,7 +479,39 @@ class FunctionBodies:
             order = [*ups, *downs]
         else:
             order = [*downs, *ups, *downs, *ups]
-        return LINES.join([*settled, *order])
+        notes = [self._note(g, g.noted, update=update) for g in groups if g.noted is not None]
+        return LINES.join([*settled, *order, *notes])
+
+    def _note(self, group: ColumnGroup, parent: SharedParent, *, update: bool) -> sql.Composable:
+        """What a write of the group leaves to the reconciler."""
+        direction = variable("d", group)
+        written: sql.Composable = sql.SQL("{} OPERATOR(pg_catalog.<>) 0").format(direction)
+        event: sql.Composable = sql.Literal("insert")
+        was_called: sql.Composable = sql.NULL
+        if update:
+            moved = any_of(changed_in(self.mapping, name) for name in self.mapping.key)
+            written = any_of([written, moved])
+            event = sql.SQL("CASE WHEN {} THEN 'key' ELSE 'update' END").format(moved)
+            was_called = sql.SQL("CASE WHEN {} THEN {} END").format(moved, self._key_text("OLD"))
+        return part(
+            "part_note",
+            when=all_of([written, sql.SQL("NOT {}").format(_SETTLES)]),
+            rollout=sql.Literal(self.rollout),
+            number=sql.Literal(parent.number),
+            wrote=has(sql.SQL("zdm_bits"), group.bit),
+            d=direction,
+            event=event,
+            key=self._key_text("NEW"),
+            was=was_called,
+        )
+
+    def _key_text(self, row: str) -> sql.Composable:
+        """The row's key as the log has it."""
+        texts = (
+            sql.SQL("{}.{}::pg_catalog.text").format(trusted(row), sql.Identifier(name))
+            for name in self.mapping.key
+        )
+        return sql.SQL("ARRAY[{}]").format(comma(texts))
 
     def _settle_new(self, group: ColumnGroup) -> sql.Composable:
         """Rule 3: what the new side wrote may agree already."""
@@ -566,6 +603,8 @@ class FunctionBodies:
             for n in derived
         ]
         when = self._when(group, (1, 3), reads_beside_up(group), update=update)
+        if group.noted is not None:
+            when = all_of([when, _SETTLES])
         return [
             part(
                 "part_up",
@@ -578,7 +617,7 @@ class FunctionBodies:
 
     def _down(self, group: ColumnGroup, *, update: bool) -> list[sql.Composable]:
         downs = [o for o in group.old if o.down is not None]
-        if not downs:
+        if not downs or group.noted is not None:
             return []
         if group.lookup is not None:
             return self._look_down(group)

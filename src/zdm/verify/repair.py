@@ -20,7 +20,8 @@ from zdm.model.mapping import Authority, ColumnGroup, TableMapping
 from zdm.sql.identifiers import any_of, qualified_name
 from zdm.sql.reference_sync import taken
 from zdm.sql.rows import SETTLING, Kind, fail_assignments, mismatch_kinds, repair_assignments
-from zdm.verify.statements import between, of_a_row
+from zdm.verify.logged import TableLog
+from zdm.verify.statements import ROW, between, of_a_row
 
 BLOCKS = 512
 ROWS = 200
@@ -39,6 +40,7 @@ def repair(
     lock_budget: timedelta = timedelta(milliseconds=100),
     patience: timedelta = timedelta(seconds=60),
     rollout: int = 0,
+    log: TableLog | None = None,
 ) -> int:
     """Make every settled row agree again, in small transactions over locked rows. Returns how many rows were repaired.
 
@@ -51,6 +53,7 @@ def repair(
     lock_budget: no foreground statement waits longer for us; we wait for its rows half as long at a time.
     patience: how long rows that somebody holds are waited for, for each few hundred rows.
     rollout: whose functions find what rows refer to; for mappings with a shared table.
+    log: where some of it is synced by log: what waits there is not wrong.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def repair(
     conn = connect()
     try:
         return sum(
-            _group(_Job(conn, mapping, guard, lock_budget, patience, rollout), group, authority)
+            _group(_Job(conn, mapping, guard, lock_budget, patience, rollout, log), group, authority)
             for group in mapping.groups
         )
     finally:
@@ -76,15 +79,13 @@ class _Job:
     lock_budget: timedelta
     patience: timedelta
     rollout: int
-
-
-_ROW = "zdm_t"
+    log: TableLog | None = None
 
 
 def _group(job: _Job, group: ColumnGroup, authority: Authority) -> int:
     conn, mapping = job.conn, job.mapping
     # A parent that is not there is made, as the triggers do it.
-    given = taken(mapping, group, group.parent, job.rollout, _ROW) if group.parent is not None else None
+    given = taken(mapping, group, group.parent, job.rollout, ROW) if group.parent is not None else None
     assignments = repair_assignments(mapping, group, authority, given)
     stale = [
         m.predicate
@@ -94,6 +95,8 @@ def _group(job: _Job, group: ColumnGroup, authority: Authority) -> int:
     if assignments is None or not stale:
         return 0
     wrong = any_of(stale)
+    if job.log is not None:
+        wrong = sql.SQL("(CASE WHEN {} THEN NOT {} ELSE false END)").format(wrong, job.log.waits)
     failing = fail_assignments(mapping, group, authority)
     return sum(_leaf(job, leaf, assignments, failing, wrong) for leaf in holding(conn, mapping))
 
@@ -116,18 +119,18 @@ def _leaf(
         within = between((block, 0), (min(blocks, block + BLOCKS), 0))
         statement = sql.SQL(
             "UPDATE ONLY {table} AS {row} SET {assignments} WHERE ctid = ANY (ARRAY("
-            "SELECT ctid FROM ONLY {table} WHERE {within} AND {wrong} LIMIT {rows} FOR NO KEY UPDATE)) AND {wrong}"
+            "SELECT ctid FROM ONLY {table} AS {row} WHERE {within} AND {wrong} LIMIT {rows} FOR NO KEY UPDATE)) AND {wrong}"
         ).format(
             table=table,
-            row=sql.Identifier(_ROW),
+            row=sql.Identifier(ROW),
             assignments=assignments,
             within=within,
             wrong=wrong,
             rows=sql.Literal(ROWS),
         )
         # A row can stay wrong whatever is derived (an `up` that gives NULL): never more rounds than there were rows.
-        count = sql.SQL("SELECT pg_catalog.count(*) FROM ONLY {} WHERE {} AND {}").format(
-            table, within, wrong
+        count = sql.SQL("SELECT pg_catalog.count(*) FROM ONLY {} AS {} WHERE {} AND {}").format(
+            table, sql.Identifier(ROW), within, wrong
         )
         with transaction(conn, read_only=True):
             row = conn.execute(count).fetchone()
@@ -156,7 +159,9 @@ def _one_by_one(
 
     A row that an application writes meanwhile moves, and is in step by that.
     """
-    there = sql.SQL("SELECT ctid::text FROM ONLY {} WHERE {} AND {}").format(table, within, wrong)
+    there = sql.SQL("SELECT ctid::text FROM ONLY {} AS {} WHERE {} AND {}").format(
+        table, sql.Identifier(ROW), within, wrong
+    )
     with transaction(job.conn, read_only=True):
         found = [position for (position,) in job.conn.execute(there).fetchall()]
     update = sql.SQL("UPDATE ONLY {} AS {} SET {} WHERE ctid = {}::pg_catalog.tid AND {}")
@@ -164,11 +169,11 @@ def _one_by_one(
     for position in found:
         one = (sql.Literal(position), wrong)
         try:
-            total += _some(job, update.format(table, sql.Identifier(_ROW), assignments, *one))
+            total += _some(job, update.format(table, sql.Identifier(ROW), assignments, *one))
         except psycopg.Error as error:
             if not of_a_row(error):
                 raise
-            _some(job, update.format(table, sql.Identifier(_ROW), failing, *one))
+            _some(job, update.format(table, sql.Identifier(ROW), failing, *one))
     return total
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from zdm.db.session import fetch_value, transaction
 from zdm.errors import ZdmError
 from zdm.model.mapping import TableMapping
 from zdm.sql.rows import Kind
+from zdm.verify.logged import Key, TableLog
 from zdm.verify.statements import Statements, all_rows, between, of_a_row
 
 SAMPLES = 10
@@ -80,12 +81,14 @@ def verify(
     *,
     checks: Sequence[ExtraCheck] = (),
     parallel: int | None = None,
+    log: TableLog | None = None,
 ) -> Found:
     """Compare both sides of every row. Reads only, takes no lock that anybody would notice.
 
     Parameters
     ----------
     checks: further promises, counted in the same snapshot.
+    log: where some of it is synced by log: rows of which something waits in the snapshot are looked at again once that is carried over.
     parallel: the most parallel workers of the scan; None leaves the server's setting.
 
     Raises
@@ -104,7 +107,9 @@ def verify(
             "ELSE pg_catalog.pg_current_wal_insert_lsn() END::text",
         )
         with transaction(conn, isolation="repeatable read", read_only=True, settings=settings):
-            return _Look(conn, mapping).all(checks, lsn)
+            found = _Look(conn, mapping, log).all(checks, lsn)
+            waiting = [] if log is None else log.waiting(conn, mapping)
+        return found if log is None else _looked_at_again(conn, mapping, log, waiting, found)
     except psycopg.Error as error:
         raise ZdmError(
             f"{mapping.table} could not be verified: {str(error).strip()}",
@@ -114,13 +119,36 @@ def verify(
         conn.close()
 
 
+def _looked_at_again(
+    conn: psycopg.Connection[Any],
+    mapping: TableMapping,
+    log: TableLog,
+    waiting: Sequence[Key],
+    found: Found,
+) -> Found:
+    """With what is still wrong with rows of which something waited."""
+    counts, samples = dict(found.counts), {kind: list(keys) for kind, keys in found.samples.items()}
+    if waiting:
+        log.carry_over()
+    for key in waiting:
+        for kind in log.wrong(conn, mapping, key):
+            counts[kind] = counts.get(kind, 0) + 1
+            names = samples.setdefault(kind, [])
+            if len(names) < SAMPLES:
+                names.append(Statements(mapping).named(list(key[1])))
+    return replace(found, counts=counts, samples=samples)
+
+
 class _Look:
     """One look at one table, inside one snapshot."""
 
-    def __init__(self, conn: psycopg.Connection[Any], mapping: TableMapping) -> None:
+    def __init__(
+        self, conn: psycopg.Connection[Any], mapping: TableMapping, log: TableLog | None = None
+    ) -> None:
         self._conn = conn
         self._mapping = mapping
-        self._statements = Statements(mapping)
+        self._waits = None if log is None else log.waits
+        self._statements = Statements(mapping, waits=self._waits)
         self._rows = 0
         self._counts: dict[Kind, int] = {}
         self._samples: dict[Kind, list[str]] = {}
@@ -169,7 +197,7 @@ class _Look:
                         [leaf.oid],
                     )
                 )
-                self._statements = Statements(self._mapping, leaf.name)
+                self._statements = Statements(self._mapping, leaf.name, self._waits)
                 self._seek((0, 0), (max(1, blocks), 0))
 
     def _runs(self) -> bool:

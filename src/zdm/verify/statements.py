@@ -10,15 +10,30 @@ from zdm.model.names import QualifiedName
 from zdm.sql.identifiers import any_of, column, comma, qualified_name
 from zdm.sql.rows import Mismatch, mismatch_kinds, new_disagrees
 
+ROW = "zdm_t"
+"""What a row is called, besides by its bare columns."""
+
 
 class Statements:
     """Everything that is asked about one table, or about one of its partitions."""
 
-    def __init__(self, mapping: TableMapping, partition: QualifiedName | None = None) -> None:
+    def __init__(
+        self,
+        mapping: TableMapping,
+        partition: QualifiedName | None = None,
+        waits: sql.Composable | None = None,
+    ) -> None:
+        """`waits`: a condition over `ROW`, of a table that is synced by log: what is wrong with it may be only on its way."""
         self._mapping = mapping
-        self._table = all_rows(mapping) if partition is None else _only(partition)
+        table = all_rows(mapping) if partition is None else _only(partition)
+        self._table = sql.SQL("{} AS {}").format(table, sql.Identifier(ROW))
         self._found = mismatch_kinds(mapping)
-        self._bad = self._quickly(mapping)
+        self._wrong = self._bad = self._quickly(mapping)
+        if waits is not None:
+            # The log is asked of rows that are wrong alone.
+            settled = sql.SQL("(CASE WHEN {} THEN NOT {} ELSE false END)")
+            self._bad = settled.format(self._wrong, waits)
+            self._found = [m._replace(predicate=settled.format(m.predicate, waits)) for m in self._found]
 
     @staticmethod
     def _quickly(mapping: TableMapping) -> sql.Composable:
@@ -73,6 +88,10 @@ class Statements:
         return sql.SQL("SELECT ARRAY[{}] FROM {} WHERE {} AND {} LIMIT {}").format(
             key, self._table, within or sql.SQL("true"), condition, sql.Literal(limit)
         )
+
+    def wrong_key(self, key: sql.Composable) -> sql.Composed:
+        """That of every row with anything wrong, also if it may be only on its way."""
+        return sql.SQL("SELECT {} FROM {} WHERE {}").format(key, self._table, self._wrong)
 
     def _position(self) -> sql.Composable:
         """What names a row of a table without a key."""

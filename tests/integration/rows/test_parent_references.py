@@ -24,6 +24,7 @@ from zdm.engine.compile import compile_plan
 from zdm.errors import BadInput
 from zdm.model.mapping import Authority, TableMapping
 from zdm.model.phases import State
+from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 from zdm.operations.migration import Migration
 from zdm.sql.rows import Kind
@@ -73,6 +74,7 @@ class Goods:
     options: dict[str, object] = field(default_factory=dict)
     extra: str = ""
     without: str = ""
+    sync: SyncMode = SyncMode.IMMEDIATE
     number: int = 1
     rollout: Rollout = field(init=False)
     mapping: TableMapping = field(init=False)
@@ -84,7 +86,7 @@ class Goods:
             + self.extra
         )
         operation: dict[str, object] = {"normalise": {**OPERATION, **self.options}}
-        self.rollout = Rollout(self.database, Scenario(setup=setup, operations=(operation,)))
+        self.rollout = Rollout(self.database, Scenario(setup=setup, operations=(operation,), sync=self.sync))
         self.rollout.advance_to(State.PREPARED)
         self.mapping = next(
             m for m in self.rollout.engine().plan(self.rollout.migration).mappings if m.groups
