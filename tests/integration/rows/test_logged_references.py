@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.integration.rows.test_parent_references import LEVELS, OPERATION, Goods, kept
+from tests.integration.rows.test_parent_references import LEVELS, OPERATION, Goods, at_once, kept
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
+from tests.support.writers import Writers
+from zdm.backfill.options import Options
 from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
-from zdm.engine.reconcile import Reconciler, Tally
+from zdm.engine.reconcile import Reconciler, Tally, reconciling
 from zdm.errors import BadInput, GateRefused
 from zdm.model.phases import State
 from zdm.model.row_mapping import RowMapping, SyncMode
 from zdm.operations.migration import Migration
+from zdm.sql import row_log
 from zdm.sql.rows import Kind
 from zdm.verify.logged import TableLog
 from zdm.verify.run import verify
@@ -274,6 +278,44 @@ def test_what_waits_is_no_difference(database: Database) -> None:
         "BEGIN; ALTER TABLE goods DISABLE TRIGGER ALL; UPDATE goods SET kind = 'k4' WHERE id = 5; ALTER TABLE goods ENABLE TRIGGER ALL; COMMIT"
     )
     assert goods.found() == {Kind.STALE_NEW: 1}
+
+
+def test_what_waits_when_the_old_structure_goes(database: Database) -> None:
+    """What the old version has written last goes across under the lock of the swap, and nothing can be reconciled afterwards."""
+    goods = LoggedGoods(database)
+    database.execute(f"{kept(1, 'last')}; INSERT INTO goods VALUES (70, 1, 'more')")
+    database.execute(f"BEGIN; LOCK goods; {row_log.end(goods.log, 'old', over=True)}; COMMIT")
+    assert goods.bad() == 0
+    assert database.execute("SELECT to_regprocedure('zdm.rows_1_1_work(int8, int4, timestamptz)')") == [
+        (None,)
+    ]
+
+
+def test_everybody_at_once(database: Database) -> None:
+    """While the backfill goes through the rows, and two reconcile. Nobody meets a deadlock, and at READ COMMITTED the old version no error."""
+    goods = LoggedGoods(database, rows=3000, filled=False)
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(
+                reconciling(goods.connect, (goods.log,), goods.number, lock_budget=Options().lock_budget)
+            )
+        writers = stack.enter_context(Writers(database.dsn))
+        at_once(writers, goods.rows)
+        writers.wait_for(1)
+        goods.fill()
+        writers.wait_for(30)
+    # 55000: what the new version must not do before a row is filled. 23503: what it takes, or removes, is gone, or not yet let go of.
+    for error in writers.report.errors:
+        allowed = {"55000", "23503"} if not error.writer.startswith("old") else set()
+        assert error.sqlstate in allowed | ({"40001"} if "READ COMMITTED" not in error.writer else set()), (
+            error
+        )
+    goods.reconcile()
+    failures = database.execute("SELECT DISTINCT sqlstate FROM zdm.sync_failures")
+    # What the new version gave a row of the other shop's by now has no old form.
+    assert failures in ([], [("23000",)])
+    lost = database.value("SELECT count(*) FROM zdm.sync_failures")
+    assert (goods.found(), goods.bad()) == ({Kind.STALE_OLD: lost} if lost else {}, lost)
 
 
 @pytest.mark.parametrize(

@@ -651,17 +651,11 @@ def test_an_applications_role_has_no_rights_on_the_parent(database: Database) ->
         database.execute("DROP OWNED BY seller; DROP ROLE seller")
 
 
-@pytest.mark.parametrize("unused", ["keep", "remove"])
-def test_everybody_at_once(database: Database, unused: str) -> None:
-    """Both versions at all isolation levels on a few parents of many rows, while the backfill goes through them."""
-    goods = Goods(
-        database,
-        rows=3000,
-        options={"unused": unused, "reference": {"columns": {"kind_id": "id"}, "on_delete": "set null"}},
-    )
+def at_once(writers: Writers, rows: int) -> None:
+    """Both versions at all isolation levels on a few parents of many rows, one that renames them besides."""
 
     def old(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
-        good = rng.randrange(1, 3000)
+        good = rng.randrange(1, rows)
         # A snapshot first, so that what the backfill commits meanwhile is not in it.
         connection.execute("SELECT 1 FROM public.goods LIMIT 1")
         statement = (
@@ -674,7 +668,7 @@ def test_everybody_at_once(database: Database, unused: str) -> None:
         connection.execute(statement.replace(" goods ", " public.goods ").encode())
 
     def new(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
-        good = rng.randrange(1, 3000)
+        good = rng.randrange(1, rows)
         table = "public_try_it.goods"
         statement = (
             f"UPDATE {table} AS g SET kind_id = k.id FROM public.kinds k WHERE g.id = {good} AND k.shop = g.shop AND k.name = 'n{rng.randrange(12)}'",
@@ -690,11 +684,22 @@ def test_everybody_at_once(database: Database, unused: str) -> None:
             f" AND NOT EXISTS (SELECT FROM public.kinds WHERE shop = 0 AND name = 'r{number % 90}')".encode()
         )
 
+    for level in LEVELS:
+        writers.add(f"old {level}", old, isolation=level)
+        writers.add(f"new {level}", new, isolation=level)
+    writers.add("rename", rename, isolation="READ COMMITTED")
+
+
+@pytest.mark.parametrize("unused", ["keep", "remove"])
+def test_everybody_at_once(database: Database, unused: str) -> None:
+    """While the backfill goes through them."""
+    goods = Goods(
+        database,
+        rows=3000,
+        options={"unused": unused, "reference": {"columns": {"kind_id": "id"}, "on_delete": "set null"}},
+    )
     with Writers(database.dsn) as writers:
-        for level in LEVELS:
-            writers.add(f"old {level}", old, isolation=level)
-            writers.add(f"new {level}", new, isolation=level)
-        writers.add("rename", rename, isolation="READ COMMITTED")
+        at_once(writers, goods.rows)
         writers.wait_for(1)
         goods.fill()
         writers.wait_for(30)
