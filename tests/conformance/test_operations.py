@@ -91,7 +91,7 @@ def test_run_through(database: Database, scenario: Scenario) -> None:
     [
         pytest.param(*parameter.values, state, id=f"{parameter.id}-{state.value}", marks=parameter.marks)
         for first, state in enumerate(REVERSIBLE)
-        for parameter in some(5, first)
+        for parameter in some(8, 2 * first)
     ],
 )
 def test_roll_back(database: Database, scenario: Scenario, state: State) -> None:
@@ -120,7 +120,7 @@ def test_killed_at_every_step(database: Database, scenario: Scenario) -> None:
     rollout.nothing_left()
 
 
-@pytest.mark.parametrize("scenario", some(10, 1))
+@pytest.mark.parametrize("scenario", some(16, 1))
 def test_killed_then_rolled_back(database: Database, scenario: Scenario) -> None:
     """The process dies before step n of the way to switchover; the way back leaves the schema as it was, for every n."""
     rollout = Rollout(database, scenario)

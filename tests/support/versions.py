@@ -16,3 +16,10 @@ on_all_versions = pytest.mark.parametrize(
     ["default", pytest.param("pg15", marks=pytest.mark.pg15)],
     indirect=True,
 )
+
+#: The same where the mechanism is one that other tests show on both versions: on PostgreSQL 15 in the soak test alone, because `make test` has to stay short.
+on_all_versions_at_length = pytest.mark.parametrize(
+    "server",
+    ["default", pytest.param("pg15", marks=[pytest.mark.pg15, pytest.mark.soak])],
+    indirect=True,
+)

@@ -1,41 +1,21 @@
 """Which lock a statement takes, and whether it is safe on a table in use: a table of rules over the statement's words.
 
-The words come from sqlglot's tokenizer of PostgreSQL, so strings, quoted names, comments and function bodies are never
-mistaken for keywords. A rule is a pattern over them; the first that matches speaks. What no rule knows is not called safe.
+A rule is a pattern over them (`zdm.operations.words`); the first that matches speaks. What no rule knows is not called safe.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from sqlglot.dialects.postgres import Postgres
-from sqlglot.errors import TokenError
-from sqlglot.tokenizer_core import Token, TokenType
+from typing import TYPE_CHECKING, Literal
 
 from zdm.model.step import Lock
 
+if TYPE_CHECKING:
+    from zdm.operations.words import Word
+
 Hold = Literal["brief", "scan", "rewrite"]
-
-_STRINGS = frozenset(
-    {
-        TokenType.STRING,
-        TokenType.HEREDOC_STRING,
-        TokenType.RAW_STRING,
-        TokenType.NATIONAL_STRING,
-        TokenType.BYTE_STRING,
-        TokenType.BIT_STRING,
-        TokenType.HEX_STRING,
-        TokenType.UNICODE_STRING,
-    }
-)
-
-
-class _Words(Postgres.Tokenizer):
-    """PostgreSQL's tokens, all of them: sqlglot keeps what follows VACUUM, LOCK … as one piece otherwise."""
-
-    COMMANDS: ClassVar[set[TokenType]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +331,7 @@ class Finding:
 
 def split(text: str) -> list[str]:
     """The statements of a text, without their semicolons. Raises ValueError if it cannot be read."""
-    return [text[tokens[0].start : tokens[-1].end + 1] for tokens in _statements(text)]
+    return [text[words[0].start : words[-1].end] for words in _statements(text)]
 
 
 def judge(statement: str) -> Finding:
@@ -359,42 +339,27 @@ def judge(statement: str) -> Finding:
     found = _statements(statement)
     if len(found) != 1:
         raise ValueError(f"{statement!r} holds {len(found)} statements; one is needed")
-    words = " ".join(_word(token) for token in found[0])
-    rule = next((r for r in RULES if re.search(r.pattern, words)), UNKNOWN)
-    if not rule.refusal and words.startswith("ALTER TABLE ") and _has_top_level_comma(found[0]):
+    shapes = [word.shape for word in found[0]]
+    text = " ".join(shapes)
+    rule = next((r for r in RULES if re.search(r.pattern, text)), UNKNOWN)
+    if not rule.refusal and text.startswith("ALTER TABLE ") and _has_top_level_comma(shapes):
         rule = SEVERAL_ACTIONS
     return Finding(statement.strip().rstrip(";").rstrip(), rule, _tables(found[0]))
 
 
-def _statements(text: str) -> list[list[Token]]:
-    try:
-        tokens = list(_Words(dialect="postgres").tokenize(text))
-    except TokenError as error:
-        raise ValueError(f"{text!r} cannot be read as SQL: {error}") from error
-    found: list[list[Token]] = [[]]
-    for token in tokens:
-        if token.token_type is TokenType.SEMICOLON:
-            found.append([])
-        else:
-            found[-1].append(token)
-    return [one for one in found if one]
+def _statements(text: str) -> list[list[Word]]:
+    from zdm.operations import words  # takes long to import, and few migrations hold SQL of their own
+
+    return words.statements(text)
 
 
-def _has_top_level_comma(tokens: list[Token]) -> bool:
+def _has_top_level_comma(shapes: Sequence[str]) -> bool:
     depth = 0
-    for token in tokens:
-        depth += (token.token_type is TokenType.L_PAREN) - (token.token_type is TokenType.R_PAREN)
-        if token.token_type is TokenType.COMMA and depth == 0:
+    for shape in shapes:
+        depth += (shape == "(") - (shape == ")")
+        if shape == "," and depth == 0:
             return True
     return False
-
-
-def _word(token: Token) -> str:
-    if token.token_type in _STRINGS:
-        return "'?'"
-    if token.token_type is TokenType.IDENTIFIER:
-        return '"?"'
-    return token.text.upper()
 
 
 _BEFORE_TABLE = re.compile(
@@ -404,24 +369,18 @@ _BEFORE_TABLE = re.compile(
 )
 
 
-def _tables(tokens: list[Token]) -> tuple[str, ...]:
+def _tables(words: Sequence[Word]) -> tuple[str, ...]:
     """The table that the statement is about, as it is written; empty if its words do not tell."""
-    words = [_word(token) for token in tokens]
+    shapes = [word.shape for word in words]
     best = 0
-    for end in range(1, min(len(words), 16)):
-        if _BEFORE_TABLE.match(" ".join(words[:end])):
+    for end in range(1, min(len(shapes), 16)):
+        if _BEFORE_TABLE.match(" ".join(shapes[:end])):
             best = end
     if best == 0:
         return ()
-    name, at = _quoted(tokens[best]), best + 1
-    while at + 1 < len(tokens) and tokens[at].token_type is TokenType.DOT:
-        name, at = f"{name}.{_quoted(tokens[at + 1])}", at + 2
-    if words[:3] == ["COMMENT", "ON", "COLUMN"]:
+    name, at = words[best].written, best + 1
+    while at + 1 < len(words) and shapes[at] == ".":
+        name, at = f"{name}.{words[at + 1].written}", at + 2
+    if shapes[:3] == ["COMMENT", "ON", "COLUMN"]:
         name = name.rpartition(".")[0]
     return (name,) if name else ()
-
-
-def _quoted(token: Token) -> str:
-    if token.token_type is TokenType.IDENTIFIER:
-        return '"' + token.text.replace('"', '""') + '"'
-    return token.text

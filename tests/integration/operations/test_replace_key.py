@@ -38,6 +38,15 @@ BOTH = (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER)
 NEW = "SET search_path = public_try_it, public"
 
 at_every_level = pytest.mark.parametrize("level", ISOLATIONS)
+in_every_state_at_every_level = pytest.mark.parametrize(
+    ("state", "level"),
+    [
+        # `make test`, which has to stay short, takes each state and each level once.
+        pytest.param(state, level, id=f"{state.value}-{level}", marks=[] if m == n else [pytest.mark.soak])
+        for m, state in enumerate(BOTH)
+        for n, level in enumerate(ISOLATIONS)
+    ],
+)
 in_every_state = pytest.mark.parametrize("state", BOTH, ids=[state.value for state in BOTH])
 
 
@@ -221,8 +230,7 @@ def test_a_reference_to_nothing_that_no_foreign_key_saw_is_named(database: Datab
 # --- both versions at once ----------------------------------------------------------------------------------------------
 
 
-@at_every_level
-@in_every_state
+@in_every_state_at_every_level
 def test_a_row_and_what_refers_to_it_in_one_transaction(
     database: Database, level: Isolation, state: State
 ) -> None:
@@ -270,8 +278,7 @@ def test_one_statement_writes_a_row_and_what_refers_to_it(database: Database, st
     r.sides_agree(complete=state is not State.PREPARED)
 
 
-@at_every_level
-@in_every_state
+@in_every_state_at_every_level
 def test_a_deferred_reference_may_come_first(database: Database, level: Isolation, state: State) -> None:
     """The old version's, which is looked up again at the end; of the new one's the old key could not be known."""
     r = rollout(database)
@@ -306,8 +313,7 @@ def test_a_reference_to_nothing_is_refused_as_always(database: Database, state: 
     assert failures(database) == 0
 
 
-@at_every_level
-@in_every_state
+@in_every_state_at_every_level
 @pytest.mark.parametrize("version", ["old", "new"])
 def test_the_row_is_removed_meanwhile(
     database: Database, level: Isolation, state: State, version: str
@@ -329,8 +335,7 @@ def test_the_row_is_removed_meanwhile(
     r.sides_agree(complete=state is not State.PREPARED)
 
 
-@at_every_level
-@in_every_state
+@in_every_state_at_every_level
 def test_the_old_key_changes_meanwhile(database: Database, level: Isolation, state: State) -> None:
     r = rollout(database)
     r.advance_to(state)

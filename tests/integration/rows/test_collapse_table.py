@@ -12,7 +12,7 @@ import pytest
 from tests.integration.rows.stage import staged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from tests.support.writers import Writers
 from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
@@ -168,7 +168,7 @@ def test_the_first_row_of_a_key_by_two_at_once(database: Database, naive: bool) 
     assert (totals.bad(), totals.found()) == (0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("gone_first", [True, False])
 def test_the_last_row_of_a_key_goes_while_another_one_comes(database: Database, gone_first: bool) -> None:
     """Whoever comes second finds the row gone and makes it again, or finds that there are rows again and leaves it."""
@@ -199,7 +199,7 @@ def test_the_last_row_of_a_key_goes_while_another_one_comes(database: Database, 
     assert (totals.bad(), totals.found()) == (0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("again", [True, False])
 def test_the_last_row_goes_while_the_backfill_waits_for_its_key(database: Database, again: bool) -> None:
     """What the backfill has computed before it waited is no longer so. Not looked at again under the lock: a zombie."""
@@ -224,7 +224,7 @@ def test_the_last_row_goes_while_the_backfill_waits_for_its_key(database: Databa
     assert totals.of(7) == ([] if again else [("s6", 1)])
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_snapshot_older_than_the_row(database: Database) -> None:
     """The backfill, or a first row, has made it since; and a row that changed nothing is known by the touch alone."""
     totals = Totals(database, options={"columns": [OPERATION["columns"][0]]})  # type: ignore[index]
@@ -258,7 +258,7 @@ def test_a_snapshot_older_than_the_row(database: Database) -> None:
 # --- what each version writes -------------------------------------------------------------------------------------------
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_everything_that_can_be_written(database: Database) -> None:
     totals = Totals(
         database,

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.rows.stage import Rows, staged
 from tests.support.interleave import Isolation, Scene, Session
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from zdm.backfill import Options, counted
 from zdm.backfill.counted import MOVED, Count, Counting, tells
 from zdm.backfill.options import Result
@@ -176,7 +176,7 @@ def test_a_row_is_about_to_go(
     assert not rows.wrong
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("statement", GOES)
 def test_a_row_is_about_to_go_before_it_is_counted(database: Database, statement: str) -> None:
     """It has its mark when the chunk counts, and keeps it to the last look: the chunk waits for who has marked it. A lock that an update leaves alone: a zombie."""
@@ -215,7 +215,7 @@ def test_an_old_mark_is_taken_away(database: Database) -> None:
     assert not rows.wrong
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("statement", GOES)
 @pytest.mark.parametrize("passes", [True, False])
 def test_a_row_goes_between_the_last_look_and_the_commit(
@@ -269,7 +269,7 @@ def test_a_snapshot_that_cannot_see_the_copy(database: Database, statement: str,
     assert not rows.wrong
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_rows_that_somebody_has_locked_before(database: Database) -> None:
     """Rows that others refer to carry the mark of that lock for long: they are locked, all others are not."""
     rows = Rows(database, rows=3000)
@@ -349,7 +349,7 @@ def test_where_others_make_rows_as_well(database: Database) -> None:
     assert rows.bad() == (0, 0, 0)
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_row_that_moves_behind_the_backfill_unseen(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.conformance.harness import OPEN_GATES
 from tests.support.interleave import Isolation
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from zdm.engine.rollout import Engine
 from zdm.model.phases import State
 from zdm.operations.migration import Migration
@@ -61,7 +61,7 @@ def test_a_row_that_leaves_the_filter_stays(
     assert engine.verify("split").clean
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("policy", ["refuse", "record"])
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
 def test_a_row_outside_the_filter_is_written_with_its_other_half(

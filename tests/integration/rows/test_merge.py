@@ -10,7 +10,7 @@ from psycopg import errors as pg
 
 from tests.conformance.harness import Rollout
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
@@ -84,7 +84,7 @@ def test_a_snapshot_from_before_the_fill(database: Database, level: str) -> None
     assert met == (0 if level == "READ COMMITTED" else len(WRITES))
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_what_is_not_filled_is_not_written_over(database: Database) -> None:
     """The new application computes from what it sees, and that is nothing yet."""
     rollout = prepared(database)
@@ -106,7 +106,7 @@ def test_what_is_not_filled_is_not_written_over(database: Database) -> None:
     assert database.execute("SELECT posts FROM stats WHERE account_id = 1") == [(11,)]
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_both_sides_write_everything(database: Database) -> None:
     rollout = prepared(database, State.MIGRATED)
     database.execute("INSERT INTO accounts (id, name, posts) VALUES (30, 'new', 3), (31, 'empty', 0)")
@@ -135,7 +135,7 @@ def test_both_sides_write_everything(database: Database) -> None:
     rollout.nothing_left()
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_row_before_the_one_that_it_belongs_to(database: Database) -> None:
     """Without a foreign key the old application may make them in this order; it is noted, and then taken over."""
     rollout = prepared(database, State.MIGRATED)
@@ -154,7 +154,7 @@ def test_a_row_before_the_one_that_it_belongs_to(database: Database) -> None:
     assert wrong(database) == 0
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_value_that_does_not_fit_and_a_trigger_that_refuses(database: Database) -> None:
     """The old application's writes go through, the rows are recorded, and clear themselves."""
     rollout = prepared(database, State.MIGRATED)
@@ -166,7 +166,7 @@ def test_a_value_that_does_not_fit_and_a_trigger_that_refuses(database: Database
     assert rollout.engine().verify("try_it").clean
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("state", [State.MIGRATED, State.SWITCHED_OVER])
 def test_repair(database: Database, state: State) -> None:
     """Whoever is the authority is right."""

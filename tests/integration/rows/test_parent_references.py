@@ -13,7 +13,7 @@ import pytest
 from tests.conformance.harness import Rollout
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from tests.support.writers import Writers
 from zdm.backfill.options import Options
 from zdm.backfill.reference_statements import ReferenceStatements
@@ -160,7 +160,7 @@ def test_two_that_make_one_parent_at_once(database: Database, level: Isolation) 
     assert (goods.bad(), goods.found()) == (0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_snapshot_older_than_the_backfill(database: Database) -> None:
     """It does not see what the backfill has filled and made: 40001, whatever it writes there."""
     goods = Goods(database)
@@ -185,7 +185,7 @@ def test_a_snapshot_older_than_the_backfill(database: Database) -> None:
     assert (goods.bad(), goods.found(), goods.kind(7)) == (0, {}, "other")
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("how", ["old", "new", "insert"])
 @pytest.mark.parametrize("without", ["", " FOR KEY SHARE"])
 def test_a_parent_that_is_renamed_while_it_is_taken(database: Database, how: str, without: str) -> None:
@@ -227,7 +227,7 @@ def test_a_parent_that_is_renamed_while_it_is_taken(database: Database, how: str
     assert goods.found() == {}
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("action", ["no action", "cascade", "set null"])
 @pytest.mark.parametrize("how", ["old", "new"])
@@ -254,7 +254,7 @@ def test_a_rename_that_does_not_see_who_took_the_parent(
     assert (goods.bad(), goods.found()) == (0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_parent_that_is_removed_while_it_is_taken(database: Database, level: Isolation) -> None:
     goods = Goods(
@@ -311,7 +311,7 @@ def chunk_of(goods: Goods) -> tuple[list[str], str, str]:
     return made, statements.fill(0, 10, careful=False).as_string(None), statements.rest(0, 10).as_string(None)
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("writer_first", [True, False])
 @pytest.mark.parametrize(
     "statement",
@@ -333,7 +333,7 @@ def test_a_row_written_while_it_is_filled(database: Database, writer_first: bool
     assert goods.found() == {}
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_parent_that_is_renamed_between_two_statements_of_a_chunk(database: Database) -> None:
     """It was there when what is missing was made, and is called otherwise when rows are filled: they are not taken for rows without one."""
     goods = Goods(database, rows=4)
@@ -353,7 +353,7 @@ def test_a_parent_that_is_renamed_between_two_statements_of_a_chunk(database: Da
     ]
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_everything_that_can_be_written(database: Database) -> None:
     goods = Goods(
         database,
@@ -435,7 +435,7 @@ def test_everything_that_can_be_written(database: Database) -> None:
     assert goods.found() == {}
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("action", ["no action", "restrict", "cascade", "set null"])
 def test_what_the_end_of_a_parent_does(database: Database, action: str) -> None:
     """What the new version declares; rows that are not filled yet, or have failed, have no parent that could go."""
@@ -459,7 +459,7 @@ def test_what_the_end_of_a_parent_does(database: Database, action: str) -> None:
     assert (goods.bad(), goods.found()) == (0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_value_that_no_parent_can_hold(database: Database) -> None:
     """The old application's write goes through; the row is recorded, named by the backfill, and heals when it is corrected."""
     goods = Goods(database, extra="UPDATE goods SET kind = 'much too long' WHERE id = 3;")
@@ -479,7 +479,7 @@ def test_a_value_that_no_parent_can_hold(database: Database) -> None:
     assert (goods.found(), goods.bad()) == ({}, 0)
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_row_that_is_not_filled_yet(database: Database) -> None:
     """Any write of the old version fills it; the new version may give it a parent, but not take away what it does not see."""
     goods = Goods(database)
@@ -526,7 +526,7 @@ def test_a_parent_that_rows_which_are_not_filled_may_have_is_not_removed(databas
     assert (goods.bad(), goods.found()) == (0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("authority", list(Authority))
 def test_what_somebody_broke_is_found_and_repaired(database: Database, authority: Authority) -> None:
     goods = Goods(database)
@@ -575,7 +575,7 @@ def test_what_cannot_be_repaired_is_a_failure_that_is_recorded(database: Databas
     assert (goods.found(), goods.bad()) == ({}, 0)
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_parent_that_exists(database: Database) -> None:
     """Its rows are found and keep what they are; what has no form in it is counted before anything changes."""
     goods = Goods(
@@ -600,7 +600,7 @@ def test_a_parent_that_exists(database: Database) -> None:
     assert database.execute("SELECT name FROM kinds WHERE shop = 7") == [("other",)]
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_lossy_mapping_keeps_rows_with_the_parent_that_the_new_version_renames(database: Database) -> None:
     """`up` of what the parent is called now would be another one."""
     goods = Goods(
@@ -762,7 +762,7 @@ def test_what_cannot_be_is_refused_by_name(database: Database) -> None:
     assert create
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_parent_that_its_table_makes_otherwise_is_not_taken(database: Database) -> None:
     """A trigger gives it another name, under which nobody would find it again: no row may refer to it."""
     goods = Goods(
@@ -793,7 +793,7 @@ def test_a_parent_that_its_table_makes_otherwise_is_not_taken(database: Database
     assert (goods.bad(), goods.found()) == (0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_whoever_waits_for_a_parent_at_most_so_long_is_told(database: Database) -> None:
     """An application that sets a lock timeout tries again; the row is not taken for one whose value has no parent."""
     goods = Goods(database)
@@ -812,7 +812,7 @@ def test_whoever_waits_for_a_parent_at_most_so_long_is_told(database: Database) 
     assert database.execute("SELECT count(*) FROM zdm.sync_failures") == [(0,)]
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_rows_whose_parent_somebody_holds_are_left_and_not_failed(database: Database) -> None:
     goods = Goods(database, rows=4)
     database.execute("INSERT INTO kinds (shop, name) VALUES (1, 'k3')")
@@ -865,7 +865,7 @@ def by(column: str, **options: object) -> dict[str, object]:
     return {"normalise": {**operation, "reference": reference, **options}}
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_two_references_to_one_table(database: Database) -> None:
     """Both follow; but neither removes what the other may have."""
     link = {"table": "pairs", "source": {"good": "id"}, "parent": {"kind": "id"}}
@@ -894,7 +894,7 @@ def test_two_references_to_one_table(database: Database) -> None:
     assert dict(found.counts) == {}
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
 def test_an_unused_parent_stays_where_its_end_would_take_others_along(
     database: Database, action: str
@@ -914,7 +914,7 @@ def test_an_unused_parent_stays_where_its_end_would_take_others_along(
     assert database.execute("SELECT count(*) FROM kinds WHERE name = 'rare'") == [(0,)]
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("first", ["normalise", "change_type"])
 def test_a_column_of_the_natural_key_that_the_same_migration_changes(database: Database, first: str) -> None:
     """It is written by its new name, and is there in time for what refers to the parent by it."""
@@ -957,7 +957,7 @@ def test_a_column_of_the_natural_key_that_the_same_migration_changes(database: D
         assert dict(found.counts) == {}, statement
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_value_that_no_parent_can_hold_leaves_other_rows_to_the_silent_backfill(database: Database) -> None:
     """The application's triggers do not fire for rows that only share a chunk with it, which nobody wrote."""
     goods = Goods(
@@ -975,7 +975,7 @@ def test_a_value_that_no_parent_can_hold_leaves_other_rows_to_the_silent_backfil
     assert database.execute("SELECT count(*) FROM goods WHERE kind_id IS NOT NULL") == [(29,)]
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize(
     ("options", "row"),
     [

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.rows.stage import staged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from tests.support.writers import Writers
 from zdm.backfill.by_kind import statements_of
 from zdm.backfill.run import backfill
@@ -183,7 +183,7 @@ def test_two_that_make_one_parent_at_once(database: Database, naive: bool) -> No
     assert talks.found() == {}
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("naive", [False, True])
 def test_a_snapshot_older_than_the_backfill(database: Database, naive: bool) -> None:
     """Neither the parent nor the link that the backfill has made is seen: 40001, or both links would stay."""
@@ -215,7 +215,7 @@ def test_a_snapshot_older_than_the_backfill(database: Database, naive: bool) -> 
     assert talks.found() == {}
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_parent_that_is_renamed_or_removed_while_it_is_taken(database: Database) -> None:
     """Whoever refers to a parent holds it; whoever comes second finds it changed, or gone, and acts on that."""
     talks = Talks(database, options={"unused": "remove"})
@@ -264,7 +264,7 @@ def test_a_parent_that_is_renamed_or_removed_while_it_is_taken(database: Databas
     assert talks.found() == {}
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
 def test_an_unused_parent_stays_where_its_end_would_take_others_along(
     database: Database, action: str
@@ -284,7 +284,7 @@ def test_an_unused_parent_stays_where_its_end_would_take_others_along(
     assert (talks.bad(), talks.found()) == (0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_rename_that_does_not_see_who_took_the_parent(database: Database, level: Isolation) -> None:
     """Taking it only locked it: nothing but the foreign key sees the link, and raises."""
@@ -301,7 +301,7 @@ def test_a_rename_that_does_not_see_who_took_the_parent(database: Database, leve
     assert (talks.tag(1), talks.tag(3), talks.bad(), talks.found()) == ("renamed", "renamed", 0, {})
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("writer_first", [True, False])
 def test_a_row_written_while_it_is_filled(database: Database, writer_first: bool) -> None:
     """The backfill reads the row, and somebody writes it before the link is there: both would link it."""
@@ -325,7 +325,7 @@ def row_settling(talks: Talks) -> str:
     return statements_of(talks.mapping, talks.rollout).fill(0, 10, careful=False).as_string(None)
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_everything_that_can_be_written(database: Database) -> None:
     talks = Talks(database)
     talks.fill()
@@ -411,7 +411,7 @@ def test_everything_that_can_be_written(database: Database) -> None:
     assert talks.found() == {}
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_value_that_no_parent_can_hold(database: Database) -> None:
     """The old application's write goes through; the row is recorded, named by the backfill, and heals when it is corrected."""
     talks = Talks(database)
@@ -434,7 +434,7 @@ def test_a_value_that_no_parent_can_hold(database: Database) -> None:
     assert (talks.found(), talks.bad()) == ({}, 0)
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_row_that_is_not_filled_yet_is_written_at_repeatable_read(database: Database) -> None:
     """Nothing is there that its snapshot could miss: trying again would not help."""
     talks = Talks(database)
@@ -452,7 +452,7 @@ def test_a_row_that_is_not_filled_yet_is_written_at_repeatable_read(database: Da
     assert (talks.found(), talks.bad(), talks.tag(3), talks.tag(4)) == ({}, 0, "other", None)
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("filled", [True, False])
 def test_a_key_taken_over_from_a_row_that_the_snapshot_still_sees(database: Database, filled: bool) -> None:
     """Two rows of one key are seen then, one of them gone; the one that is gone got the link."""
@@ -471,7 +471,7 @@ def test_a_key_taken_over_from_a_row_that_the_snapshot_still_sees(database: Data
     assert talks.bad() == 0
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_row_that_is_not_filled_yet_is_not_overwritten(database: Database) -> None:
     talks = Talks(database)
     database.execute("INSERT INTO tags (owner, name) VALUES (1, 'mine')")
@@ -481,7 +481,7 @@ def test_a_row_that_is_not_filled_yet_is_not_overwritten(database: Database) -> 
     assert (talks.bad(), talks.tag(7)) == (0, "t2")
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("authority", list(Authority))
 def test_what_somebody_broke_is_found_and_repaired(database: Database, authority: Authority) -> None:
     talks = Talks(database)
@@ -504,7 +504,7 @@ def test_what_somebody_broke_is_found_and_repaired(database: Database, authority
     assert talks.tag(2) == (None if authority is Authority.OLD else "t2")
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_a_parent_that_exists(database: Database) -> None:
     """Its rows are found and keep what they are; what has no form in it is counted before anything changes."""
     talks = Talks(

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.rows.test_explode import Posts, added, tagged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from tests.support.writers import Writers
 from zdm.db.session import connect
 from zdm.model.mapping import Authority
@@ -108,7 +108,7 @@ def test_everything_that_can_be_written(database: Database, isolation: str) -> N
     right(posts, 0)
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_what_the_old_version_says_wins(database: Database) -> None:
     """Over a recorded element of the same key, which is kept as what lost; others stay. What goes with its row is forgotten."""
     posts = recording(database)
@@ -155,7 +155,7 @@ def test_what_is_refused_still(database: Database) -> None:
     assert right_but_failed.without_old_form == 0
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_a_snapshot_older_than_what_is_recorded(database: Database, isolation: Isolation) -> None:
     """Who does not see that an element is recorded waits, or is told to try again; nobody takes it for one that the list has."""
@@ -187,7 +187,7 @@ def test_a_snapshot_older_than_what_is_recorded(database: Database, isolation: I
     right(posts, 3)
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("written", ["DELETE FROM tags", "UPDATE tags SET votes = 5"])
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_an_element_is_recorded_for_anothers_sake_while_it_is_written(

@@ -13,7 +13,7 @@ from tests.integration.rows.stage import Rows, staged
 from tests.integration.rows.test_without_old_form import RECORDED, found, recording
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from tests.support.writers import Writers
 from zdm.backfill.run import backfill
 from zdm.db.session import connect
@@ -84,7 +84,7 @@ def test_one_that_comes_is_rolled_back(database: Database, first: str) -> None:
     assert database.value("SELECT count(*) FROM zdm.rows_without_old_form") == int(first == "old")
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("isolation", ABOVE)
 @pytest.mark.parametrize("second", ["old", "new"])
 @pytest.mark.parametrize("presence", ["every", "needed"])
@@ -109,7 +109,7 @@ def test_a_snapshot_older_than_the_other_row(
     one_row(rows)
 
 
-@on_all_versions
+@on_all_versions_at_length
 def test_the_old_row_comes_first_and_says_nothing_until_its_end(database: Database) -> None:
     """With `rows: every` it makes its other half when it commits, and meets the recorded one then."""
     rows = recording(database, rows="every")
@@ -153,7 +153,7 @@ def test_a_recorded_row_is_written_while_its_old_one_comes(
     assert lost == ([("9",)] if says else [])
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_the_old_row_comes_while_a_recorded_one_is_about_to_be_written(
     database: Database, isolation: str
@@ -253,7 +253,7 @@ class Ledger:
 GONE: dict[str, object] = {"gone": {"status": "'inactive'"}}
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_a_report_that_becomes_a_draft_and_is_one_no_more(database: Database, isolation: str) -> None:
     """Its entry goes, and is kept whole; when it has a form again, a new one is made, and what only the old one knew is on record."""

@@ -11,7 +11,7 @@ import pytest
 from tests.integration.rows.test_parents import Talks, tagged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
-from tests.support.versions import on_all_versions
+from tests.support.versions import on_all_versions, on_all_versions_at_length
 from tests.support.writers import Writers
 from zdm.db.session import connect
 from zdm.model.mapping import Authority
@@ -180,7 +180,7 @@ def test_what_is_refused_still(database: Database) -> None:
         database.execute(linked(4, "x"))
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_a_snapshot_older_than_what_is_recorded(database: Database, isolation: Isolation) -> None:
     """Who does not see the other link waits, or is told to try again: one counts at the end, whoever came first."""
@@ -211,7 +211,7 @@ def test_a_snapshot_older_than_what_is_recorded(database: Database, isolation: I
     right(talks, 3)
 
 
-@on_all_versions
+@on_all_versions_at_length
 @pytest.mark.parametrize("written", ["DELETE FROM talk_tags", "UPDATE talk_tags SET votes = 5"])
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_a_link_is_recorded_for_anothers_sake_while_it_is_written(
