@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 
 import psycopg
 import pytest
@@ -68,6 +68,11 @@ def server(request: pytest.FixtureRequest) -> Server:
     return chosen
 
 
+def _wanted(test: pytest.Function) -> str:
+    """Which server the test asks for, as `server` has it."""
+    return str(test.callspec.params.get("server", "default")) if hasattr(test, "callspec") else "default"
+
+
 def _skip_before(request: pytest.FixtureRequest, major: int) -> None:
     """Skip a test that is about what a later version brought: ``@pytest.mark.since(major)``."""
     marker = request.node.get_closest_marker("since")
@@ -91,8 +96,8 @@ WITH_CATALOG = tuple(
 )
 
 
-@pytest.fixture(scope="session")
-def catalog(server: Server) -> Iterator[Database]:
+@contextmanager
+def _catalog(server: Server) -> Iterator[Database]:
     """A database with nothing but zdm's catalog."""
     template = Database(server)
     try:
@@ -103,13 +108,30 @@ def catalog(server: Server) -> Iterator[Database]:
         template.drop()
 
 
+# One for each server, not one that uses `server`: pytest makes that anew whenever the next test asks for another one, or for none.
+
+
+@pytest.fixture(scope="session")
+def default_catalog(default_pg: Server) -> Iterator[Database]:
+    """What databases on the default server begin with."""
+    with _catalog(default_pg) as template:
+        yield template
+
+
+@pytest.fixture(scope="session")
+def pg15_catalog(pg15: Server) -> Iterator[Database]:
+    """What databases on PostgreSQL 15 begin with."""
+    with _catalog(pg15) as template:
+        yield template
+
+
 @pytest.fixture
 def database(request: pytest.FixtureRequest, server: Server) -> Iterator[Database]:
     """A fresh database of the test's own: empty, or with the catalog where :data:`WITH_CATALOG` says so."""
     _skip_before(request, server.major)
     begins: Database | None = None
     if request.node.nodeid.startswith(WITH_CATALOG):
-        begins = request.getfixturevalue("catalog")
+        begins = request.getfixturevalue(f"{_wanted(request.node)}_catalog")
     fresh = Database(server, template=None if begins is None else begins.name)
     try:
         yield fresh

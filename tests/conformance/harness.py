@@ -121,6 +121,7 @@ class Rollout:
     earlier: tuple[Migration, ...] = ()
     rows: str = ""
     settings: EngineSettings = EngineSettings(workers=1)  # noqa: RUF009 - a frozen value
+    compared: bool = True
     migration: Migration = field(init=False)
     before: str = field(init=False, default="")
     numbers: Iterator[int] = field(init=False, default_factory=lambda: count(10_000))
@@ -142,7 +143,8 @@ class Rollout:
             self.advance_to(State.COMPLETED, migration)
         if self.rows:
             self.database.execute(self.rows)
-        self.before = self.dump()
+        if self.compared:
+            self.before = self.dump()
 
     def engine(self, reporter: Silent | None = None) -> Engine:
         """A new engine, as a new process would have it."""
