@@ -260,7 +260,7 @@ class Normalise(Operation):
                             ],
                             "primary_key": ["id"],
                         },
-                        "reference": {"columns": {"maker_id": "id"}},
+                        "reference": {"maker_id": "id"},
                     }
                 },
             ),

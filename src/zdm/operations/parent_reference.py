@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from psycopg import sql
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value, fit, qualified
@@ -31,6 +31,8 @@ def _columns_alone(schema: dict[str, Any]) -> None:
 
 class ReferenceColumns(Value):
     """The columns that say which parent a row has; their pairs alone stand for the rest as it is by default."""
+
+    model_config = ConfigDict(json_schema_extra=_columns_alone)
 
     columns: dict[Name, Name] = Field(
         min_length=1,
