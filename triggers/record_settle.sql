@@ -1,6 +1,6 @@
 -- template: record_settle
--- version: 1
--- parameters: function, quote, source, target, declare, own_key, match, compute, agree, first, mine, all, there, taken, meet, write, go, record, forget
+-- version: 2
+-- parameters: function, quote, source, target, declare, own_key, match, compute, lazy, agree, first, mine, all, there, taken, meet, write, go, record, forget
 -- Makes the old side hold what this side's row says at this moment, or records that it cannot. What it has there until then goes, lest
 -- the old version should go on writing it. The old side's row is locked before: who takes it away, or makes one, is waited for, so
 -- that what is recorded is so at the commit. What the old side itself has written is never recorded: it raises, as without a record.
@@ -44,6 +44,7 @@ BEGIN
     END;
   END IF;
   IF zdm_wanted THEN
+{lazy}
 {agree}
 {first}
     SELECT CASE WHEN {taken} THEN pg_catalog.to_jsonb(zdm_t) END INTO zdm_was FROM {target} AS zdm_t WHERE {match} FOR NO KEY UPDATE;

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value
 from zdm.model.plan import Finding, Severity
-from zdm.model.row_mapping import Presence, SideKind, SyncMode
+from zdm.model.row_mapping import Presence, SideKind, SyncMode, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
 from zdm.model.table import Column
@@ -22,7 +22,7 @@ from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, nam
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape, is_sequence_default
 from zdm.operations.split_table import CreatedPart
-from zdm.operations.target import quoted, readable, required, unique_over
+from zdm.operations.target import quoted, readable, required, unique_over, without_old_form
 from zdm.operations.union import Union, UnitedTable
 from zdm.operations.union_scenarios import SCENARIOS
 
@@ -140,6 +140,10 @@ class MergeTables(Operation):
         default=None, description="with `tables`: make `to`; without it, `to` exists already"
     )
     keep: bool = Field(default=False, description="with `tables`: the new version has them as well")
+    without_old_form: WithoutOldForm = Field(
+        default=WithoutOldForm.REFUSE,
+        description="with `table`: values that it has no form for: refuse to write them, or record them, so that a rollback keeps them",
+    )
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
         _STATS,
@@ -151,6 +155,29 @@ class MergeTables(Operation):
                 "new_writes": (
                     *_STATS.new_writes[:2],
                     "UPDATE accounts SET remark = 'NEW {n}' WHERE id = (SELECT max(id) FROM accounts WHERE username LIKE 'new%')",
+                ),
+            }
+        ),
+        # The new version says what the table cannot hold.
+        _STATS.model_copy(
+            update={
+                "setup": _STATS.setup.replace("note text,", "note text CHECK (note <> 'none'),"),
+                "operations": (
+                    {
+                        "merge_tables": {
+                            **_STATS.operations[0]["merge_tables"],  # type: ignore[dict-item]
+                            "without_old_form": "record",
+                        }
+                    },
+                ),
+                "new_writes": (
+                    *_STATS.new_writes,
+                    "UPDATE accounts SET remark = 'NONE' WHERE id = {n} % 300 + 1 AND statuses_count > 2",
+                ),
+                "agree": _STATS.agree.replace(
+                    "lower(s.note)))",
+                    "lower(s.note)) AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form f WHERE f.key = jsonb_build_object('id', a.id)"
+                    " AND s.account_id IS NULL AND f.rollout = (SELECT max(id) FROM zdm.module_migrations)))",
                 ),
             }
         ),
@@ -179,6 +206,10 @@ class MergeTables(Operation):
         if given:
             belongs = "each of `tables`" if self.united else "`tables`, not to `table`"
             raise ValueError(f"`{given[0]}` belongs to {belongs}")
+        if self.united and self.without_old_form is WithoutOldForm.RECORD:
+            raise ValueError(
+                "`without_old_form: record` belongs to `table`: a row without an old form may get one in whichever of `tables` is next"
+            )
         if self.united and len(self.united) < 2:
             raise ValueError("`tables` are two at least")
         if self.table is not None and not self.columns:
@@ -265,6 +296,9 @@ class MergeTables(Operation):
         self._check_columns(draft, source, added, problems)
         if problems:
             return problems
+        problems += without_old_form(draft, label, self.without_old_form, source.name, target.name, ())
+        if problems:
+            return problems
         before = len(target.added)
         for _, _, column in added:
             problems += column.apply(draft, f"{label}/{column.column}")
@@ -279,6 +313,7 @@ class MergeTables(Operation):
                 presence=Presence.NEEDED,
                 lossy=self.lossy,
                 loggable=True,
+                without_old_form=self.without_old_form,
             )
         )
         assert len(made) == len(added)

@@ -67,6 +67,10 @@ class RecordObjects(row_generator.Generator):
     def _recorded_by(self, alias: str) -> sql.Composed:
         return sql.SQL("EXISTS (SELECT {})").format(entry(self.mapping, self.rollout, self._key(alias)))
 
+    def _held_whole(self, alias: str) -> sql.Composable:
+        """What is recorded of the new side's row."""
+        return sql.SQL("pg_catalog.to_jsonb({})").format(sql.Identifier(alias))
+
     @property
     def _match(self) -> sql.Composable:
         return row_conditions.match(self.yours, "zdm_t", "zdm_at")
@@ -136,13 +140,14 @@ class RecordObjects(row_generator.Generator):
         ).format(taken, self.target, self._match)
         record = sql.SQL(
             "      INSERT INTO {} AS zdm_f (rollout, mapping, schema_name, table_name, key, new_row, old_row, sqlstate, reason)\n"
-            "      VALUES ({}, {}, {}, {}, {}, pg_catalog.to_jsonb(zdm_row), zdm_was, zdm_state, zdm_reason)\n"
+            "      VALUES ({}, {}, {}, {}, {}, {}, zdm_was, zdm_state, zdm_reason)\n"
             "      ON CONFLICT (rollout, mapping, key) DO UPDATE SET new_row = EXCLUDED.new_row, sqlstate = EXCLUDED.sqlstate,\n"
             "        old_row = COALESCE(EXCLUDED.old_row, zdm_f.old_row), reason = EXCLUDED.reason, at = DEFAULT;"
         )
         rollout, schema, name = self._named
         return self._settling(
             "record_settle",
+            lazy=self._lazily(),
             first=self._first(),
             taken=taken,
             meet=self._meeting(
@@ -157,7 +162,13 @@ class RecordObjects(row_generator.Generator):
             write=write,
             go=go,
             record=record.format(
-                RECORDS, rollout, sql.Literal(self.mapping.number), schema, name, self._key("zdm_at")
+                RECORDS,
+                rollout,
+                sql.Literal(self.mapping.number),
+                schema,
+                name,
+                self._key("zdm_at"),
+                self._held_whole("zdm_row"),
             ),
             forget=self._with_form(),
         )

@@ -261,13 +261,19 @@ class Settling(Writing):
     def _nothing_to_mirror(self) -> sql.Composable:
         return sql.SQL(
             "    IF (zdm_mirrored OR zdm_lazy AND (zdm_first\n"
-            "      OR pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed')) AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {}) THEN\n"
+            "      OR pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed')) AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {}) THEN\n{}\n"
             "      RETURN true;\n    END IF;"
         ).format(
             row_conditions.holds(self.mine, "zdm_row"),
             self.target,
             row_conditions.match(self.yours, "zdm_t", "zdm_at"),
+            self._nothing_over,
         )
+
+    @property
+    def _nothing_over(self) -> sql.Composable:
+        """What else ends where there is nothing to mirror."""
+        return sql.SQL("")
 
     def _unmapped(self) -> sql.Composable:
         if self.side == "old":

@@ -22,6 +22,7 @@ from zdm.sql import (
     gathered_log,
     gathered_sync,
     group_sync,
+    join_record,
     link_record,
     parent_sync,
     records,
@@ -179,7 +180,8 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.logged:
         return row_log.LogObjects(mapping, rollout, side)
     if mapping.records:
-        return row_record.RecordObjects(mapping, rollout, side)
+        recording = join_record.RecordedColumns if mapping.joins else row_record.RecordObjects
+        return recording(mapping, rollout, side)
     if mapping.unites:
         return row_union.UnionObjects(mapping, rollout, side)
     return row_generator.Generator(mapping, rollout, side)
