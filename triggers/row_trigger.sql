@@ -1,9 +1,10 @@
 -- template: row_trigger
--- version: 4
--- parameters: function, settings, quote, settle, declare, inserted_outside, key_changed, unfilled, move, updated_outside, left, lazy, truncate
+-- version: 5
+-- parameters: function, settings, quote, settle, along, declare, inserted_outside, key_changed, unfilled, move, taken_over, updated_outside, left, lazy, truncate
 -- What the triggers on one side of a row mapping call. The application's role need have no rights on the other side, hence
--- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays;
--- the guard names the row meanwhile, lest the other side should write back what it held before.
+-- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays. The
+-- guard says so meanwhile: neither must the row be written back as it was, nor be missed under the key that it leaves, which another row
+-- may have by now. Where the same statement gave it that key, the other row comes with it.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp{settings} AS {quote}
@@ -12,6 +13,7 @@ DECLARE
   zdm_done pg_catalog.bool;
 {declare}
 BEGIN
+{along}
   IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
 {inserted_outside}
     zdm_done := {settle}(NEW, {lazy}, true);
@@ -19,7 +21,9 @@ BEGIN
 {unfilled}
     IF {key_changed} THEN
 {move}
-      zdm_done := {settle}(OLD, false, false);
+      IF NOT {taken_over} THEN
+        zdm_done := {settle}(OLD, false, false);
+      END IF;
     ELSE
 {updated_outside}
     END IF;

@@ -1,6 +1,6 @@
 -- template: union_trigger
--- version: 1
--- parameters: function, settings, quote, settle, handover, elsewhere, theirs_before, theirs_now, key_changed, move, truncate
+-- version: 2
+-- parameters: function, settings, quote, settle, along, taken_over, handover, elsewhere, theirs_before, theirs_now, key_changed, move, truncate
 -- What the triggers on a table call that has the rows of several old ones, for one of these. A row that ceases to be this one's goes
 -- there, one that comes to be is made; its other half is the business of the other mapping's trigger. One that is handed over was written by the
 -- old version, which mirrors it itself.
@@ -12,6 +12,7 @@ DECLARE
   zdm_was pg_catalog.bool;
   zdm_is pg_catalog.bool;
 BEGIN
+{along}
   IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
 {elsewhere}
     PERFORM {settle}(NEW, false, true);
@@ -24,7 +25,9 @@ BEGIN
     IF zdm_was AND zdm_is THEN
       IF {key_changed} THEN
 {move}
-        PERFORM {settle}(OLD, false, false);
+        IF NOT {taken_over} THEN
+          PERFORM {settle}(OLD, false, false);
+        END IF;
       END IF;
       PERFORM {settle}(NEW, false, false);
     ELSIF zdm_was THEN

@@ -146,7 +146,9 @@ class Generator(Settling):
             function=sql.Identifier(SCHEMA, name),
             settings=self._settings,
             settle=self._settle_name,
+            along=self._along,
             key_changed=self._changed(self.mine.key),
+            taken_over=self._taken_over,
             declare=sql.SQL("  zdm_moved {};").format(self.table) if self.mine.within else sql.SQL(""),
             inserted_outside=self._outside(["new"]),
             updated_outside=self._outside(["old", "new"]),
@@ -206,6 +208,35 @@ class Generator(Settling):
             names=sql.Literal(", ".join(c.name for c in self.yours.columns)),
         )
 
+    @property
+    def _along(self) -> sql.Composable:
+        """The end of a trigger on a row that is taken along to another key by what was written on the other side."""
+        return sql.SQL(
+            "  IF zdm_guard OPERATOR(pg_catalog.=) pg_catalog.concat({}, pg_catalog.pg_trigger_depth()) THEN\n    RETURN NULL;\n  END IF;"
+        ).format(sql.Literal(f"{self.mapping.number}:{self.side}:along@"))
+
+    @property
+    def _taken_over(self) -> sql.Composable:
+        """A condition: the statement that gave the row its new key gave the old one to another row, whose trigger is still to come, since the key had to be free.
+
+        That brings its own row along, and finds the key free over there as well. A row that its trigger might leave alone is no such row.
+        """
+        if self._lazy and self.mapping.presence is Presence.NEEDED:
+            return sql.SQL("false")
+        found = [same_key(self.mine, "zdm_s", "old"), same_key(self.mine, "zdm_x", "new")]
+        if self.side == "old" and self.mapping.where is not None:
+            found.append(sql.SQL("({} IS TRUE)").format(render(self.mapping.where, "zdm_s")))
+        return sql.SQL(
+            "(NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {}) AND EXISTS (SELECT FROM {} AS zdm_s JOIN {} AS zdm_x"
+            " ON zdm_x.xmin OPERATOR(pg_catalog.=) zdm_s.xmin AND zdm_x.cmin OPERATOR(pg_catalog.=) zdm_s.cmin WHERE {}))"
+        ).format(
+            self.target,
+            row_conditions.match(self.yours, "zdm_t", "old"),
+            self.table,
+            self.table,
+            all_of(found),
+        )
+
     def _move(self, row: str) -> sql.Composable:
         """Take the row over there along from ``old`` to the key of `row`, before the old key is settled."""
         assigned = [
@@ -222,13 +253,13 @@ class Generator(Settling):
             if name in self.yours.fixed
         ]
         return sql.SQL(
-            "      BEGIN\n        PERFORM pg_catalog.set_config('zdm.row', {} OPERATOR(pg_catalog.||) '!', true);\n"
+            "      BEGIN\n        PERFORM pg_catalog.set_config('zdm.row', pg_catalog.concat({}, pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.+) 1), true);\n"
             "        UPDATE {} AS zdm_t SET {} WHERE {};\n      EXCEPTION\n"
             "        WHEN integrity_constraint_violation THEN NULL;\n      END;\n"
             "{}"
             "      PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);"
         ).format(
-            self._guard_across(row),
+            sql.Literal(f"{self.mapping.number}:{row_conditions.across(self.side)}:along@"),
             self.target,
             comma(assigned),
             all_of([row_conditions.match(self.yours, "zdm_t", "old"), *stays]),

@@ -210,6 +210,8 @@ class UnionObjects(row_generator.Generator):
             function=sql.Identifier(SCHEMA, name),
             settings=self._settings,
             settle=self._settle_name,
+            along=self._along,
+            taken_over=self._taken_over,
             handover=self._handover(comma(column(name, "new") for name in self.mine.key)),
             elsewhere=self._elsewhere(),
             theirs_before=row_conditions.theirs(self.mine, "old"),

@@ -148,6 +148,18 @@ def test_a_row_written_while_it_is_copied(database: Database) -> None:
     assert database.execute("SELECT statuses FROM account_stats WHERE account_id = 2") == [(99,)]
 
 
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+def test_rows_that_take_over_each_others_keys(database: Database, isolation: str) -> None:
+    """Each row comes with its other half, and with what only that side knows of it; the key that it leaves is another row's by then, which is none that has gone."""
+    rows = Rows(database, rows=4)
+    fill(rows)
+    database.execute("DELETE FROM accounts WHERE id = 1")
+    database.execute(f"BEGIN ISOLATION LEVEL {isolation}; UPDATE accounts SET id = id - 1; COMMIT")
+    assert rows.bad() == (0, 0, 0)
+    found = "SELECT id, name, a.statuses, serial FROM accounts a JOIN account_stats s ON account_id = id ORDER BY id"
+    assert database.execute(found) == [(1, "a2", 2, 2), (2, "a3", 3, 3), (3, "a4", 4, 4)]
+
+
 def test_counters_incremented_on_either_side(database: Database) -> None:
     """Whoever comes second sees what the first one wrote, on whichever side."""
     rows = Rows(database, rows=3)
