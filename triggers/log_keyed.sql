@@ -1,5 +1,5 @@
 -- template: log_keyed
--- version: 1
+-- version: 2
 -- parameters: bring, changes, declare, failure, filter, forget, function, lock, quote, read, settings
 -- Brings both sides of one key to agree: under a lock on the key among reconcilers, then on the rows, so that what they hold and what was noted of
 -- them (`zdm_ids`) is read together. What is noted while it works (a row that was not there could not be locked) is found at the end, and it begins
@@ -43,7 +43,9 @@ BEGIN
           AND pg_catalog.current_setting('zdm.patient', true) OPERATOR(pg_catalog.=) 'on' THEN
           RETURN 'in the way';
         END IF;
-        UPDATE {changes} AS zdm_c SET failed = true WHERE {filter} AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key;
+        -- What was noted since may be what mends it.
+        UPDATE {changes} AS zdm_c SET failed = true WHERE {filter} AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key
+          AND (zdm_ids IS NULL OR zdm_c.id OPERATOR(pg_catalog.=) ANY (zdm_ids));
         RETURN 'failed';
     END;
   END LOOP;

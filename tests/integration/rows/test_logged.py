@@ -315,6 +315,27 @@ def test_what_has_no_form_on_the_other_side(database: Database) -> None:
     assert counters(rows, 77) == [(1, 2)]
 
 
+def test_what_mends_a_failure_is_noted_while_that_is_recorded(database: Database) -> None:
+    """It was not among what failed, and is looked at. If it is taken for a part of it: nobody looks again until somebody writes the row once more."""
+    rows = logged(database)
+    database.execute("INSERT INTO account_stats (account_id, statuses, followers) VALUES (77, 1, 2)")
+    with Scene(database.dsn) as scene:
+        holder, reconciler, a = scene.session("holder"), scene.session("reconciler"), scene.session("a")
+        holder.run("BEGIN")
+        holder.run(
+            "INSERT INTO zdm.sync_failures (rollout, table_oid, key, group_name, sqlstate, message)"
+            f" VALUES ({rows.rollout}, 'account_stats'::regclass, '{{\"account_id\": 77}}', '{rows.mapping.id}', '', '')"
+        )
+        waiting = reconciler.start(RECONCILE.format(key=77))
+        waiting.wait_blocked(by=holder)
+        a.run("INSERT INTO accounts (id) VALUES (77)")
+        holder.run("ROLLBACK")
+        assert waiting.result() == [("failed",)]
+    reconcile(rows)
+    assert database.execute("SELECT count(*) FROM zdm.row_changes") == [(0,)]
+    assert counters(rows, 77) == [(1, 2)]
+
+
 def test_a_row_that_is_not_filled_yet_is_not_written_over(database: Database) -> None:
     """It is only looked at; whoever's snapshot is older than the row meets it when it is reconciled, and loses on record."""
     rows = logged(database, filled=False)
