@@ -17,8 +17,8 @@ from zdm.db.dependants.clones import CannotFollowError, rename, rename_columns, 
 from zdm.db.dependants.under_lock import COPY, Allowance, TooLongUnderLockError
 from zdm.db.session import Connection, transaction
 from zdm.errors import Problem
-from zdm.model.names import QualifiedName
-from zdm.model.requests import CarriedColumn, CarryRequest
+from zdm.model.names import QualifiedName, qualified
+from zdm.model.requests import AfterSwap, CarriedColumn, CarryRequest
 
 _CLONE = "_zdm_carry"
 _OBJECT = "_zdm_carried"
@@ -96,6 +96,11 @@ def carry(
                 elif request.late_actions and _set_to_default(conn, request):
                     with conn.transaction(force_rollback=True):
                         found[request.final_key] = _foreign_key(conn, request, final=True)
+                if request.made_anew is not None:
+                    with conn.transaction(force_rollback=True):
+                        found[request.after_key] = _foreign_key(
+                            conn, request, final=True, after=request.made_anew
+                        )
             except TooLongUnderLockError as error:
                 problems.append(_too_long(request, str(error)))
             except CannotFollowError as error:
@@ -270,12 +275,15 @@ def _without_not_valid(definition: str) -> str:
     return definition.removesuffix(" NOT VALID")
 
 
-def _foreign_key(conn: Connection, request: CarryRequest, *, final: bool = False) -> str:
+def _foreign_key(
+    conn: Connection, request: CarryRequest, *, final: bool = False, after: AfterSwap | None = None
+) -> str:
     """What follows the constraint's name.
 
     Parameters
     ----------
     final: over the names that the columns have at the end of the swap, and with the timing that the old one has.
+    after: the table that it points at, if that is swapped as well by then.
     """
     row = conn.execute(
         _FOREIGN_KEY.encode(), (request.table.schema_, request.table.name, request.name)
@@ -315,13 +323,14 @@ def _foreign_key(conn: Connection, request: CarryRequest, *, final: bool = False
             for physical, name in request.finals
             if physical in columns and physical not in names
         }
-        if request.references == request.table:
+        if after is not None or request.references == request.table:
             # Its own columns have them, too; another table's swap comes later.
-            own = dict(request.finals)
+            own = dict(after.columns if after is not None else request.finals)
             parent_names = {
                 c: own.get(parent_names.get(c, c), parent_names.get(c, c)) for c in parent_columns
             }
         timing = f" DEFERRABLE INITIALLY {'DEFERRED' if deferred else 'IMMEDIATE'}" if deferrable else ""
+    pointed_at = after.table if after is not None else request.instead or qualified(schema, parent)
     words = sql.Composed([])
     if match == "f":
         words += sql.SQL(" MATCH FULL")
@@ -337,9 +346,7 @@ def _foreign_key(conn: Connection, request: CarryRequest, *, final: bool = False
         sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}){}")
         .format(
             _identifiers(names.get(c, c) for c in columns),
-            sql.Identifier(schema, parent)
-            if request.instead is None
-            else sql.Identifier(request.instead.schema_, request.instead.name),
+            sql.Identifier(pointed_at.schema_, pointed_at.name),
             _identifiers(parent_names.get(c, c) for c in parent_columns),
             words,
         )

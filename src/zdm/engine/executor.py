@@ -112,6 +112,8 @@ class Executor:
     def _do(self, action: Action, mark: Mark) -> int | None:
         match action:
             case Transaction():
+                for parts in action.parts:
+                    self._partitions.build_index(parts, self.guard)
                 run_locked(
                     self.session,
                     action.statements,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.engine.table_steps import table, text
-from zdm.model.names import fit
+from zdm.model.names import fit, qualified
 from zdm.operations import fidelity
 from zdm.operations.fidelity import primary_key, temporary
 from zdm.operations.shape import DraftNew, TableShape
@@ -39,6 +39,16 @@ def before_columns_go(shape: TableShape) -> list[str]:
                     "swap_sequence", table=t, old=sql.Literal(old), new=sql.Literal(new.physical)
                 ).as_string(None)
             )
+    exchanged = fidelity.exchanged_key(shape)
+    if exchanged is not None:
+        index = qualified(shape.name.schema_, exchanged.index or exchanged.name)
+        found.append(
+            dollar_quoted(
+                "swap_key_before",
+                key=sql.Literal(table(index).as_string(None)),
+                memory=sql.Literal(_key_memory(shape)),
+            ).as_string(None)
+        )
     return found
 
 
@@ -48,7 +58,19 @@ def after_columns_stand(shape: TableShape) -> list[str]:
     key = primary_key(shape)
     replaced = shape.replaced()
     kept = key is not None and key.name not in shape.gone_constraints and not fidelity.only_in_swap(key)
-    if key is not None and kept and any(c in replaced for c in key.columns):
+    exchanged = fidelity.exchanged_key(shape)
+    if exchanged is not None:
+        index = qualified(shape.name.schema_, fidelity.stands_in(exchanged))
+        found.append(
+            dollar_quoted(
+                "swap_key_after",
+                table=sql.Literal(table(shape.name).as_string(None)),
+                stands_in=sql.Literal(table(index).as_string(None)),
+                memory=sql.Literal(_key_memory(shape)),
+                called=sql.Literal(str(shape.name)),
+            ).as_string(None)
+        )
+    elif key is not None and kept and any(c in replaced for c in key.columns):
         found.append(
             text(
                 "ALTER TABLE {t} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {index}",
@@ -73,6 +95,10 @@ def after_columns_stand(shape: TableShape) -> list[str]:
 
 def _succeeded(shape: TableShape) -> list[tuple[DraftNew, str]]:
     return [(new, new.replaces) for new in shape.all_new() if new.replaces is not None]
+
+
+def _key_memory(shape: TableShape) -> str:
+    return f"zdm.key_{shape.table.oid}"
 
 
 def _memory(number: int) -> str:

@@ -15,7 +15,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from zdm.db.locks import LockBudget, WaitReport, run_concurrently, run_locked, run_scan
-from zdm.db.partitions import leaves
+from zdm.db.partitions import Leaf, leaves
 from zdm.db.session import Connection, Session
 from zdm.errors import Drift, ZdmError
 from zdm.model.names import MAX_IDENTIFIER_BYTES, QualifiedName, fit, qualified
@@ -104,6 +104,11 @@ class Partitions:
         """
         name = qualified(action.table.schema_, action.name)
         for _ in range(MOST_LOOKS):
+            if action.apart:
+                if self._apart(action):
+                    continue
+                run_locked(self.session, (), (), self.budget, mark, self.waiting)
+                return
             found = self._index(name)
             if found is None:
                 self._own(action, action.table, name)
@@ -123,6 +128,22 @@ class Partitions:
             f"the index {action.name} of {action.table} does not become whole",
             remedy="Something drops what is built; run again when it does not.",
         )
+
+    def _apart(self, action: PartitionedIndex) -> bool:
+        """Build what is missing of the partitions' own indexes; False if nothing was."""
+        table = self._oid(action.table)
+        missing = [leaf for leaf in leaves(self.session, table) if not self._built(action, leaf)]
+        for leaf in missing:
+            try:
+                self._build(action, leaf.name, _part_of(action, leaf), action.body)
+            except pg.UndefinedTable:
+                if leaf in leaves(self.session, table):
+                    raise
+        return bool(missing)
+
+    def _built(self, action: PartitionedIndex, leaf: Leaf) -> bool:
+        found = self._index(_part_of(action, leaf))
+        return found is not None and found.valid
 
     def remove_index(self, action: PartitionedIndex, mark: Callable[[Connection], None]) -> None:
         """Drop what was built of it: the table's own with all that is attached, then what was not attached yet."""
@@ -193,17 +214,20 @@ class Partitions:
             if self._index(mine) is None:
                 self._own(action, child.name, mine)
             return
+        self._build(action, child.name, mine, index.tail if action.constraint else action.body)
+
+    def _build(self, action: PartitionedIndex, on: QualifiedName, name: QualifiedName, body: str) -> None:
         run_concurrently(
             self.session,
             sql.SQL("CREATE {}INDEX CONCURRENTLY {} ON {} {}").format(
                 sql.SQL("UNIQUE " if action.unique or action.constraint else ""),
-                sql.Identifier(mine.name),
-                _identifier(child.name),
-                sql.SQL(index.tail if action.constraint else action.body),
+                sql.Identifier(name.name),
+                _identifier(on),
+                sql.SQL(body),
             ),
-            ddl.index_ready(mine, child.name),
-            (sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(_identifier(mine)),),
-            (TableLock(table=child.name, mode=Lock.SHARE_UPDATE_EXCLUSIVE, only=True),),
+            ddl.index_ready(name, on),
+            (sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(_identifier(name)),),
+            (TableLock(table=on, mode=Lock.SHARE_UPDATE_EXCLUSIVE, only=True),),
             self.waiting,
         )
 
@@ -239,7 +263,8 @@ class Partitions:
         """Add the key to every partition and prove it there; then add it to the table, which proves nothing again."""
         table = self._oid(action.table)
         body = sql.SQL(action.body)  # composed of identifiers, or spelled by the server
-        if self._key(table, action.name) is None:
+        proved = self._key(table, action.name)
+        if proved is None:
             for leaf in leaves(self.session, table):
                 try:
                     self._key_of(action, leaf.oid, leaf.name, body)
@@ -253,6 +278,8 @@ class Partitions:
                 self.session, (statement,), _key_locks(action, action.table), self.budget, mark, self.waiting
             )
         else:
+            if not proved:
+                self._prove(action, action.table)
             run_locked(self.session, (), (), self.budget, mark, self.waiting)
 
     def _key_of(
@@ -265,12 +292,17 @@ class Partitions:
             )
             locks = _key_locks(action, leaf)
             run_locked(self.session, (statement,), locks, self.budget, self.guard, self.waiting)
+        self._prove(action, leaf)
+
+    def _prove(self, action: PartitionedForeignKey, table: QualifiedName) -> None:
         run_scan(
             self.session,
-            sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(_identifier(leaf), name),
-            ddl.constraint_valid(action.name, leaf),
+            sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(
+                _identifier(table), sql.Identifier(action.name)
+            ),
+            ddl.constraint_valid(action.name, table),
             (
-                TableLock(table=leaf, mode=Lock.SHARE_UPDATE_EXCLUSIVE, hold="scan"),
+                TableLock(table=table, mode=Lock.SHARE_UPDATE_EXCLUSIVE, hold="scan"),
                 TableLock(table=action.references, mode=Lock.ROW_SHARE, hold="scan"),
             ),
             self.budget,
@@ -365,6 +397,9 @@ def statements_of(action: PartitionedIndex | PartitionedForeignKey) -> tuple[str
                 _identifier(qualified(action.table.schema_, action.name))
             )
         ]
+    elif action.apart:
+        made = sql.SQL("CREATE {}INDEX CONCURRENTLY <index of the partition> ON {} {}")
+        texts = [made.format(sql.SQL("UNIQUE " if action.unique else ""), partition, body)]
     else:
         unique = sql.SQL("UNIQUE " if action.unique or action.constraint else "")
         part = sql.SQL("<index of the partition>")
@@ -387,6 +422,10 @@ def statements_of(action: PartitionedIndex | PartitionedForeignKey) -> tuple[str
 def _building(action: PartitionedIndex, partition: int) -> str:
     """What a partition's part is called until it has its name: nobody else's, and the same in every run."""
     return fit(f"{TEMPORARY}{partition}_{action.name}")
+
+
+def _part_of(action: PartitionedIndex, leaf: Leaf) -> QualifiedName:
+    return qualified(leaf.name.schema_, _building(action, leaf.oid))
 
 
 def _key_locks(action: PartitionedForeignKey, table: QualifiedName) -> tuple[TableLock, ...]:

@@ -136,6 +136,11 @@ def _swap(
                     )
                 )
             ),
+            parts=tuple(
+                parts
+                for one in (shape, *(p for p in context.draft.parts.values() if p.part_of == shape.name))
+                for parts in fidelity.key_parts(one, context)
+            ),
         ),
         naive="drop-column",
         # The triggers of what refers to a table read its old key, and foreign keys its old column, so they go first.

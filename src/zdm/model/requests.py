@@ -74,6 +74,13 @@ class IndexRequest(Value):
     where: str = ""
 
 
+class AfterSwap(Value):
+    """What a table is called after its swap, and the names of its columns by their physical ones, where they differ."""
+
+    table: QualifiedName
+    columns: tuple[tuple[str, str], ...] = ()
+
+
 class CarryRequest(Value):
     """Please rewrite this index's or constraint's definition for the successors of its columns.
 
@@ -89,6 +96,8 @@ class CarryRequest(Value):
     in_swap: it is a constraint that only the swap can build, under its lock. It is refused where that takes too long, else
         answered under `final_key` as well, over the names that the columns have at the end of the swap.
     finals: those names, by the physical ones, where they differ; columns that go are called something else.
+    made_anew: of the foreign key of a partitioned table, what it points at is called then, and its columns by their physical names:
+        after the swap of that table, which makes it anew. It is answered under `after_key` as well, over those names.
     late_actions: a foreign key that sets its columns to defaults, which the successors have only from the swap on, may act by the old
         key until then; it is answered without actions, and with them under `final_key`.
     where: the operation that replaces the column, as ``1:change_type``.
@@ -105,11 +114,16 @@ class CarryRequest(Value):
     in_swap: bool = False
     finals: tuple[tuple[str, str], ...] = ()
     late_actions: bool = False
+    made_anew: AfterSwap | None = None
     where: str = ""
 
     @property
     def final_key(self) -> str:
         return f"{self.key}/final"
+
+    @property
+    def after_key(self) -> str:
+        return f"{self.key}/after"
 
 
 class ReplacedTable(Value):

@@ -78,21 +78,6 @@ class TableLock(Value):
     only: bool = False
 
 
-class Transaction(Value):
-    """Statements in one transaction. Locks are taken first, in the order given, under the lock budget, with retries.
-
-    The step's *finished* mark is written in the same transaction, so a lost connection at COMMIT is settled by reading it.
-
-    first: statements that run before the locks are taken, such as DROP VIEW: an application's statement through a view locks
-        the view and then the table, and whoever takes them in the other order deadlocks with it.
-    """
-
-    kind: Literal["transaction"] = "transaction"
-    statements: tuple[str, ...]
-    first: tuple[str, ...] = ()
-    locks: tuple[TableLock, ...] = ()
-
-
 class Concurrent(Value):
     """One statement that refuses to run in a transaction (CREATE INDEX CONCURRENTLY …).
 
@@ -126,6 +111,7 @@ class PartitionedIndex(Value):
     is looked up when the step runs; it goes on until the server calls the table's index valid.
 
     body: what follows ``ON table`` in CREATE INDEX; for a constraint, what follows its name in ADD CONSTRAINT.
+    apart: the table gets no index of its own, and those of the partitions stand by themselves.
     remove: take back what was built, whether all, some or nothing of it is there.
     """
 
@@ -135,12 +121,30 @@ class PartitionedIndex(Value):
     body: str
     unique: bool = False
     constraint: bool = False
+    apart: bool = False
     remove: bool = False
 
     @property
     def locks(self) -> tuple[TableLock, ...]:
         """The strongest lock, which is taken on the table and then on one partition after the other."""
         return (TableLock(table=self.table, mode=Lock.ACCESS_EXCLUSIVE),)
+
+
+class Transaction(Value):
+    """Statements in one transaction. Locks are taken first, in the order given, under the lock budget, with retries.
+
+    The step's *finished* mark is written in the same transaction, so a lost connection at COMMIT is settled by reading it.
+
+    first: statements that run before the locks are taken, such as DROP VIEW: an application's statement through a view locks
+        the view and then the table, and whoever takes them in the other order deadlocks with it.
+    parts: indexes of partitions that the statements use; those of partitions that came since they were built are built before.
+    """
+
+    kind: Literal["transaction"] = "transaction"
+    statements: tuple[str, ...]
+    first: tuple[str, ...] = ()
+    locks: tuple[TableLock, ...] = ()
+    parts: tuple[PartitionedIndex, ...] = ()
 
 
 class PartitionedForeignKey(Value):

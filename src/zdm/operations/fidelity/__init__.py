@@ -24,6 +24,7 @@ from zdm.operations.fidelity.indexes import (
 )
 from zdm.operations.fidelity.logical import review_added, review_subscriptions
 from zdm.operations.fidelity.naming import naming_step
+from zdm.operations.fidelity.partitioned_keys import exchanged_key, key_part_steps, key_parts, stands_in
 from zdm.operations.fidelity.partitions import (
     exchange_steps,
     partition_naming_steps,
@@ -43,8 +44,10 @@ __all__ = [
     "BLOCKING",
     "InSwap",
     "carry_key",
+    "exchanged_key",
     "guarded",
     "in_swap",
+    "key_parts",
     "mentioned",
     "only_in_swap",
     "plan",
@@ -52,6 +55,7 @@ __all__ = [
     "promises",
     "replaced_columns",
     "settle",
+    "stands_in",
     "swap_turn",
     "temporary",
     "told",
@@ -118,6 +122,7 @@ def plan(phase: Phase, context: Context) -> list[Step]:
                 found += between_backfills(made, shape, request, context.draft.depth(shape.mapped_as))
         if phase is Phase.CLEANUP:
             found += not_null_steps(shape)
+            found += key_part_steps(shape, context)
             found += exchange_steps(shape, [r for r in requests if r.kind == "index"])
             naming = naming_step(shape, requests)
             if naming is not None:

@@ -60,14 +60,7 @@ def _review_primary_key(review: Review, key: Constraint, hit: list[str]) -> None
     index = find_index(review.shape, key.index or key.name)
     lost = [c for c in hit if c not in review.successors]
     optional = [c for c in hit if c in review.successors and not review.shape.requires(review.successors[c])]
-    if review.shape.table.partitioned:
-        review.refuse(
-            hit[0],
-            f"{what}, and a partitioned table cannot get one from an index that is there already",
-            "Map other columns, or move the rows to a new table.",
-            "primary-key-column",
-        )
-    elif lost:
+    if lost:
         review.refuse(
             lost[0],
             what,

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from zdm.model.names import QualifiedName, qualified
+from zdm.model.names import QualifiedName
 from zdm.model.requests import Follow, FollowRequest
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.operations import ddl
-from zdm.operations.base import Context
+from zdm.operations.base import Context, Draft
 from zdm.operations.fidelity.columns import attribute_statements
 from zdm.operations.fidelity.dependents import replica_identity_index
+from zdm.operations.fidelity.partitioned_keys import exchanged_key, pointing_at_exchanged
 from zdm.operations.fidelity.parts import not_null_in_swap
 from zdm.operations.fidelity.references import late_references, references_in_swap, released_in_swap
-from zdm.operations.fidelity.review import temporary
+from zdm.operations.fidelity.review import find_index, temporary
 from zdm.operations.fidelity.under_lock import built_in_swap
 from zdm.operations.shape import TableShape
 
@@ -132,13 +133,26 @@ def in_swap(shape: TableShape, context: Context) -> InSwap:
     replaced = {new.replaces for new in shape.all_new() if new.replaces is not None}
     index = replica_identity_index(shape.table.dependents, replaced)
     if index is not None:
-        found.after.append(
-            ddl.text(
-                "ALTER TABLE {t} REPLICA IDENTITY USING INDEX {i}",
-                t=ddl.table(qualified(shape.name.schema_, shape.name.name)),
-                i=ddl.ident(temporary(index)),
-            )
-        )
+        found.after += _replica_identity(shape, index, context.draft)
     found.after += built_in_swap(shape, context) + references_in_swap(shape, context)
     found.also_locked += [r.references for r in late_references(shape, context) if r.references is not None]
+    found.also_locked += pointing_at_exchanged(context.draft, shape)
     return found
+
+
+def _replica_identity(shape: TableShape, index: str, draft: Draft) -> list[str]:
+    """Let the index that was carried be it again; a key that the swap exchanges is it by then."""
+    table = draft.existing(shape.name)
+    mine = find_index(shape, index) is not None
+    exchanged = exchanged_key(shape if mine else draft.shapes[shape.mapped_as])
+    keys = [c.index or c.name for c in (table or shape.table).constraints if c.kind == "primary key"]
+    if exchanged is not None and index in keys:
+        return []
+    # A partition's part of the whole table's index has its name by then.
+    return [
+        ddl.text(
+            "ALTER TABLE ONLY {t} REPLICA IDENTITY USING INDEX {i}",
+            t=ddl.table(shape.name),
+            i=ddl.ident(temporary(index) if mine else index),
+        )
+    ]

@@ -152,7 +152,8 @@ BEGIN
     FROM (VALUES {pairs}) AS m (physical, final)
     CROSS JOIN pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = m.physical
-    WHERE i.indrelid = {t}::pg_catalog.regclass
+    WHERE (i.indrelid = {t}::pg_catalog.regclass OR i.indisprimary
+        AND i.indrelid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree({t}::pg_catalog.regclass) AS p))
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute b WHERE b.attrelid = c.oid AND b.attname = m.final)
   LOOP
     EXECUTE pg_catalog.format('ALTER TABLE %s RENAME COLUMN %I TO %I', one.index, one.physical, one.final);

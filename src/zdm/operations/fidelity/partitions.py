@@ -11,6 +11,7 @@ from zdm.model.names import QualifiedName, qualified
 from zdm.model.requests import CarryRequest
 from zdm.model.step import Lock, Phase, Stage, Step, Transaction
 from zdm.operations import ddl
+from zdm.operations.fidelity.partitioned_keys import exchanged_key
 from zdm.operations.fidelity.review import Review, temporary
 from zdm.operations.shape import TableShape
 
@@ -26,14 +27,6 @@ def review_partitions(review: Review) -> None:
                 f"{shape.name} is partitioned by {name}",
                 "Make a new table that is partitioned as you want it, and move the rows there.",
                 "partition-key-column",
-            )
-        column = shape.original(name)
-        if shape.table.partitioned and column is not None and column.identity:
-            review.refuse(
-                name,
-                f"{name} is an identity column of a partitioned table, whose sequence cannot move to another column",
-                "Turn it into a plain column with a default from a sequence of its own first.",
-                "identity-column",
             )
 
 
@@ -75,6 +68,9 @@ def exchange_steps(shape: TableShape, requests: Sequence[CarryRequest]) -> list[
 
     Those could not be told apart afterwards: which part had which name is known only while both are there.
     """
+    key = exchanged_key(shape)
+    # The parts of a key get the names of the old ones' when they become keys, in the swap.
+    requests = [r for r in requests if key is None or r.name != (key.index or key.name)]
     if not shape.table.partitioned or not requests:
         return []
     schema = shape.name.schema_

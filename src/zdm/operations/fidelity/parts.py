@@ -67,7 +67,7 @@ def _by_itself(named: TableShape) -> bool:
 
 
 def _shape(shape: TableShape, part: Partition, table: Table, named: TableShape | None) -> TableShape:
-    own = _own(table, part)
+    own = _own(shape, table, part)
     shared = {column.name for column in shape.table.columns}
     others = [c for c in table.columns if c.name not in shared]
     return TableShape(
@@ -88,14 +88,14 @@ def _shape(shape: TableShape, part: Partition, table: Table, named: TableShape |
     )
 
 
-def _own(table: Table, part: Partition) -> Table:
+def _own(shape: TableShape, table: Table, part: Partition) -> Table:
     """The part with what its own columns have of their own, and with what stands on them in it alone."""
     kept = {(own.kind, own.name) for own in part.own}
     constraints = tuple(c for c in table.constraints if (c.kind, c.name) in kept)
     backing = {c.index for c in constraints if c.index is not None}
     return table.model_copy(
         update={
-            "columns": tuple(_column(column, kept) for column in table.columns),
+            "columns": tuple(_column(shape, column, kept) for column in table.columns),
             "constraints": constraints,
             "indexes": tuple(i for i in table.indexes if ("index", i.name) in kept or i.name in backing),
             "triggers": tuple(t for t in table.triggers if t.name in {own.name for own in part.triggers}),
@@ -111,13 +111,16 @@ def _own(table: Table, part: Partition) -> Table:
     )
 
 
-def _column(column: Column, kept: set[tuple[str, str]]) -> Column:
+def _column(shape: TableShape, column: Column, kept: set[tuple[str, str]]) -> Column:
     """What it has like the table's comes with the table's successor, or is no part's at all."""
     update: dict[str, object] = {"storage": "", "compression": "", "statistics": None, "options": ()}
     if ("comment", column.name) not in kept:
         update["comment"] = None
     if ("column grant", column.name) not in kept:
         update["acl"] = ()
+    if shape.table.partitioned:
+        # The numbering is the table's, and partitions get its identity with it.
+        update["identity"] = ""
     return column.model_copy(update=update)
 
 

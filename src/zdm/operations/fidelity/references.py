@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.promise import Demand, Promise
-from zdm.model.requests import CarriedColumn, CarryRequest
-from zdm.model.step import Lock, Phase, Stage, Step, Transaction
+from zdm.model.requests import AfterSwap, CarriedColumn, CarryRequest
+from zdm.model.step import Action, Lock, PartitionedForeignKey, Phase, Stage, Step, Transaction
 from zdm.model.table import Constraint, Table, TableKind
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft
+from zdm.operations.fidelity.partitioned_keys import points_at_exchanged
 from zdm.operations.fidelity.partitions import names_of_parts
 from zdm.operations.fidelity.review import (
     Review,
@@ -94,9 +95,19 @@ def request_reference(draft: Draft, child: Table, key: Constraint, where: str) -
             referenced=_successors(draft, key.references),
             late_actions=_acts_late(draft, child, key),
             finals=final_names(shape) if (shape := draft.following(child.name)) is not None else (),
+            made_anew=_made_anew(draft, child, key),
             where=where,
         )
     )
+
+
+def _made_anew(draft: Draft, child: Table, key: Constraint) -> AfterSwap | None:
+    """What a partitioned table's key is made over again by the swap of what it points at, if that exchanges its primary key."""
+    assert key.references is not None
+    parent = draft.following(key.references)
+    if parent is None or not (child.partitioned and points_at_exchanged(draft, child.name, key)):
+        return None
+    return AfterSwap(table=qualified(key.references.schema_, parent.final_name), columns=final_names(parent))
 
 
 def _acts_late(draft: Draft, child: Table, key: Constraint) -> bool:
@@ -122,7 +133,11 @@ def _swapped_later(
     for request in draft.carries:
         child = draft.following(request.table)
         parent = draft.following(request.references) if request.references is not None else None
-        if request.late_actions and child is not None and parent is not None and child.mapped_as == table:
+        if child is None or parent is None or child.mapped_as != table:
+            continue
+        key = _constraint(child.table, request.name)
+        # What is made anew by the other table's swap is called after the columns that it has by then.
+        if request.late_actions or (key is not None and points_at_exchanged(draft, child.name, key)):
             ahead.add(parent.mapped_as)
     found = {table}
     for one in ahead - {None, table}:
@@ -162,6 +177,8 @@ def reference_steps(phase: Phase, context: Context) -> list[Step]:
             found += steps if key.validated else steps[:1]
         elif phase is Phase.CLEANUP and request.final_key not in context.carried:
             found.append(_release(request, key, request.references))
+            if points_at_exchanged(context.draft, request.table, key):
+                found += _prove_again(request, key, context)
             if context.draft.following(request.table) is None and is_partitioned(
                 context.draft, request.table
             ):
@@ -228,6 +245,46 @@ def _prove(request: CarryRequest, context: Context) -> Step:
         action=ddl.validate_constraint(request.name, final, references),
         naive="add-foreign-key-scan",
     )
+
+
+def _prove_again(request: CarryRequest, key: Constraint, context: Context) -> list[Step]:
+    """The swap of the partitioned table that it points at has made the key anew; each row was proved for the one before."""
+    assert request.references is not None
+    shape, parent = context.draft.following(request.table), context.draft.following(request.references)
+    assert parent is not None
+    final = qualified(request.table.schema_, shape.final_name) if shape is not None else request.table
+    references = qualified(request.references.schema_, parent.final_name)
+    action: Action = ddl.validate_constraint(request.name, final, references)
+    if request.made_anew is not None:
+        action = PartitionedForeignKey(
+            table=final, name=request.name, body=context.carried[request.after_key], references=references
+        )
+    elif not key.validated:
+        return []
+    found = [
+        Step(
+            id=f"cleanup.{request.table}.carry.{request.name}.prove",
+            title=f"prove the foreign key {request.name} of {final}, which points at a new key",
+            phase=Phase.CLEANUP,
+            stage=Stage.FINISH,
+            operation=request.where,
+            action=action,
+            naive="add-foreign-key-scan",
+        )
+    ]
+    comment = tuple(constraint_comment(key, final)) if request.made_anew is not None else ()
+    if comment:
+        found.append(
+            Step(
+                id=f"cleanup.{request.table}.carry.{request.name}.comment",
+                title=f"comment the foreign key {request.name} of {final}",
+                phase=Phase.CLEANUP,
+                stage=Stage.FINISH,
+                operation=request.where,
+                action=Transaction(statements=comment, locks=(ddl.lock(final, Lock.SHARE_UPDATE_EXCLUSIVE),)),
+            )
+        )
+    return found
 
 
 def promised_references(context: Context) -> list[Promise]:
