@@ -222,7 +222,9 @@ def test_the_key_of_a_partitioned_table(server: Server, database: Database) -> N
     with rollout.writing():
         rollout.advance_to(State.SWITCHED_OVER)
     rollout.agree()
-    rollout.execute_new("INSERT INTO e (id, day) VALUES (1, 1) ON CONFLICT (id, day) DO UPDATE SET label = 'met'")
+    rollout.execute_new(
+        "INSERT INTO e (id, day) VALUES (1, 1) ON CONFLICT (id, day) DO UPDATE SET label = 'met'"
+    )
     rollout.engine().rollback("try_it")
     assert rollout.dump() == rollout.before
     database.execute(more.format(n=4))

@@ -76,9 +76,9 @@ class ChangeType(Operation):
             " AND table_name = 'accounts' AND column_name = 'balance' AND data_type = 'numeric' AND numeric_scale = 2",
         ),
         Scenario(
-            setup="CREATE TABLE readings (id bigint NOT NULL, day int NOT NULL, value int CONSTRAINT sane CHECK (value >= 0),"
+            setup="CREATE TABLE readings (id int, day int, value int CONSTRAINT sane CHECK (value >= 0), PRIMARY KEY (id, day),"
             " CONSTRAINT one_each UNIQUE (value, id, day)) PARTITION BY RANGE (day);"
-            " CREATE TABLE readings_1 (value int CONSTRAINT sane CHECK (value >= 0), day int NOT NULL, id bigint NOT NULL);"
+            " CREATE TABLE readings_1 (value int CONSTRAINT sane CHECK (value >= 0), day int NOT NULL, id int NOT NULL);"
             " ALTER TABLE readings ATTACH PARTITION readings_1 FOR VALUES FROM (0) TO (10);"
             " CREATE TABLE readings_rest PARTITION OF readings DEFAULT PARTITION BY LIST (day);"
             " CREATE TABLE readings_any PARTITION OF readings_rest DEFAULT;"
@@ -92,6 +92,7 @@ class ChangeType(Operation):
                         "to": "bigint",
                     }
                 },
+                {"change_type": {"table": "readings", "column": "id", "to": "bigint"}},
                 {"rename_column": {"table": "readings", "column": "value", "to": "measured"}},
             ),
             old_writes=(
@@ -101,13 +102,15 @@ class ChangeType(Operation):
             ),
             new_writes=(
                 "INSERT INTO readings (id, day, measured) VALUES ({n}, {n} % 25, {n})",
+                "UPDATE readings SET id = id + 1000000 WHERE id = {n} - 20",
                 "UPDATE readings SET day = {n} % 25, measured = {n} WHERE id = {n} % 300 + 1",
             ),
             old_reads=("SELECT id, value FROM readings WHERE day = 3 LIMIT 5",),
             new_reads=("SELECT id, measured FROM readings WHERE day = 3 LIMIT 5",),
-            agree="SELECT bool_and(n.measured = o.value) FROM readings n JOIN public.readings o USING (id, day)",
-            after="SELECT count(*) = 4 AND bool_and(a.atttypid = 'bigint'::regtype) FROM pg_attribute a"
-            " WHERE a.attname = 'measured' AND a.attrelid IN (SELECT relid FROM pg_partition_tree('readings'))",
+            agree="SELECT bool_and(n.measured = o.value) FROM readings n FULL JOIN public.readings o USING (id, day)",
+            after="SELECT count(*) = 8 AND bool_and(a.atttypid = 'bigint'::regtype) AND (SELECT count(*) = 4 FROM pg_index i"
+            " WHERE i.indisprimary AND i.indisvalid AND i.indrelid IN (SELECT relid FROM pg_partition_tree('readings'))) FROM pg_attribute a"
+            " WHERE a.attname IN ('measured', 'id') AND a.attrelid IN (SELECT relid FROM pg_partition_tree('readings'))",
         ),
         Scenario(
             setup="CREATE TABLE measurement (city int NOT NULL, day int NOT NULL, peak int CONSTRAINT sane CHECK (peak > -100), sold int);"

@@ -360,6 +360,45 @@ def test_the_swap_looks_at_partitions_that_came_after_the_verification(database:
     assert database.execute("SELECT a, pg_typeof(a)::text FROM t6") == [(77, "bigint")]
 
 
+@on_all_versions
+def test_the_key_takes_partitions_that_come_late(database: Database, scene: Scene) -> None:
+    """Their indexes are built before the swap locks anything; one that comes while it waits for its locks makes it begin again."""
+    scenario = Scenario(
+        setup=NUMBERS + "ALTER TABLE t ADD PRIMARY KEY (id, k);",
+        operations=({"change_type": {"table": "t", "column": "id", "to": "bigint"}},),
+    )
+    rollout = Rollout(database, scenario)
+    rollout.advance_to(State.SWITCHED_OVER)
+    reader = scene.session("reader")
+    comes = "CREATE TABLE t{n} PARTITION OF t FOR VALUES IN ({n}); INSERT INTO t VALUES (1, {n}, 1)"
+    left = [7]
+
+    class Comes(Silent):
+        def step_started(self, step: Step, number: int, total: int) -> None:
+            del number, total
+            if step.id.endswith(".swap"):
+                database.execute(comes.format(n=6))
+                reader.begin()
+                reader.run("SELECT FROM t LIMIT 1")
+
+        def waiting(self, text: str) -> None:
+            del text
+            if left:
+                reader.run("COMMIT")
+                database.execute(comes.format(n=left.pop()))
+
+    with pytest.raises(
+        ZdmError, match=r"t7 became a partition of public\.t while its primary key was exchanged"
+    ):
+        rollout.engine(Comes()).advance(rollout.migration)
+    database.execute("INSERT INTO t VALUES (2, 7, 2)")
+    rollout.advance_to(State.COMPLETED)
+    rollout.nothing_left()
+    keys = "SELECT count(*), bool_and(indisvalid) FROM pg_index WHERE indisprimary AND indrelid IN (SELECT relid FROM pg_partition_tree('t'))"
+    assert database.execute(keys) == [(8, True)]
+    assert database.value("SELECT count(*) FROM t") == 5003
+
+
 @pytest.mark.parametrize(
     ("setup", "operation", "rule"),
     [
