@@ -25,11 +25,11 @@ TREE = """
 CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
 CREATE TABLE public.owners (id int PRIMARY KEY);
 CREATE TABLE public.event (id {id}, owner_id int, amount {id} NOT NULL DEFAULT 0, at date NOT NULL);
-CREATE TABLE public.event_1 (PRIMARY KEY (id), CHECK (at < '2025-01-01'), CONSTRAINT range CHECK (id > 0 AND id < 100000))
+CREATE TABLE public.event_1 (id {id} PRIMARY KEY, CHECK (at < '2025-01-01'), CONSTRAINT range CHECK (id > 0 AND id < 100000))
   INHERITS (public.event);
 CREATE TABLE public.event_2 (LIKE public.event INCLUDING ALL, CONSTRAINT twice UNIQUE (id, at), CHECK (at >= '2025-01-01'));
 ALTER TABLE public.event_2 INHERIT public.event;
-CREATE TABLE public.event_2b (extra text, CONSTRAINT "to itself" FOREIGN KEY (id) REFERENCES public.event_1 (id) ON DELETE SET NULL)
+CREATE TABLE public.event_2b (extra text, amount {id} NOT NULL, at date NOT NULL, CONSTRAINT "to itself" FOREIGN KEY (id) REFERENCES public.event_1 (id) ON DELETE SET NULL)
   INHERITS (public.event_2);
 CREATE TABLE public.note_of (event_id {id} REFERENCES public.event_1 ON DELETE CASCADE DEFERRABLE, text text);
 CREATE INDEX event_1_amount ON public.event_1 (amount DESC) INCLUDE (at) WHERE amount > 3;

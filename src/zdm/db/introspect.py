@@ -78,7 +78,7 @@ def _with_partitions(conn: Connection, tables: Sequence[Table]) -> list[Table]:
     query = files("zdm.db").joinpath("partitions.sql").read_text(encoding="utf-8")
     found: dict[int, list[Partition]] = {root: [] for root in roots}
     rows = conn.execute(query, {"roots": roots}).fetchall()
-    for root, schema, name, oid, kind, owner, may_alter, own, triggers, columns, merged, above in rows:
+    for root, schema, name, oid, kind, owner, may_alter, own, triggers, columns, above in rows:
         partition = Partition(
             name=QualifiedName(schema_=schema, name=name),
             oid=oid,
@@ -88,7 +88,6 @@ def _with_partitions(conn: Connection, tables: Sequence[Table]) -> list[Table]:
             own=tuple(Dependent(**d) for d in own),
             triggers=tuple(Trigger(**t) for t in triggers),
             columns=tuple(columns),
-            merged=tuple(merged),
             parents=tuple(QualifiedName(**p) for p in above),
         )
         found[root].append(partition)

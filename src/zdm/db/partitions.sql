@@ -83,9 +83,6 @@ SELECT t.root::int8, n.nspname, c.relname, c.oid::int8,
      AND g.tgname !~ '^[~!]zdm_') AS triggers,
   (SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
-  (SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute a
-   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-     AND (a.attinhcount > 1 OR a.attinhcount = 1 AND a.attislocal)) AS merged,
   (SELECT coalesce(jsonb_agg(jsonb_build_object('schema_', s.nspname, 'name', p.relname) ORDER BY h.inhseqno), '[]')
    FROM pg_inherits h JOIN pg_class p ON p.oid = h.inhparent JOIN pg_namespace s ON s.oid = p.relnamespace
    WHERE h.inhrelid = c.oid) AS parents

@@ -211,6 +211,9 @@ def contract_statements(
     gone.sort(key=lambda name: not _generated(shape, name))
     if mapping.needs_sync:
         gone.append(mapping.marker)
+    inherited = mapping.has_children and any(column.fresh for column in shape.columns)
+    if inherited:
+        statements.append(children.remember(mapping))
     statements += _alter(t, (sql.SQL("DROP COLUMN {}").format(sql.Identifier(name)) for name in gone))
     if mapping.has_children and gone:
         statements.append(children.drop_columns(mapping.oid, gone))
@@ -233,13 +236,15 @@ def contract_statements(
                 changes.append(sql.SQL("ALTER COLUMN {} SET DEFAULT {}").format(name, default))
             elif new is None:
                 changes.append(sql.SQL("ALTER COLUMN {} DROP DEFAULT").format(name))
+    if inherited and proofs:
+        statements.append(children.make_required(mapping))
     statements += _alter(t, changes)
     statements += _alter(t, proofs)
     # The replica identity is given to an index that still has its temporary name; the key gives it the final one.
     statements += following.after
     statements += after_columns_stand(shape)
-    if mapping.has_children and any(column.fresh for column in shape.columns):
-        statements.append(children.make_own(mapping.oid, [c.name for c in shape.columns if c.fresh]))
+    if inherited:
+        statements.append(children.make_own(mapping))
     if shape.final_name != mapping.table.name:
         statements.append(text("ALTER TABLE {t} RENAME TO {n}", t=t, n=sql.Identifier(shape.final_name)))
     return [*statements, *recreate_views]

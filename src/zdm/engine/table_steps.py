@@ -67,7 +67,12 @@ def _add_columns(mapping: TableMapping) -> Step:
     pieces.append(sql.SQL("ADD COLUMN {} integer").format(sql.Identifier(mapping.marker)))
     drops = [new.name for new in fresh_columns(mapping)] + [mapping.marker]
     left: tuple[str, ...] = ()
+    before: tuple[str, ...] = ()
     if mapping.has_children:
+        own = children.add_columns(
+            mapping, {new.name: _column_definition(new) for new in fresh_columns(mapping)}
+        )
+        before = (own,) if own is not None else ()
         pieces.append(
             sql.SQL("ADD CONSTRAINT {} CHECK ({}) NOT VALID").format(
                 sql.Identifier(children.guard(mapping)), children.in_step(mapping)
@@ -84,6 +89,7 @@ def _add_columns(mapping: TableMapping) -> Step:
         stage=Stage.STRUCTURE,
         action=Transaction(
             statements=(
+                *before,
                 text("ALTER TABLE {t} {actions}", t=table(mapping.table), actions=sql.SQL(", ").join(pieces)),
             ),
             locks=(brief(mapping.table),),

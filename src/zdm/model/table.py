@@ -135,7 +135,6 @@ class Partition(Value):
     own: what it has of its own on its columns: indexes, constraints, defaults … that the table above it has not.
     triggers: those that it has of its own.
     columns: its live columns, in order.
-    merged: those that it inherits and also has by itself, or from more than one parent.
     parents: the tables that it inherits from directly.
     """
 
@@ -147,7 +146,6 @@ class Partition(Value):
     own: tuple[Dependent, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     columns: tuple[str, ...] = ()
-    merged: tuple[str, ...] = ()
     parents: tuple[QualifiedName, ...] = ()
 
 

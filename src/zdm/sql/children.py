@@ -6,7 +6,8 @@ looked for; till then it inherits a check that refuses what nobody would keep in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from psycopg import sql
@@ -51,14 +52,18 @@ _UNFIT = """{family}
 SELECT c.oid::pg_catalog.regclass::text, CASE
   WHEN c.relkind <> 'r' THEN 'is no ordinary table'
   WHEN (SELECT count(*) FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid) > 1 THEN 'inherits from more than one table'
-  ELSE 'has some of the columns that it inherits by itself as well' END
+  ELSE 'has by itself as well a column that is replaced, but not what replaces it' END
 FROM below AS b JOIN pg_catalog.pg_class AS c ON c.oid = b.relid
-WHERE c.relkind <> 'r' OR (SELECT count(*) FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid) > 1
-  OR (SELECT pg_catalog.bool_or(a.attislocal) AND NOT pg_catalog.bool_and(a.attislocal)
-      FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attinhcount > 0
-        AND a.attname <> ALL ({fresh}::text[]))
+WHERE c.relkind <> 'r' OR (SELECT count(*) FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = c.oid) > 1{half}
 ORDER BY 1
 """
+
+_SUCCESSOR = """ OR EXISTS (SELECT FROM (VALUES {pairs}) AS m (old, new)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = m.old
+    JOIN pg_catalog.pg_attribute AS b ON b.attrelid = c.oid AND b.attname = m.new
+    WHERE a.attinhcount > 0 AND a.attislocal AND NOT b.attislocal)
+  AND NOT (SELECT pg_catalog.bool_and(a.attislocal) FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attinhcount > 0 AND a.attname <> ALL ({fresh}::text[]))"""
 
 
 def _below(mapping: TableMapping) -> sql.Composed:
@@ -78,7 +83,14 @@ def lacking(mapping: TableMapping) -> sql.Composed:
 
 def unfit(mapping: TableMapping) -> sql.Composed:
     """A query of (table, why) of children that came since the plan and that a plan would have refused."""
-    return sql.SQL(_UNFIT).format(family=_below(mapping), fresh=sql.Literal([*_added(mapping)]))
+    pairs = [(old, new) for new, olds in replacing(mapping).items() for old in olds]
+    half = sql.SQL("")
+    if pairs:
+        listed = sql.SQL(", ").join(
+            sql.SQL("({}, {})").format(sql.Literal(o), sql.Literal(n)) for o, n in pairs
+        )
+        half = sql.SQL(_SUCCESSOR).format(pairs=listed, fresh=sql.Literal([*_added(mapping)]))
+    return sql.SQL(_UNFIT).format(family=_below(mapping), half=half)
 
 
 def fresh(mapping: TableMapping) -> tuple[str, ...]:
@@ -90,6 +102,17 @@ def _added(mapping: TableMapping) -> tuple[str, ...]:
     """Every physical column that the table has not had, mapped or not."""
     before = {column.physical for column in mapping.old_columns}
     return (*(c.physical for c in mapping.new_columns if c.physical not in before), *fresh(mapping))
+
+
+def replacing(mapping: TableMapping) -> dict[str, tuple[str, ...]]:
+    """The physical columns that take the place of others, and those that go for them."""
+    kept = {column.physical for column in mapping.new_columns}
+    found: dict[str, tuple[str, ...]] = {}
+    for group in mapping.groups:
+        gone = tuple(old.name for old in group.old if old.name not in kept)
+        if gone:
+            found |= {new.name: gone for new in group.new}
+    return found
 
 
 def guard(mapping: TableMapping) -> str:
@@ -141,6 +164,47 @@ def drop_columns(oid: int, columns: Sequence[str]) -> str:
     ).as_string(None)
 
 
-def make_own(oid: int, columns: Sequence[str]) -> str:
+def add_columns(mapping: TableMapping, definitions: Mapping[str, sql.Composable]) -> str | None:
+    """A statement that gives children, before their parent, what replaces a column that they have by themselves as well."""
+    rows = [
+        sql.SQL("({}, {}, {}::pg_catalog.text[])").format(
+            sql.Literal(number), sql.Literal(definitions[new].as_string(None)), sql.Literal([*gone])
+        )
+        for number, (new, gone) in enumerate(replacing(mapping).items())
+    ]
+    if not rows:
+        return None
+    return dollar_quoted(
+        "children_columns", oid=sql.Literal(mapping.oid), columns=sql.SQL(", ").join(rows)
+    ).as_string(None)
+
+
+def remember(mapping: TableMapping) -> str:
+    """A statement that notes, while the old columns are there, what `make_own` and `make_required` need."""
+    finals = {new.name: new.final for group in mapping.groups for new in group.new if new.not_null}
+    required = [
+        {"old": gone[0], "final": finals[new]}
+        for new, gone in replacing(mapping).items()
+        if new in finals and len(gone) == 1
+    ]
+    return dollar_quoted(
+        "children_remember",
+        oid=sql.Literal(mapping.oid),
+        fresh=sql.Literal([*_added(mapping)]),
+        required=sql.Literal(json.dumps(required)),
+        memory=_memory(mapping),
+    ).as_string(None)
+
+
+def make_own(mapping: TableMapping) -> str:
     """A statement that gives children which have all columns by themselves the added ones so too."""
-    return dollar_quoted("children_own", oid=sql.Literal(oid), fresh=sql.Literal([*columns])).as_string(None)
+    return dollar_quoted("children_own", memory=_memory(mapping)).as_string(None)
+
+
+def make_required(mapping: TableMapping) -> str:
+    """A statement that gives children their own NOT NULL, once the columns have their final names and before the parent has it."""
+    return dollar_quoted("children_required", memory=_memory(mapping)).as_string(None)
+
+
+def _memory(mapping: TableMapping) -> sql.Literal:
+    return sql.Literal(f"zdm.children_{mapping.oid}")

@@ -61,15 +61,6 @@ def review_children(review: Review) -> None:
                     rule=_RULE,
                 )
             )
-        inherited = own_names & set(child.columns)
-        some = sorted(set(child.merged) & inherited)
-        if review.replaced and some and set(some) != inherited:
-            review.refuse(
-                next(iter(review.replaced)),
-                f"{child.name}, which inherits from {shape.name}, has {', '.join(some)} by itself as well, and other columns not",
-                f"Make {child.name} anew: with LIKE, and then INHERIT, or with INHERITS alone.",
-                _RULE,
-            )
         for own in child.own:
             if own.kind == "default" and any(_sets_default(shape, name) for name in own.columns):
                 review.problems.append(
