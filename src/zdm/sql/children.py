@@ -84,7 +84,7 @@ def lacking(mapping: TableMapping) -> sql.Composed:
 def unfit(mapping: TableMapping) -> sql.Composed:
     """A query of (table, why) of children that came since the plan and that a plan would have refused."""
     pairs = [(old, new) for new, olds in replacing(mapping).items() for old in olds]
-    half = sql.SQL("")
+    half: sql.Composable = sql.SQL("")
     if pairs:
         listed = sql.SQL(", ").join(
             sql.SQL("({}, {})").format(sql.Literal(o), sql.Literal(n)) for o, n in pairs
