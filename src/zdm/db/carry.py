@@ -8,6 +8,7 @@ server's own words. A foreign key cannot be tried on a temporary table; it is sp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import psycopg
@@ -63,6 +64,13 @@ WHERE n.nspname = %s AND t.relname = %s AND k.conname = %s AND k.contype = 'f' A
        ELSE true END))
 """
 
+_OLD_TYPES = """
+SELECT DISTINCT format_type(a.atttypid, NULL) FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid
+JOIN pg_namespace n ON n.oid = t.relnamespace WHERE n.nspname = %s AND t.relname = %s AND a.attname = ANY (%s)
+"""
+
+_CONSTANT = r"(\(-?[0-9.]+(?:e[+-]?[0-9]+)?\)|'(?:[^']|'')*')::"
+
 _CONTYPES = {"unique": "u", "check": "c", "primary key": "p", "exclusion": "x"}
 _ACTIONS = {"a": "", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
@@ -90,6 +98,9 @@ def carry(
             try:
                 with conn.transaction(force_rollback=True):
                     found[request.key] = _carry(conn, request)
+                written = _as_written(conn, request) if request.kind == "index" else None
+                if written is not None and written != found[request.key]:
+                    found[request.written_key] = written
                 if request.in_swap:
                     with conn.transaction(force_rollback=True):
                         found[request.final_key] = _for_the_swap(conn, request, allowance or Allowance())
@@ -153,28 +164,56 @@ def _for_the_swap(conn: Connection, request: CarryRequest, allowance: Allowance)
 def _carry(conn: Connection, request: CarryRequest) -> str:
     if request.kind == "foreign key":
         return _foreign_key(conn, request)
-    clone = _clone(conn, request.table, request.columns)
     if request.kind == "index":
-        body = index_body(
-            conn,
-            "x.relname = %s AND x.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)",
-            (request.name, request.table.schema_),
-        )
-        statement = sql.SQL("CREATE INDEX {} ON {} ").format(sql.Identifier(_OBJECT), clone)
-        conn.execute(sql.Composed([statement, sql.SQL(body)]))
-        rename(conn, clone, request.columns)
-        return index_body(
-            conn,
-            "x.relname = %s AND x.relnamespace = pg_my_temp_schema()",
-            (_OBJECT,),
-            _tablespace(conn, request),
-        )
+        return _index_of_clone(conn, request, _index_as_is(conn, request))
+    clone = _clone(conn, request.table, request.columns)
     body = _constraint_body(conn, request)
     conn.execute(
         sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(clone, sql.Identifier(_OBJECT), sql.SQL(body))
     )
     rename(conn, clone, request.columns)
     return _constraint_of_clone(conn)
+
+
+def _index_as_is(conn: Connection, request: CarryRequest) -> str:
+    condition = "x.relname = %s AND x.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)"
+    return index_body(conn, condition, (request.name, request.table.schema_))
+
+
+def _index_of_clone(conn: Connection, request: CarryRequest, body: str) -> str:
+    """What the server says of an index with that body over the successors' types."""
+    clone = _clone(conn, request.table, request.columns)
+    statement = sql.SQL("CREATE INDEX {} ON {} ").format(sql.Identifier(_OBJECT), clone)
+    conn.execute(sql.Composed([statement, sql.SQL(body)]))
+    rename(conn, clone, request.columns)
+    return index_body(
+        conn,
+        "x.relname = %s AND x.relnamespace = pg_my_temp_schema()",
+        (_OBJECT,),
+        _tablespace(conn, request),
+    )
+
+
+def _as_written(conn: Connection, request: CarryRequest) -> str | None:
+    """The same of a body in which constants have not the old columns' types; None if none has, or if it cannot be had.
+
+    The server stores a constant as one of the type that it was compared with, and spells it so. It is only told of, never built.
+    """
+    rows = conn.execute(
+        _OLD_TYPES, (request.table.schema_, request.table.name, [c.old for c in request.columns])
+    )
+    body = written = _index_as_is(conn, request)
+    for (type_,) in rows.fetchall():
+        written = re.sub(_CONSTANT + re.escape(type_), r"\1", written)
+    if written == body:
+        return None
+    try:
+        with conn.transaction(force_rollback=True):
+            return _index_of_clone(conn, request, written)
+    except psycopg.Error as error:
+        if error.sqlstate is None or error.sqlstate[:2] in {"08", "57", "58", "XX"}:
+            raise
+        return None
 
 
 def _constraint_of_clone(conn: Connection) -> str:

@@ -115,7 +115,7 @@ def compile_plan(
     followed, more = follow(conn, draft.follows, allowance)
     recreation, last = recreate(conn, draft.recreate)
     mapper.problems += problems + more + last
-    mapper.findings += fidelity.told(draft, recreation)
+    mapper.findings += fidelity.told(draft, recreation) + fidelity.kept_casts(draft, carried)
     mapper.findings += fidelity.mentioned(
         draft, functions_that_mention(conn, fidelity.replaced_columns(draft))
     )

@@ -122,6 +122,11 @@ class CarryRequest(Value):
         return f"{self.key}/final"
 
     @property
+    def written_key(self) -> str:
+        """Under it an index is answered as it would be spelled if it was written for the successors, if that is not the same."""
+        return f"{self.key}/written"
+
+    @property
     def after_key(self) -> str:
         return f"{self.key}/after"
 

@@ -7,8 +7,10 @@ import pytest
 from tests.support.servers import Database
 from zdm.db.carry import carry
 from zdm.db.session import connect
+from zdm.engine.rollout import Engine
 from zdm.model.names import qualified
 from zdm.model.requests import CarriedColumn, CarryRequest
+from zdm.operations.migration import Migration
 
 SETUP = """
 CREATE SCHEMA "Odd Schema";
@@ -131,3 +133,23 @@ def test_several_columns_swap_their_names(database: Database) -> None:
     with connect(database.dsn, application_name="test") as conn:
         found, problems = carry(conn, [asked])
     assert (found, problems) == ({"i": "USING btree (_zdm_b, _zdm_a DESC)"}, [])
+
+
+def test_an_index_whose_constants_keep_the_old_type_is_told(database: Database) -> None:
+    """The planner takes `v > 5` over a numeric column for another condition than `v::double precision > 5`."""
+    database.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v double precision, w text, z int); CREATE INDEX plain ON t (v);"
+        "CREATE INDEX part ON t (id) WHERE v > 5 OR v = -1.5; CREATE INDEX twice ON t ((v * 2));"
+        "CREATE INDEX words ON t (id) WHERE w IN ('x', 'it''s'); CREATE INDEX whole ON t (id) WHERE z > 5"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    changes = [("v", "numeric(10,2)"), ("w", "varchar(20)"), ("z", "bigint")]
+    operations = [{"change_type": {"table": "t", "column": c, "to": to}} for c, to in changes]
+    plan = engine.plan(Migration.model_validate({"id": "try_it", "operations": operations}))
+    told = [finding.text for finding in plan.findings if finding.rule == "index-keeps-casts"]
+    assert [text.partition(" is carried over as ")[0] for text in told] == [
+        "the index part of public.t",
+        "the index twice of public.t",
+    ]
+    assert "(_zdm_v > (5)::numeric)" in told[0].partition(" written for the new type ")[2]

@@ -20,6 +20,7 @@ from zdm.operations.fidelity.indexes import (
     between_backfills,
     index_column_steps,
     index_steps,
+    kept_casts,
     review_indexes,
 )
 from zdm.operations.fidelity.logical import review_added, review_subscriptions
@@ -47,6 +48,7 @@ __all__ = [
     "exchanged_key",
     "guarded",
     "in_swap",
+    "kept_casts",
     "key_parts",
     "mentioned",
     "only_in_swap",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from psycopg import sql
 
 from zdm.model.names import QualifiedName, qualified
+from zdm.model.plan import Finding, Severity
 from zdm.model.requests import CarryRequest
 from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.model.table import Index
 from zdm.operations import ddl
+from zdm.operations.base import Draft
 from zdm.operations.fidelity.promises import is_unique
 from zdm.operations.fidelity.review import Review, backed_by, drops_only, find_index, goes_too, temporary
 from zdm.operations.shape import TableShape
@@ -116,6 +118,21 @@ def between_backfills(
         if step.phase is Phase.MIGRATION
         else step
         for step in steps
+    ]
+
+
+def kept_casts(draft: Draft, carried: Mapping[str, str]) -> list[Finding]:
+    """What the plan says of indexes whose constants have the old types, so that the new version's conditions do not meet them."""
+    return [
+        Finding(
+            severity=Severity.WARNING,
+            text=f"the index {request.name} of {request.table} is carried over as {carried[request.key]}; written for the new type it would be "
+            f"{carried[request.written_key]}, and conditions of the new version that say no more than that do not use it",
+            where=request.where,
+            rule="index-keeps-casts",
+        )
+        for request in draft.carries
+        if request.written_key in carried
     ]
 
 
