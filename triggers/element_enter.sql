@@ -1,11 +1,11 @@
 -- template: element_enter
--- version: 1
--- parameters: function, settings, quote, one, many, guard, own_key, match, filled, wanted, settle_many, number, not_filled, no_form
+-- version: 2
+-- parameters: function, path, settings, quote, one, many, guard, own_key, match, filled, wanted, settle_many, number, not_filled, no_form
 -- Before an element is written: its row is locked, as everybody locks the row first; and where it is not filled yet, it is filled now,
 -- so that what the new application writes is added to what the old one holds.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_row {one};
   zdm_mine constant pg_catalog.text := {guard};

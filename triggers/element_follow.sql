@@ -1,11 +1,11 @@
 -- template: element_follow
--- version: 2
--- parameters: function, settings, quote, one, guard, empty, settle, keys, changed, own_key, agree, append, message, hint
+-- version: 3
+-- parameters: function, path, settings, quote, one, guard, empty, settle, keys, changed, own_key, agree, append, message, hint
 -- A row of the new version was written that follows from rows of the old one. A new row gets what they say; anything else that the new
 -- application says of it has no old form, and is refused.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_row {one};
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');

@@ -1,11 +1,11 @@
 -- template: element_group_follow
--- version: 1
--- parameters: function, settings, quote, one, many, guard, empty, match, settle, keys, own_key, agree, append, message, hint
+-- version: 2
+-- parameters: function, path, settings, quote, one, many, guard, empty, match, settle, keys, own_key, agree, append, message, hint
 -- The new version has written a row that follows from rows of the old one. A new row without values gets what they say; anything else has
 -- no old form, and is refused. A changed key is looked at when the transaction ends, since both tables may be following a third one.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_row {one};
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');

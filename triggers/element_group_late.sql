@@ -1,11 +1,11 @@
 -- template: element_group_late
--- version: 1
--- parameters: function, settings, quote, one, many, kept, was_match, was_key, was_guard, now_key, now_guard, agree, message
+-- version: 2
+-- parameters: function, path, settings, quote, one, many, kept, was_match, was_key, was_guard, now_key, now_guard, agree, message
 -- The new version has removed rows, or given one another key. At the end of the transaction none may be gone of which there are rows of the
 -- old version, and none there that they do not say: both may have gone together, by a foreign key to a third table.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_row {one};
   zdm_wrong pg_catalog.text;

@@ -1,6 +1,6 @@
 -- template: log_keyed
--- version: 2
--- parameters: bring, changes, declare, failure, filter, forget, function, lock, quote, read, settings
+-- version: 3
+-- parameters: also, bring, changes, declare, failure, filter, forget, function, lock, path, quote, read, settings
 -- Brings both sides of one key to agree: under a lock on the key among reconcilers, then on the rows, so that what they hold and what was noted of
 -- them (`zdm_ids`) is read together. What is noted while it works (a row that was not there could not be locked) is found at the end, and it begins
 -- again. Returns done, failed (recorded), taken by another reconciler, busy (the application holds a row), or in the way: another row still has a
@@ -8,11 +8,14 @@
 -- is nothing to do.
 
 CREATE OR REPLACE FUNCTION {function}(zdm_key pg_catalog.text[], zdm_side pg_catalog.text)
-RETURNS pg_catalog.text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+RETURNS pg_catalog.text LANGUAGE plpgsql SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_ids pg_catalog.int8[];
 {declare}
 BEGIN
+  -- Only transactions of zdm's own come here. The backfill says in them that its rows need not be looked at; but what is noted of one does, and
+  -- the row that refers to it. A SET clause would want a superuser, since no module has defined the setting.
+  PERFORM pg_catalog.set_config('zdm.row', '', true){also};
   IF NOT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended({lock} OPERATOR(pg_catalog.||) zdm_key::pg_catalog.text, 0)) THEN
     RETURN 'taken';
   END IF;

@@ -1,11 +1,11 @@
 -- template: log_moved
--- version: 1
--- parameters: function, settings, quote, lock, changes, filter, take, noted, also
+-- version: 2
+-- parameters: function, path, settings, quote, lock, changes, filter, take, noted, also
 -- What is noted of a row that took another key, if nothing before it waits that concerns either key. The other side's row may go along, and what
 -- was noted under the former key with it; then it is an update like any other.
 
 CREATE OR REPLACE FUNCTION {function}(zdm_id pg_catalog.int8)
-RETURNS pg_catalog.text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+RETURNS pg_catalog.text LANGUAGE plpgsql SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_key pg_catalog.text[];
   zdm_was pg_catalog.text[];

@@ -1,10 +1,10 @@
 -- template: parent_late
--- version: 2
--- parameters: function, settings, quote, link, counted, links_of, message, settle
+-- version: 3
+-- parameters: function, path, settings, quote, link, counted, links_of, message, settle
 -- At the end of the transaction: the old version holds one value, so that a row of the source which has several links cannot go back.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_at constant {link} := NEW;
 BEGIN

@@ -1,11 +1,11 @@
 -- template: row_late
--- version: 1
--- parameters: function, settings, quote, settle, source, match
+-- version: 2
+-- parameters: function, path, settings, quote, settle, source, match
 -- At the end of the transaction: a row that must have one on the other side, and was given none meanwhile, gets it. So the new
 -- application can insert both itself, in one transaction, as it will when it is alone.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_at {source};
 BEGIN

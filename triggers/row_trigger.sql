@@ -1,13 +1,13 @@
 -- template: row_trigger
--- version: 5
--- parameters: function, settings, quote, settle, along, declare, inserted_outside, key_changed, unfilled, move, taken_over, updated_outside, left, lazy, truncate
+-- version: 6
+-- parameters: function, path, settings, quote, settle, along, declare, inserted_outside, key_changed, unfilled, move, taken_over, updated_outside, left, lazy, truncate
 -- What the triggers on one side of a row mapping call. The application's role need have no rights on the other side, hence
 -- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays. The
 -- guard says so meanwhile: neither must the row be written back as it was, nor be missed under the key that it leaves, which another row
 -- may have by now. Where the same statement gave it that key, the other row comes with it.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_done pg_catalog.bool;

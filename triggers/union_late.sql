@@ -1,11 +1,11 @@
 -- template: union_late
--- version: 1
--- parameters: function, settings, quote, settle, source, own_key, failed, target, met, touch
+-- version: 2
+-- parameters: function, path, settings, quote, settle, source, own_key, failed, target, met, touch
 -- At the end of the transaction: a row whose key another one had is tried again, since that may have gone meanwhile. If it is still
 -- there, it is written as it is: whoever lets it go from now on waits until this transaction has ended, and then sees the row.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_at {source};
 BEGIN

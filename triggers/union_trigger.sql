@@ -1,12 +1,12 @@
 -- template: union_trigger
--- version: 2
--- parameters: function, settings, quote, settle, along, taken_over, handover, elsewhere, theirs_before, theirs_now, key_changed, move, truncate
+-- version: 3
+-- parameters: function, path, settings, quote, settle, along, taken_over, handover, elsewhere, theirs_before, theirs_now, key_changed, move, truncate
 -- What the triggers on a table call that has the rows of several old ones, for one of these. A row that ceases to be this one's goes
 -- there, one that comes to be is made; its other half is the business of the other mapping's trigger. One that is handed over was written by the
 -- old version, which mirrors it itself.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp{settings} AS {quote}
+  SET search_path = {path}{settings} AS {quote}
 DECLARE
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_was pg_catalog.bool;

@@ -30,7 +30,11 @@ def statements_of(mapping: RowMapping, rollout: int) -> RowStatements:
 def surrogate(mapping: RowMapping) -> TableMapping:
     """The table that is gone through, under the name that the catalog calls the mapping by."""
     return TableMapping(
-        table=mapping.id, final_name=mapping.id.name, oid=mapping.source.oid, key=mapping.source.key
+        table=mapping.id,
+        final_name=mapping.id.name,
+        oid=mapping.source.oid,
+        key=mapping.source.key,
+        path=mapping.path,
     )
 
 

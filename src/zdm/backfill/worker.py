@@ -305,6 +305,7 @@ class Worker:
             lock_timeout=options.lock_timeout,
             statement_timeout=timeout or options.statement_timeout,
             settings=self._job.settings if not heard else self._job.heard,
+            path=self._job.mapping.path,
         ):
             self._job.hooks.guard(self.conn.cursor())
             yield

@@ -24,6 +24,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
 from zdm.errors import BadInput, ZdmError
+from zdm.sql.identifiers import look_up
 from zdm.sql.rows import PINNED_SETTINGS
 
 Connection = psycopg.Connection[TupleRow]
@@ -338,6 +339,7 @@ def transaction(
     statement_timeout: timedelta | None = None,
     idle_timeout: timedelta = DEFAULT_IDLE,
     settings: Mapping[str, str] | None = None,
+    path: Sequence[str] = (),
     rollback: bool = False,
 ) -> Iterator[None]:
     """One transaction under the pinned settings, committed at the end, rolled back if the block raises.
@@ -352,6 +354,8 @@ def transaction(
     idle_timeout: how long the transaction may wait for us before the server ends it.
     settings: further settings, local to this transaction (``synchronous_commit`` …). ``work_mem`` is the least of it: where the
         server, database or role gives more, that stays.
+    path: schemas in which names are looked up after the server's own. Whoever writes rows of a table says its mapping's, since
+        the application's triggers may not qualify what they name.
     rollback: always roll back, for experiments on the server.
 
     Raises
@@ -377,7 +381,7 @@ def transaction(
         del everything["work_mem"]
     try:
         try:
-            conn.execute(_begin(conn, isolation, read_only, everything))
+            conn.execute(_begin(conn, isolation, read_only, everything, path))
         except psycopg.errors.FeatureNotSupported:
             raise takes_no_writes() from None  # nothing else of BEGIN is refused so: only a standby refuses READ WRITE
         for statement in getattr(conn, "prelude", ()) if rollback else ():
@@ -408,14 +412,23 @@ def _is_open(conn: psycopg.Connection[Any]) -> bool:
 
 
 def _begin(
-    conn: psycopg.Connection[Any], isolation: str, read_only: bool, settings: Mapping[str, str]
+    conn: psycopg.Connection[Any],
+    isolation: str,
+    read_only: bool,
+    settings: Mapping[str, str],
+    path: Sequence[str],
 ) -> bytes:
-    return _begin_text(isolation, read_only, getattr(conn, "role", None), tuple(settings.items()))
+    role = getattr(conn, "role", None)
+    return _begin_text(isolation, read_only, role, tuple(settings.items()), tuple(path))
 
 
 @lru_cache(maxsize=256)
 def _begin_text(
-    isolation: str, read_only: bool, role: str | None, settings: tuple[tuple[str, str], ...]
+    isolation: str,
+    read_only: bool,
+    role: str | None,
+    settings: tuple[tuple[str, str], ...],
+    path: tuple[str, ...],
 ) -> bytes:
     """BEGIN with its settings as text: composed once, because a backfill begins thousands of equal transactions."""
     access: LiteralString = "READ ONLY" if read_only else "READ WRITE"
@@ -425,6 +438,8 @@ def _begin_text(
     if role is not None:
         statements.append(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role)))
     statements += [_set(name, value, local=True) for name, value in settings]
+    if path:
+        statements.append(sql.SQL("SET LOCAL search_path = {}").format(look_up(path)))
     return sql.SQL("; ").join(statements).as_string(None).encode()
 
 

@@ -19,6 +19,7 @@ from zdm.db.introspect import (
     type_comparison,
 )
 from zdm.db.session import Session
+from zdm.db.write_path import write_path
 from zdm.engine.derived_defaults import DerivedDefaults
 from zdm.engine.key_mapper import referring, refused_keys
 from zdm.errors import BadInput, Problem
@@ -189,10 +190,15 @@ class Mapper:
             dropped_in_new=shape.dropped,
             partitioned=table.partitioned,
             has_children=table.has_children,
+            path=self.path(table.owner, table.name) if groups else (),
         )
         if self.problems or not mapping.needs_sync or shape.expose is Expose.COLUMNS:
             return mapping
         return mapping.model_copy(update={"marker_in_view": any(self._ambiguous(shape, g) for g in groups)})
+
+    def path(self, owner: str, *tables: QualifiedName) -> tuple[str, ...]:
+        """Where names are looked up while rows of these tables are written."""
+        return write_path(self.conn, owner, [*(table.schema_ for table in tables), self.target])
 
     def _groups(self, shape: TableShape) -> tuple[ColumnGroup, ...]:
         if not shape.groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from psycopg import sql
 
@@ -22,9 +23,13 @@ from zdm.model.row_mapping import MirroredColumn, RowMapping, RowSide, SideKind,
 from zdm.operations.rows import DraftRows, DraftSide
 from zdm.operations.shape import BEFORE
 
+OURS: Final = "zdm_"
+"""How the variables, aliases and arguments of the functions that mirror rows begin."""
+
 
 def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMapping, ...]:
     """Every row mapping of the draft, checked; problems are collected in the mapper."""
+    _refuse_our_names(mapper)
     taken = {table.table for table in tables if table.needs_sync}
     found: list[RowMapping] = []
     for number, draft in enumerate(mapper.draft.rows, 1):
@@ -36,7 +41,36 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
             taken.add(made.id)
             found.append(made)
     _refuse_cycles(mapper, found)
-    return unite(mapper, found)
+    return tuple(_with_path(mapper, mapping) for mapping in unite(mapper, found))
+
+
+def _refuse_our_names(mapper: Mapper) -> None:
+    """What the functions that mirror rows call their own variables and tables cannot be columns: nothing could tell which is meant."""
+    found: dict[QualifiedName, dict[str, str]] = {}
+    for draft in mapper.draft.rows:
+        sides = (draft.old, draft.new) if draft.parent is None else (draft.old, draft.new, draft.parent.side)
+        for side in sides:
+            there = mapper.draft.existing(side.table)
+            names = [c.name for c in there.columns] if there is not None else [n for n, *_ in side.readable]
+            for name in [*names, *side.key, *(c.name for c in side.columns)]:
+                if name.startswith(OURS):
+                    found.setdefault(side.table, {})[name] = draft.operation
+    mapper.problems += [
+        Problem(
+            f"{', '.join(names)} of {table}: columns whose names begin with {OURS} cannot be told from what the functions call so that "
+            "keep this table's rows in step with another one's",
+            next(iter(names.values())),
+            "Rename the column in an earlier migration (rename_column), or give the new one another name.",
+            rule="name-taken",
+        )
+        for table, names in found.items()
+    ]
+
+
+def _with_path(mapper: Mapper, mapping: RowMapping) -> RowMapping:
+    old = mapper.draft.existing(mapping.old.table)
+    assert old is not None  # only the new side's table may be made
+    return mapping.model_copy(update={"path": mapper.path(old.owner, *mapping.tables)})
 
 
 def _refuse_cycles(mapper: Mapper, mappings: Sequence[RowMapping]) -> None:

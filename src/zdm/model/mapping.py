@@ -237,6 +237,7 @@ class TableMapping(Value):
     dropped_in_new: True if the new version has no such table (`drop_table`).
     partitioned: whether its rows are in partitions; which there are is looked up whenever rows are gone through.
     has_children: the same of tables that inherit from it. The server hands columns and checks down to them, but no triggers.
+    path: the schemas in which names are looked up while zdm writes its rows, after the server's own: its triggers may not qualify them.
     """
 
     table: QualifiedName
@@ -253,6 +254,7 @@ class TableMapping(Value):
     dropped_in_new: bool = False
     partitioned: bool = False
     has_children: bool = False
+    path: tuple[str, ...] = ()
 
     @property
     def spread(self) -> bool:

@@ -329,6 +329,7 @@ class RowMapping(Value):
     replaces: the new side's table takes the old one's name at cleanup.
     beside: the other tables whose rows the new side's table has.
     numbers: columns of the new side's key, and the SQL that gives each the next number where the new version names none.
+    path: the schemas in which names are looked up while zdm writes rows of either table, as of `TableMapping`.
     """
 
     id: QualifiedName
@@ -346,6 +347,7 @@ class RowMapping(Value):
     replaces: bool = False
     beside: tuple[Beside, ...] = ()
     numbers: tuple[tuple[str, str], ...] = ()
+    path: tuple[str, ...] = ()
 
     @property
     def unites(self) -> bool:

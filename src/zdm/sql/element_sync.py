@@ -41,7 +41,7 @@ from zdm.sql.row_objects import (
 )
 from zdm.sql.rows import PINNED_SETTINGS
 from zdm.sql.sync import SCHEMA
-from zdm.sql.templates import dollar_quoted, load
+from zdm.sql.templates import load
 
 
 def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
@@ -181,7 +181,7 @@ class ElementObjects(Objects):
     def _made(
         self, purpose: str, template: str, takes: sql.Composable, /, **pieces: sql.Composable
     ) -> Function:
-        definition = dollar_quoted(template, function=self._called(purpose), **pieces)
+        definition = self._definition(template, function=self._called(purpose), **pieces)
         return Function(self._named(purpose), takes, definition, self._label(template, definition))
 
     def _guard(self, values: sql.Composable) -> sql.Composable:

@@ -34,6 +34,11 @@ def qualified_name(name: QualifiedName) -> sql.Identifier:
     return sql.Identifier(name.schema_, name.name)
 
 
+def look_up(path: Iterable[str]) -> sql.Composed:
+    """A search_path that finds the server's own names first, then those of these schemas, and no temporary object unless it is named."""
+    return comma(sql.Identifier(name) for name in ("pg_catalog", *path, "pg_temp"))
+
+
 def trusted(text: str) -> sql.SQL:
     """Text that the server itself deparsed (a default, a type, a cut expression), as SQL."""
     return sql.SQL(text)

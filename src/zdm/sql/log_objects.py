@@ -17,8 +17,6 @@ CHANGES = sql.Identifier(SCHEMA, "row_changes")
 CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
 
 _NOTHING = sql.SQL("")
-_UNGUARDED = sql.SQL("\n  SET \"zdm.row\" = ''")
-"""The backfill says that its rows need not be looked at; but what is noted of one does, and the row that refers to it."""
 
 
 def of_mapping(mapping: RowMapping, rollout: int, alias: str = "zdm_c") -> sql.Composable:
@@ -64,7 +62,7 @@ class Logged(Objects):
 
     def _logged(self, purpose: str, template: str, arguments: str, **pieces: sql.Composable) -> Function:
         name = name_of(self.mapping, self.rollout, purpose)
-        definition = dollar_quoted(template, function=sql.Identifier(SCHEMA, name), **pieces)
+        definition = self._definition(template, function=sql.Identifier(SCHEMA, name), **pieces)
         return Function(name, sql.SQL(arguments), definition, self._label(template, definition))
 
     @property
@@ -80,7 +78,8 @@ class Logged(Objects):
         bring: sql.Composable,
         failure: sql.Composable,
         forget: sql.Composable,
-        settings: sql.Composable = _UNGUARDED,
+        also: sql.Composable = _NOTHING,
+        settings: sql.Composable = _NOTHING,
         **types: sql.Composable,
     ) -> Function:
         """What brings a key to agree.
@@ -91,11 +90,13 @@ class Logged(Objects):
         read: statements that lock the rows of the key, and read what they hold and what was noted of it.
         bring: those that make them agree.
         failure: those that record what was raised meanwhile; `forget` removes what they recorded.
+        also: settings of the transaction, besides that of the row which is mirrored.
         """
         return self._logged(
             "reconcile",
             "log_keyed",
             "pg_catalog.text[], pg_catalog.text",
+            also=also,
             settings=settings,
             declare=sql.SQL(declare).format(**types),
             lock=self._lock,

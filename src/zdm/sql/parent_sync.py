@@ -42,7 +42,7 @@ from zdm.sql.row_objects import (
 )
 from zdm.sql.rows import has_parent, render
 from zdm.sql.sync import SCHEMA
-from zdm.sql.templates import dollar_quoted, load
+from zdm.sql.templates import load
 
 _SOURCE, _LINK, PARENT_ALIAS = "zdm_s", "zdm_l", "zdm_p"
 
@@ -224,7 +224,7 @@ class ParentObjects(Objects):
     def _made(
         self, purpose: str, template: str, takes: sql.Composable, /, **pieces: sql.Composable
     ) -> Function:
-        definition = dollar_quoted(template, function=self._called(purpose), **pieces)
+        definition = self._definition(template, function=self._called(purpose), **pieces)
         return Function(self._named(purpose), takes, definition, self._label(template, definition))
 
     def _guard(self, names: tuple[str, ...], alias: str) -> sql.Composable:

@@ -31,7 +31,7 @@ from zdm.sql.row_objects import (
 from zdm.sql.rows import REPAIR
 from zdm.sql.templates import load
 
-_SETTLING = sql.SQL("\n  SET \"zdm.settling\" = 'on'")
+_SETTLING = sql.SQL(", pg_catalog.set_config('zdm.settling', 'on', true)")
 
 _DECLARED = """\
   zdm_row {source};
@@ -148,7 +148,7 @@ class ReferenceLogObjects(Logged, ReferenceObjects):
             given=given,
         )
         return self._keyed(
-            settings=_SETTLING,
+            also=_SETTLING,
             declare=_DECLARED,
             source=source,
             parent=self.names["parent"],

@@ -22,7 +22,7 @@ from zdm.sql.row_settle import Settling
 from zdm.sql.row_write import settle
 from zdm.sql.rows import render
 from zdm.sql.sync import SCHEMA
-from zdm.sql.templates import dollar_quoted, load
+from zdm.sql.templates import load
 
 
 class Generator(Settling):
@@ -141,7 +141,7 @@ class Generator(Settling):
     def _on(self) -> Function:
         name = self._function_name("on")
         lazy = self._lazy and self.mapping.presence is Presence.NEEDED
-        definition = dollar_quoted(
+        definition = self._definition(
             "row_trigger",
             function=sql.Identifier(SCHEMA, name),
             settings=self._settings,
@@ -184,7 +184,7 @@ class Generator(Settling):
         else:
             source, settled = self.target, settle(self.mapping, self.rollout, "new")
             match = row_conditions.match(self.yours, "zdm_s", "old")
-        definition = dollar_quoted(
+        definition = self._definition(
             "row_late",
             function=sql.Identifier(SCHEMA, name),
             settings=self._settings,

@@ -13,7 +13,7 @@ from psycopg import sql
 from zdm.model.expression import Expression, Volatility
 from zdm.model.names import QualifiedName, fit
 from zdm.model.row_mapping import RowMapping, RowSide
-from zdm.sql.identifiers import all_of, column, comma, qualified_name
+from zdm.sql.identifiers import all_of, column, comma, look_up, qualified_name
 from zdm.sql.rows import PINNED_SETTINGS
 from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
@@ -98,6 +98,12 @@ class Objects(ABC):
             triggers=sql.Literal([t.name for t in self.triggers]),
             trigger_labels=sql.Literal([t.label for t in self.triggers]),
         )
+
+    def _definition(self, template: str, **pieces: sql.Composable) -> sql.Composed:
+        """A filled template, which looks names up where the application's triggers do if it writes rows."""
+        if "path" in load(template).parameters:
+            pieces["path"] = look_up(self.mapping.path)
+        return dollar_quoted(template, **pieces)
 
     @property
     def _settings(self) -> sql.Composable:

@@ -128,7 +128,7 @@ class Reconciling(Logged, row_generator.Generator):
                 missing=missing,
             )
         return self._keyed(
-            settings=sql.SQL("\n  SET \"zdm.row\" = ''{}").format(self._by_index),
+            settings=self._by_index,
             declare=_DECLARED,
             old=old,
             new=new,

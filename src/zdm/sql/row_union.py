@@ -205,7 +205,7 @@ class UnionObjects(row_generator.Generator):
         if self.side == "old":
             return super()._on()
         name = self._function_name("on")
-        definition = dollar_quoted(
+        definition = self._definition(
             "union_trigger",
             function=sql.Identifier(SCHEMA, name),
             settings=self._settings,
@@ -260,7 +260,7 @@ class UnionObjects(row_generator.Generator):
 
     def _again(self) -> Function:
         name = self._function_name("late")
-        definition = dollar_quoted(
+        definition = self._definition(
             "union_late",
             function=sql.Identifier(SCHEMA, name),
             settings=self._settings,

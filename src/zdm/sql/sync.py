@@ -33,7 +33,7 @@ from zdm.model.mapping import (
 )
 from zdm.model.names import QualifiedName
 from zdm.sql import children
-from zdm.sql.identifiers import all_of, any_of, comma, qualified_name
+from zdm.sql.identifiers import all_of, any_of, comma, look_up, qualified_name
 from zdm.sql.rows import PINNED_SETTINGS, REPAIR
 from zdm.sql.sync_conditions import (
     changed_in,
@@ -416,6 +416,8 @@ class _Generator:
         template = load(f"function_{purpose}")
         if "settings" in template.parameters:
             pieces = {"settings": self._settings, **pieces}
+        if "path" in template.parameters:
+            pieces = {"path": look_up(self.mapping.path), **pieces}
         if "marker" in template.parameters:
             pieces = {"marker": self.marker, **pieces}
         definition = dollar_quoted(template.name, function=sql.Identifier(SCHEMA, name), **pieces)
@@ -467,7 +469,7 @@ class _Generator:
         names: Iterable[str] = ()
         # What refers to another table's rows reads them with its own rights, not the application's.
         elsewhere = self.mapping.looks_up or self._parents
-        own = sql.SQL("\n  SECURITY DEFINER SET search_path = pg_catalog, pg_temp" if elsewhere else "")
+        own = sql.SQL("\n  SECURITY DEFINER SET search_path = {}").format(look_up(self.mapping.path))
         if any(e.volatility is not Volatility.IMMUTABLE for e in found) or any(
             not group.noted.plain for group in self.mapping.groups if group.noted is not None
         ):
@@ -476,7 +478,7 @@ class _Generator:
             names = ("standard_conforming_strings",)
         return sql.Composed(
             [
-                own,
+                *([own] if elsewhere else []),
                 *(
                     sql.SQL("\n  SET {} = {}").format(
                         sql.Identifier(name), sql.Literal(PINNED_SETTINGS[name])

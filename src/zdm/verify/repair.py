@@ -181,7 +181,12 @@ def _some(job: _Job, statement: sql.Composed) -> int:
     deadline = time.monotonic() + job.patience.total_seconds()
     while True:
         try:
-            with transaction(job.conn, lock_timeout=job.lock_budget / 2, settings={SETTLING: "on"}):
+            with transaction(
+                job.conn,
+                lock_timeout=job.lock_budget / 2,
+                settings={SETTLING: "on"},
+                path=job.mapping.path,
+            ):
                 job.guard(job.conn.cursor())
                 return job.conn.execute(statement).rowcount
         except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:

@@ -471,7 +471,9 @@ class _Job:
         deadline = time.monotonic() + self.patience.total_seconds()
         while True:
             try:
-                with transaction(self.conn, lock_timeout=self.lock_budget / 2, settings=settings):
+                with transaction(
+                    self.conn, lock_timeout=self.lock_budget / 2, settings=settings, path=self.mapping.path
+                ):
                     self.guard(self.conn.cursor())
                     return self.conn.execute(statement).rowcount
             except (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure) as error:

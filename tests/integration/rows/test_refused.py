@@ -54,6 +54,10 @@ NO_TYPE = "'nosuch' is not a column type here"
             ["4 rows of public.ledger meet .*for example id=2; id=4; id=6; id=8"],
         ),
         (
+            [{"move_columns": {**MOVED, "create": {"columns": [{"name": "zdm_t", "type": "int"}]}}}],
+            ["1:move_columns: zdm_t of public.more: columns whose names begin with zdm_ cannot be told"],
+        ),
+        (
             [{"move_columns": {**MOVED, "create": {"columns": [{"name": "x", "type": "nosuch"}]}}}],
             [f"1:move_columns: {NO_TYPE}"],
         ),
