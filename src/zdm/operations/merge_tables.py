@@ -142,7 +142,7 @@ class MergeTables(Operation):
     keep: bool = Field(default=False, description="with `tables`: the new version has them as well")
     without_old_form: WithoutOldForm = Field(
         default=WithoutOldForm.REFUSE,
-        description="with `table`: values that it has no form for: refuse to write them, or record them, so that a rollback keeps them",
+        description="what the old tables have no form for: refuse to write it, or record it, so that a rollback keeps it",
     )
 
     scenarios: ClassVar[tuple[Scenario, ...]] = (
@@ -206,10 +206,6 @@ class MergeTables(Operation):
         if given:
             belongs = "each of `tables`" if self.united else "`tables`, not to `table`"
             raise ValueError(f"`{given[0]}` belongs to {belongs}")
-        if self.united and self.without_old_form is WithoutOldForm.RECORD:
-            raise ValueError(
-                "`without_old_form: record` belongs to `table`: a row without an old form may get one in whichever of `tables` is next"
-            )
         if self.united and len(self.united) < 2:
             raise ValueError("`tables` are two at least")
         if self.table is not None and not self.columns:
@@ -219,7 +215,9 @@ class MergeTables(Operation):
     @property
     def _union(self) -> Union | None:
         """What it is with `tables`."""
-        return Union(self.united, self.to, dict(self.key), self.create, self.keep) if self.united else None
+        if not self.united:
+            return None
+        return Union(self.united, self.to, dict(self.key), self.create, self.keep, self.without_old_form)
 
     @property
     def _goes(self) -> str:

@@ -105,6 +105,7 @@ class Union:
     key: dict[str, str]
     create: CreatedPart | None
     keep: bool
+    without_old_form: WithoutOldForm = WithoutOldForm.REFUSE
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -154,7 +155,7 @@ class Union:
             problems += without_old_form(
                 draft,
                 label,
-                WithoutOldForm.REFUSE,
+                self.without_old_form,
                 source.shape.name,
                 sides[0].side.table,
                 self._outside(number),
@@ -279,6 +280,13 @@ class Union:
                     )
         if self.contested:
             yield from self._check_numbering(sources)
+        if self.contested and self.without_old_form is WithoutOldForm.RECORD:
+            told = ", ".join(self.told)
+            yield Problem(
+                f"`without_old_form: record` needs {told} in the key of {self.to}: without it a row that has no form in one table, or in any, "
+                "stands under a key that each of the others may give to a row of its own",
+                remedy=f"Let it be part of the key: `key: [{', '.join((*self.told, *self.key))}]`; or leave `without_old_form` out.",
+            )
 
     def _check_numbering(self, sources: Sequence[_Source]) -> Iterator[Problem]:
         """Two sequences come to the same numbers sooner or later."""
@@ -575,6 +583,7 @@ class Union:
             new=target.side,
             lossy=source.asked.lossy,
             numbers=numbers,
+            without_old_form=self.without_old_form,
         )
 
     # --- steps --------------------------------------------------------------------------------------------------------

@@ -170,4 +170,32 @@ _COMMENTS = Scenario(
     " AND nextval(pg_get_serial_sequence('comments', 'number')) > max(number) FROM comments",
 )
 
-SCENARIOS = (_CUSTOMERS, _ORDERS, _COMMENTS)
+#: The new version has customers elsewhere, and writes what a region's table does not take.
+_ANYWHERE = _CUSTOMERS.model_copy(
+    update={
+        "setup": _CUSTOMERS.setup.replace("NOT NULL UNIQUE", "NOT NULL UNIQUE CHECK (email <> 'NONE')"),
+        "operations": (
+            {
+                "merge_tables": {
+                    **_CUSTOMERS.operations[0]["merge_tables"],  # type: ignore[dict-item]
+                    "create": {},
+                    "without_old_form": "record",
+                }
+            },
+        ),
+        "new_writes": (
+            *_CUSTOMERS.new_writes,
+            "INSERT INTO customers (region, id, email) VALUES ('asia', 3000000 + {n}, 'asia {n}')",
+            "UPDATE customers SET email = 'none' WHERE region = 'eu' AND id = {n} % 200 + 1",
+            "UPDATE customers SET region = 'us', id = 2000000 + {n} WHERE region = 'asia' AND id = (SELECT min(id) FROM customers WHERE region = 'asia')",
+        ),
+        "after": _CUSTOMERS.after.replace("count(DISTINCT region) = 2", "count(DISTINCT region) >= 2"),
+        "agree": _CUSTOMERS.agree.replace(
+            "WHERE n.id IS NULL OR o.id IS NULL",
+            "WHERE n.id IS NULL OR (o.id IS NULL AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form f WHERE"
+            " f.key = jsonb_build_object('region', n.region, 'id', n.id) AND f.rollout = (SELECT max(id) FROM zdm.module_migrations)))",
+        ).replace(" OR (n.email", " OR o.id IS NOT NULL AND (n.email"),
+    }
+)
+
+SCENARIOS = (_CUSTOMERS, _ORDERS, _COMMENTS, _ANYWHERE)

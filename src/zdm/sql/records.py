@@ -66,6 +66,9 @@ def known(mapping: RowMapping, rollout: int, old: str, new: str) -> sql.Composab
         makes.append(sql.SQL("({} IS TRUE)").format(render(mapping.where, old)))
     if mapping.old.kind is SideKind.COLUMNS:
         makes.append(row_conditions.holds(mapping.old, old))
+    if mapping.foremost:
+        # What is no table's may have the number of one of its rows.
+        makes.append(sql.SQL("({} IS TRUE)").format(row_conditions.theirs(mapping.new, new)))
     return sql.SQL("({} IS NOT NULL AND {} AND NOT {})").format(
         column(mapping.new.key[0], new), recorded(mapping, rollout, new), all_of(makes)
     )

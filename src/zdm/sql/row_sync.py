@@ -33,6 +33,7 @@ from zdm.sql import (
     row_log,
     row_record,
     row_union,
+    union_record,
 )
 from zdm.sql.identifiers import comma, qualified_name
 from zdm.sql.row_objects import (
@@ -180,6 +181,8 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
     if mapping.logged:
         return row_log.LogObjects(mapping, rollout, side)
     if mapping.records:
+        if mapping.unites:
+            return union_record.RecordedUnion(mapping, rollout, side)
         recording = join_record.RecordedColumns if mapping.joins else row_record.RecordObjects
         return recording(mapping, rollout, side)
     if mapping.unites:

@@ -70,18 +70,23 @@ class UnionObjects(row_generator.Generator):
             self._trigger("delete", "DELETE", on, was),
             self._statement_trigger(on),
         ]
-        if self.mapping.foremost:
-            nobodys, outside = row_conditions.nobodys(self.mapping, "new"), self._function_name("outside")
-            made.append(self._trigger("outside", "INSERT OR UPDATE", outside, nobodys))
-            if self.mapping.numbers:
-                # Without a number it would be refused for that, which tells nothing.
-                unnumbered = all_of([any_of(self._unnumbered), nobodys])
-                made.append(self._before("outside", outside, unnumbered))
+        made += self._refusing()
         if self.mapping.numbers:
             made.append(
                 self._before("number", self._function_name("number"), all_of([any_of(self._unnumbered), now]))
             )
         return tuple(made)
+
+    def _refusing(self) -> tuple[Trigger, ...]:
+        """What meets a row that is no table's."""
+        if not self.mapping.foremost:
+            return ()
+        nobodys, outside = row_conditions.nobodys(self.mapping, "new"), self._function_name("outside")
+        refused = self._trigger("outside", "INSERT OR UPDATE", outside, nobodys)
+        if not self.mapping.numbers:
+            return (refused,)
+        # Without a number it would be refused for that, which tells nothing.
+        return (refused, self._before("outside", outside, all_of([any_of(self._unnumbered), nobodys])))
 
     def _before(self, purpose: str, function: str, when: sql.Composable) -> Trigger:
         name = trigger_before(self.mapping, f"{self.side}_{purpose}")
@@ -276,15 +281,18 @@ class UnionObjects(row_generator.Generator):
 
     def _no_form(self) -> Function:
         name = self._function_name("outside")
-        sources = [self.mine.told, *(other.told for other in self.mapping.beside)]
-        known = "; ".join(" and ".join(f"{t.name} = {t.value.source}" for t in told) for told in sources)
         definition = dollar_quoted(
             "union_outside",
             function=sql.Identifier(SCHEMA, name),
-            message=_message(f"the row \0 of {self.mine.table} has no old form: it is none of {known}"),
+            message=self._outside_said(),
             row=comma(column(name, "new") for name in self.mine.key),
         )
         return Function(name, sql.SQL(""), definition, self._label("union_outside", definition))
+
+    def _outside_said(self) -> sql.Composable:
+        sources = [self.mine.told, *(other.told for other in self.mapping.beside)]
+        known = "; ".join(" and ".join(f"{t.name} = {t.value.source}" for t in told) for told in sources)
+        return _message(f"the row \0 of {self.mine.table} has no old form: it is none of {known}")
 
     def _number(self) -> Function:
         name = self._function_name("number")
