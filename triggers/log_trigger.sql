@@ -1,6 +1,6 @@
 -- template: log_trigger
--- version: 2
--- parameters: function, settings, quote, changes, here, mine, mine_before, all, key, key_before, key_changed, inserted, updated, declare, arrived, left, went
+-- version: 3
+-- parameters: function, settings, quote, changes, here, mine, mine_before, all, key, key_before, key_changed, inserted, updated, declare, arrived, left, went, came_here, went_away
 -- What the triggers on one side of a logged row mapping call: it notes which row was written, and of an update which parts. Nothing of
 -- the other side is read or locked. What the reconciler itself mirrors is not noted: `zdm.row` names the row.
 
@@ -17,7 +17,11 @@ BEGIN
     END IF;
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
     IF zdm_guard OPERATOR(pg_catalog.=) '' OR zdm_guard OPERATOR(pg_catalog.<>) ALL (ARRAY[{mine}, {mine} OPERATOR(pg_catalog.||) '!', {all}]) THEN
-      IF {key_changed} THEN
+      IF {came_here} THEN
+        INSERT INTO {changes} (rollout, mapping, side, event, key, parts) VALUES ({here}, 'insert', {key}, {inserted});
+      ELSIF {went_away} THEN
+        INSERT INTO {changes} (rollout, mapping, side, event, key, parts) VALUES ({here}, 'delete', {key_before}, {went});
+      ELSIF {key_changed} THEN
         INSERT INTO {changes} (rollout, mapping, side, event, key) VALUES ({here}, 'delete', {key_before});
         INSERT INTO {changes} (rollout, mapping, side, event, key, was, parts)
         VALUES ({here}, 'key', {key}, {key_before}, {updated});

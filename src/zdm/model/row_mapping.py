@@ -147,6 +147,14 @@ class RowSide(Value):
     told: tuple[Told, ...] = ()
 
     @property
+    def shared(self) -> tuple[tuple[str, str], ...]:
+        """The key columns that the other side has as well, with their types: all but those that only tell rows apart."""
+        told = {t.name for t in self.told}
+        return tuple(
+            (name, type_) for name, type_ in zip(self.key, self.key_types, strict=True) if name not in told
+        )
+
+    @property
     def given(self) -> tuple[Told, ...]:
         """What its rows hold besides the key and the mapped columns."""
         return tuple(t for t in self.told if t.name not in self.key)

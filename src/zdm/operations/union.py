@@ -582,6 +582,7 @@ class Union:
             ),
             new=target.side,
             lossy=source.asked.lossy,
+            loggable=not self.contested,
             numbers=numbers,
             without_old_form=self.without_old_form,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 
 _CUSTOMERS = Scenario(
@@ -198,4 +199,7 @@ _ANYWHERE = _CUSTOMERS.model_copy(
     }
 )
 
-SCENARIOS = (_CUSTOMERS, _ORDERS, _COMMENTS, _ANYWHERE)
+#: With a key of its own, what each version numbers meets only when it is reconciled.
+_NOTED = _COMMENTS.model_copy(update={"sync": SyncMode.LOGGED})
+
+SCENARIOS = (_CUSTOMERS, _ORDERS, _COMMENTS, _ANYWHERE, _NOTED)

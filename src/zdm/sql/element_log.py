@@ -133,6 +133,8 @@ class ElementLogObjects(Logged, ElementObjects):
             arrived=sql.SQL(""),
             left=sql.SQL(""),
             went=sql.SQL("NULL"),
+            came_here=sql.SQL("false"),
+            went_away=sql.SQL("false"),
         )
 
     def _differ(self) -> Function:

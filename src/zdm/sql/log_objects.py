@@ -7,6 +7,7 @@ from abc import abstractmethod
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping, RowSide
+from zdm.sql import row_conditions
 from zdm.sql.identifiers import all_of, column, comma, trusted, type_name
 from zdm.sql.row_conditions import across
 from zdm.sql.row_objects import Function, Objects, Side, name_of, sides, text_of
@@ -33,12 +34,13 @@ def function_of(mapping: RowMapping, rollout: int, purpose: str) -> sql.Identifi
 
 def keyed(side: RowSide, alias: str, key: str) -> sql.Composable:
     """A condition: the row has the key that an array of text holds."""
-    return all_of(
+    named = [
         sql.SQL("({} OPERATOR(pg_catalog.=) CAST({}[{}] AS {}))").format(
             column(name, alias), trusted(key), sql.Literal(number), type_name(type_)
         )
-        for number, (name, type_) in enumerate(zip(side.key, side.key_types, strict=True), 1)
-    )
+        for number, (name, type_) in enumerate(side.shared, 1)
+    ]
+    return all_of([*named, *([row_conditions.theirs(side, alias)] if side.told else [])])
 
 
 class Logged(Objects):

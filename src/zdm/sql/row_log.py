@@ -117,7 +117,7 @@ def forget(mapping: RowMapping, rollout: int) -> str:
 
 def drop_first(mapping: RowMapping) -> tuple[str, ...]:
     """What removes the triggers that read the other side; ACCESS EXCLUSIVE on the new side's table, briefly."""
-    purposes = ("new_first", "new_first_update") if mapping.joins else ("new_first",)
+    purposes = ("new_first", "new_first_update") if mapping.joins or mapping.unites else ("new_first",)
     return tuple(
         text_of(
             sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
@@ -224,7 +224,19 @@ class LogObjects(Reconciling):
             left=self._leaving(),
             # What it says is said by the row that takes its place, if one does.
             went=sql.SQL("'{}'" if self.mine.within else "NULL"),
+            came_here=self._came,
+            went_away=self._went,
         )
+
+    @property
+    def _came(self) -> sql.Composable:
+        """A condition over an update's row: it was not the mapping's before."""
+        return sql.SQL("false")
+
+    @property
+    def _went(self) -> sql.Composable:
+        """The same of one that is not any more."""
+        return sql.SQL("false")
 
     def _leaving(self) -> sql.Composable:
         """Leave word of the row that goes, for the one that takes its place in another partition."""
@@ -339,6 +351,10 @@ class LogObjects(Reconciling):
     def _expand(self) -> Function:
         mapping = self.mapping
         joined = row_conditions.joined(mapping, OLD, NEW)
+        # A row that stands on its own has none over there, as long as it holds nothing.
+        made = row_conditions.holds(mapping.new, NEW) if mapping.joins else sql.SQL("true")
+        if mapping.unites:
+            made = row_conditions.theirs(mapping.new, NEW)
         new_gone: sql.Composable = sql.SQL("    NULL;")
         if not mapping.one_way:
             new_gone = self._gone("new", mapping.old, OLD, NEW, all_of([joined]), self._may(OLD))
@@ -355,8 +371,7 @@ class LogObjects(Reconciling):
                 NEW,
                 OLD,
                 joined,
-                # A row that stands on its own has none over there, as long as it holds nothing.
-                row_conditions.holds(mapping.new, NEW) if mapping.joins else sql.SQL("true"),
+                made,
             ),
             new_gone=new_gone,
         )

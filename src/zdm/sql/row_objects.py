@@ -183,7 +183,7 @@ def plain_keys(types: Iterable[str]) -> bool:
 def key_text(side: RowSide, alias: str) -> sql.Composable:
     """The key of a row as the log of changes, and what lost, have it."""
     return sql.SQL("ARRAY[{}]").format(
-        comma(sql.SQL("{}::pg_catalog.text").format(column(name, alias)) for name in side.key)
+        comma(sql.SQL("{}::pg_catalog.text").format(column(name, alias)) for name, _ in side.shared)
     )
 
 

@@ -388,16 +388,14 @@ class Reconciling(Logged, row_generator.Generator):
         # A key that no UPDATE may write ends with its row, and another one is made.
         if yours.kind is not SideKind.ROWS or yours.fixed or (follower == "old" and self.mapping.one_way):
             return sql.SQL("      NULL;")
-        values = [
-            sql.SQL("CAST(zdm_key[{}] AS {})").format(sql.Literal(number), type_name(type_))
-            for number, type_ in enumerate(yours.key_types, 1)
-        ]
-        assigned = comma(
-            sql.SQL("{} = {}").format(column(name), value)
-            for name, value in zip(yours.key, values, strict=True)
-        )
+        values: dict[str, sql.Composable] = {
+            name: sql.SQL("CAST(zdm_key[{}] AS {})").format(sql.Literal(number), type_name(type_))
+            for number, (name, type_) in enumerate(yours.shared, 1)
+        }
+        assigned = comma(sql.SQL("{} = {}").format(column(name), value) for name, value in values.items())
+        values |= {t.name: render(t.value) for t in yours.told}
         guard: sql.Composable = sql.SQL("pg_catalog.concat_ws(':', {}, ROW({})::pg_catalog.text)").format(
-            sql.Literal(f"{self.mapping.number}:{follower}"), comma(values)
+            sql.Literal(f"{self.mapping.number}:{follower}"), comma(values[name] for name in yours.key)
         )
         if yours.within:
             # In another partition it is another row, and both are meant.
@@ -464,12 +462,14 @@ def _latest(side: str, what: sql.Composable) -> sql.Composable:
 
 def _named(side: RowSide, alias: str) -> sql.Composable:
     """Give a row that is not there its key."""
-    return sql.SQL("\n").join(
+    named = [
         sql.SQL("        {} := CAST(zdm_key[{}] AS {});").format(
             column(name, alias), sql.Literal(number), type_name(type_)
         )
-        for number, (name, type_) in enumerate(zip(side.key, side.key_types, strict=True), 1)
-    )
+        for number, (name, type_) in enumerate(side.shared, 1)
+    ]
+    told = [sql.SQL("        {} := {};").format(column(t.name, alias), render(t.value)) for t in side.told]
+    return sql.SQL("\n").join([*named, *told])
 
 
 def all_held(columns: Iterable[MirroredColumn], alias: str) -> sql.Composable:

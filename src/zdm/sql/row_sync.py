@@ -33,6 +33,7 @@ from zdm.sql import (
     row_log,
     row_record,
     row_union,
+    union_log,
     union_record,
 )
 from zdm.sql.identifiers import comma, qualified_name
@@ -179,7 +180,8 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
         kind = element_record.RecordedElements if mapping.records else element_sync.ElementObjects
         return kind(mapping, rollout, side)
     if mapping.logged:
-        return row_log.LogObjects(mapping, rollout, side)
+        noting = union_log.UnionLogObjects if mapping.unites else row_log.LogObjects
+        return noting(mapping, rollout, side)
     if mapping.records:
         if mapping.unites:
             return union_record.RecordedUnion(mapping, rollout, side)
@@ -204,6 +206,8 @@ def _function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
             return gathered_log.function_names(mapping, rollout, side)
         return element_sync.function_names(mapping, rollout, side)
     if mapping.logged:
+        if mapping.unites:
+            return union_log.function_names(mapping, rollout, side)
         return row_log.function_names(mapping, rollout, side)
     return [
         name_of(mapping, rollout, purpose)

@@ -437,7 +437,7 @@ class _Statements:
     def settled(self, conn: psycopg.Connection[Any], key: tuple[str, ...]) -> _Part:
         """A pair of which something always waits."""
         different = tuple(int(kind is Kind.DIFFERENT) for kind in _KINDS)
-        names = zip(self._mapping.new.key, key, strict=True)
+        names = zip(self._mapping.old.key, key, strict=True)
         unknown: _Part | None = _Part(
             0, different, {Kind.DIFFERENT: [", ".join(f"{n}={v}" for n, v in names)]}
         )
@@ -450,16 +450,20 @@ class _Statements:
         return found or _Part(0, (0,) * len(_KINDS), {})
 
     def _of_keys(self, side: RowSide, alias: str, keys: Sequence[tuple[str, ...]]) -> sql.Composable:
-        columns = [[key[number] for key in keys] for number in range(len(side.key))]
+        columns = [[key[number] for key in keys] for number in range(len(side.shared))]
         values = comma(
             sql.SQL("CAST(zdm_k.{} AS {})").format(sql.Identifier(f"k{number}"), trusted(type_))
-            for number, type_ in enumerate(side.key_types)
+            for number, (_, type_) in enumerate(side.shared)
         )
+        mine: sql.Composable = sql.SQL("true")
+        if side is self._mapping.new and self._mapping.unites:
+            mine = row_conditions.answered(self._mapping, "")
         return sql.SQL(
-            "(SELECT * FROM {} WHERE ({}) IN (SELECT {} FROM ROWS FROM ({}) AS zdm_k ({}))) AS {}"
+            "(SELECT * FROM {} WHERE {} AND ({}) IN (SELECT {} FROM ROWS FROM ({}) AS zdm_k ({}))) AS {}"
         ).format(
             qualified_name(side.table),
-            comma(column(name) for name in side.key),
+            mine,
+            comma(column(name) for name, _ in side.shared),
             values,
             comma(sql.SQL("pg_catalog.unnest({}::text[])").format(sql.Literal(c)) for c in columns),
             comma(sql.Identifier(f"k{number}") for number in range(len(columns))),
