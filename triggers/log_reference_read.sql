@@ -1,7 +1,7 @@
 -- template: log_reference_read
 -- version: 1
 -- parameters: source, own_key, named, changes, filter, own
--- A row, locked, and what was noted of it since it was made. Whose word counts the row itself says: who wrote it last. Where nobody has, it is its
+-- A row, locked, and what was noted of it since another one of its key went (an INSERT is noted also where it meets the row). Whose word counts the row itself says: who wrote it last. Where nobody has, it is its
 -- parent that another name was given, and the row follows.
 
       SELECT zdm_s.* INTO zdm_row FROM {source} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
@@ -14,7 +14,7 @@
         RETURN 'busy';
       END IF;
       SELECT COALESCE(pg_catalog.array_agg(zdm_c.id), '{{}}'),
-        COALESCE(pg_catalog.max(zdm_c.id) FILTER (WHERE zdm_c.event OPERATOR(pg_catalog.=) ANY (ARRAY['insert', 'delete'])), 0)
+        COALESCE(pg_catalog.max(zdm_c.id) FILTER (WHERE zdm_c.event OPERATOR(pg_catalog.=) 'delete'), 0)
       INTO zdm_ids, zdm_since
       FROM {changes} AS zdm_c WHERE {filter} AND zdm_c.key OPERATOR(pg_catalog.=) zdm_key;
       SELECT COALESCE(pg_catalog.max(zdm_c.id) FILTER (WHERE zdm_c.side OPERATOR(pg_catalog.=) 'old' AND zdm_c.parts OPERATOR(pg_catalog.&&) '{{1}}'), 0),

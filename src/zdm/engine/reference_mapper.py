@@ -53,6 +53,20 @@ def _refuse_readers(mapper: Mapper, mapping: TableMapping, rows: list[RowMapping
         reading = [
             g.name for g in mapping.groups if g is not group and written & {*g.reads_of_up, *g.reads_of_down}
         ]
+        table = mapper.draft.tables.get(mapping.table)
+        meddling = [t.name for t in table.triggers if t.row and t.timing == "before"] if table else []
+        if not reading and meddling and len(mapping.groups) > 1:
+            others = ", ".join(g.name for g in mapping.groups if g is not group)
+            operation = next(r.operation for r in rows if r.number == group.noted.number)
+            mapper.problems.append(
+                Problem(
+                    f"trigger {', '.join(meddling)} of {mapping.table} may write {others} when `sync: logged` writes what follows from {group.name}, "
+                    "which nothing would carry on",
+                    operation,
+                    "Put the operations into migrations of their own, or use `sync: immediate`.",
+                    "logged-sync",
+                )
+            )
         if reading:
             operation = next(r.operation for r in rows if r.number == group.noted.number)
             mapper.problems.append(

@@ -231,6 +231,54 @@ def test_both_versions_write_one_row(database: Database) -> None:
     ]
 
 
+def test_an_insert_that_meets_the_row_is_no_end_of_it(database: Database) -> None:
+    """It is noted before it meets the row; what the old version has written before is not its parent's new name's."""
+    goods = LoggedGoods(database)
+    number = goods.id_of("k1")
+    database.execute(
+        f"{kept(1, 'mine')}; INSERT INTO goods (id, shop, kind_id) VALUES (1, 1, {number}) ON CONFLICT (id) DO NOTHING;"
+        f" UPDATE kinds SET name = 'renamed' WHERE id = {number}"
+    )
+    # As where somebody holds the row for a while.
+    database.execute("SELECT zdm.rows_1_1_expand(id) FROM zdm.row_changes WHERE key IS NULL")
+    goods.reconcile()
+    assert (goods.bad(), goods.kind(1), goods.kind(11)) == (0, "mine", "renamed")
+
+
+def test_the_tables_owner_writes_the_log(database: Database) -> None:
+    """An application's role needs no rights on the parent, nor on what is zdm's."""
+    database.execute("CREATE ROLE seller")
+    try:
+        goods = LoggedGoods(database)
+        database.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON goods TO seller; GRANT UPDATE, SELECT ON kinds TO seller"
+        )
+        database.execute(
+            f"SET ROLE seller; {kept(1, 'mine')}; DELETE FROM goods WHERE id = 2; INSERT INTO goods VALUES (80, 1, 'more');"
+            " UPDATE kinds SET name = 'renamed' WHERE shop = 1 AND name = 'k3'"
+        )
+        goods.reconcile()
+        assert (goods.bad(), goods.kind(1), goods.kind(3), goods.kind(80)) == (0, "mine", "renamed", "more")
+    finally:
+        database.execute("DROP OWNED BY seller; DROP ROLE seller")
+
+
+def test_behind_the_fence(database: Database) -> None:
+    """The old columns are called otherwise; what the new version writes goes there all the same, and comes back with them."""
+    goods = LoggedGoods(database)
+    goods.rollout.advance_to(State.SWITCHED_OVER)
+    goods.rollout.engine().fence("try_it")
+    database.execute(
+        f"UPDATE goods SET kind_id = {goods.id_of('k2')} WHERE id = 1; UPDATE kinds SET name = 'renamed' WHERE shop = 1 AND name = 'k3';"
+        " UPDATE goods SET id = 90 WHERE id = 5"
+    )
+    assert goods.rollout.engine().verify("try_it").clean
+    goods.rollout.engine().fence("try_it", lift=True)
+    assert (goods.bad(), goods.kind(1), goods.kind(3), goods.kind(90)) == (0, "k2", "renamed", "k0")
+    goods.rollout.engine().rollback("try_it")
+    goods.rollout.nothing_left()
+
+
 def test_what_has_no_form_over_there(database: Database) -> None:
     """Neither version's write fails; the gates refuse, a rollback does, and what it is told to leave is kept with its parent."""
     goods = LoggedGoods(database)
