@@ -15,7 +15,6 @@ from zdm.engine.results import Outcome
 from zdm.engine.rollout import Engine
 from zdm.errors import BadInput
 from zdm.model.phases import State
-from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 from zdm.operations.merge_tables import MergeTables
 from zdm.operations.union_scenarios import SCENARIOS
@@ -315,9 +314,6 @@ def test_refusals(database: Database) -> None:
             )
         }
     )
-    with pytest.raises(BadInput) as raised:
-        engine.plan(asked.model_copy(update={"sync": SyncMode.LOGGED}))
-    assert {p.rule for p in raised.value.problems} == {"logged-sync"}
     database.execute("CREATE TABLE bills (id int PRIMARY KEY, customer bigint REFERENCES customers_us)")
     with pytest.raises(BadInput, match=r"bills points at public.customers_us, which goes"):
         engine.plan(asked)
