@@ -183,6 +183,9 @@ class Statements:
         self.promised = {
             new.final: f"{group.old[0].name} refers to no row of {group.lookup.table}"
             if group.lookup is not None
+            else f"{new.final} would be NULL, and the new version promises NOT NULL: so is {', '.join(group.copied.columns)} of its row of "
+            f"{group.copied.table}, or it refers to none"
+            if group.copied is not None
             else f"up of {new.final} is NULL, and the new version promises NOT NULL"
             for group in mapping.groups
             for new in group.new

@@ -37,7 +37,7 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import row_log, row_sync, sync
+from zdm.sql import copies, row_log, row_sync, sync
 
 Connect = Callable[[], Session]
 Mark = Callable[[Connection], None]
@@ -181,14 +181,20 @@ class Executor:
             if inherited:
                 children.remove()
             if sync_installed(self.session, mapping):
-                statements = sync.remove(mapping, self.rollout)
+                statements = tuple(sync.drop_triggers(mapping))
                 for rows in self.logs(action.table):
                     self._drain(rows)
                     statements = (row_log.end(rows, "new", over=False), *statements)
                 locks = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE, only=inherited),)
+                if any(copies.copied_groups(mapping)):
+                    # What they are copies of is watched until nothing is copied any more; each table has a transaction of its own.
+                    run_locked(self.session, statements, locks, self.budget, self.guard, self._waiting)
+                    statements, locks = (), ()
+                statements = (*statements, *sync.drop_functions(mapping, self.rollout))
             else:
                 # The swap has dropped the triggers; DROP TRIGGER IF EXISTS would lock the table for nothing.
                 statements = tuple(sync.drop_functions(mapping, self.rollout))
+            self._unwatch(mapping)
         elif sync_installed(self.session, mapping) and not by_another_zdm(
             self.session, mapping, self.rollout
         ):
@@ -196,6 +202,7 @@ class Executor:
             statements = sync.switch(mapping, self.rollout, action.authority)
         else:
             objects = sync.install(mapping, self.rollout, action.authority)
+            self._watch(objects)
             first, statements = objects.functions, objects.triggers + objects.comments
             locks = (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE, only=inherited),)
         keeps = inherited and not action.remove
@@ -204,6 +211,33 @@ class Executor:
         if keeps:
             children.keep_in_step()
             self._in_own_transaction(mark)
+
+    def _watch(self, objects: sync.SyncObjects) -> None:
+        """Watch what the table has copies of, before the first row of it has them."""
+        for table, statements in objects.watching:
+            locks = (TableLock(table=table, mode=Lock.SHARE_ROW_EXCLUSIVE),)
+            run_locked(
+                self.session,
+                statements,
+                locks,
+                self.budget,
+                self.guard,
+                self._waiting,
+                first=objects.functions,
+            )
+
+    def _unwatch(self, mapping: TableMapping) -> None:
+        watching = copies.unwatch(mapping)
+        names = [name for _, name, _ in watching]
+        rows = self.session.execute(
+            "SELECT tgname FROM pg_catalog.pg_trigger WHERE tgname = ANY (%s) AND NOT tgisinternal", (names,)
+        ).fetchall()
+        there = {name for (name,) in rows}
+        for table, name, statement in watching:
+            # Cleanup has dropped them; DROP TRIGGER IF EXISTS would lock the table for nothing.
+            if name in there:
+                locks = (TableLock(table=table, mode=Lock.ACCESS_EXCLUSIVE),)
+                run_locked(self.session, (statement,), locks, self.budget, self.guard, self._waiting)
 
     def _sync_rows(self, action: Sync, mark: Mark) -> None:
         mapping = self.rows(action.table)
@@ -265,8 +299,9 @@ class Executor:
             steps = sync.install_one_by_one(mapping, self.rollout, sync_triggers(self.session, mapping))
             mode = Lock.SHARE_ROW_EXCLUSIVE
             if steps:
-                functions = sync.install(mapping, self.rollout, action.authority).functions
-                run_locked(self.session, functions, (), self.budget, self.guard, self._waiting)
+                objects = sync.install(mapping, self.rollout, action.authority)
+                run_locked(self.session, objects.functions, (), self.budget, self.guard, self._waiting)
+                self._watch(objects)
         for statements in steps:
             locks = (TableLock(table=action.table, mode=mode),)
             run_locked(self.session, statements, locks, self.budget, self.guard, self._waiting)

@@ -26,7 +26,7 @@ def _installer(work: Work, *, fenced: bool) -> Callable[[TableMapping, Authority
         # The triggers' definitions follow the renames, so their comments must as well.
         made = sync.install(mapping, work.rollout.id, authority)
         # On each partition or child of a table they would take too long to make again, and need not be.
-        statements = list(made.functions + made.comments if mapping.spread else made.statements)
+        statements = list(made.functions + (() if mapping.spread else made.triggers) + made.comments)
         for planned in work.plan.row_mappings:
             if planned.old.oid == mapping.oid:
                 rows = fence.effective_rows(planned, work.plan, fenced=fenced)

@@ -49,6 +49,11 @@ def refused_keys(conn: Session, shape: TableShape, fills: Mapping[str, Expressio
     ]
 
 
+def forced(conn: Session, oid: int) -> bool:
+    """Whether row security of the table holds for its owner as well."""
+    return bool(fetch_value(conn, _FORCED, [oid]))
+
+
 def _refused(
     conn: Session, shape: TableShape, group: DraftGroup, fills: Mapping[str, Expression]
 ) -> Iterator[Problem]:
@@ -67,7 +72,7 @@ def _refused(
                 "Let `to` be an integer, uuid, text or another type of the server's own that an index can order.",
                 "no-key",
             )
-    if fetch_value(conn, _FORCED, [shape.table.oid]):
+    if forced(conn, shape.table.oid):
         yield Problem(
             f"{shape.name} has row security that holds for its owner as well, so not every row could be looked up",
             group.operation,

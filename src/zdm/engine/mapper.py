@@ -20,6 +20,7 @@ from zdm.db.introspect import (
 )
 from zdm.db.session import Session
 from zdm.db.write_path import write_path
+from zdm.engine.copy_mapper import copying, refused_copies
 from zdm.engine.derived_defaults import DerivedDefaults
 from zdm.engine.key_mapper import referring, refused_keys
 from zdm.errors import BadInput, Problem
@@ -226,6 +227,7 @@ class Mapper:
         self._spell_defaults(shape)
         self.refuse_generated(shape, [*ups.items(), *downs.items()])
         self.problems += refused_keys(self.conn, shape, fills)
+        self.problems += refused_copies(self.conn, self.draft, shape)
         if self.problems:
             return ()
         made = []
@@ -243,6 +245,8 @@ class Mapper:
             )
             if group.refers_to is not None:
                 made[-1] = referring(self.draft, made[-1], group.refers_to, own=group.refers_to == shape.name)
+            if group.copied is not None:
+                made[-1] = copying(made[-1], group.copied)
         for circle in circles(made):
             self._refuse_circle(shape, circle)
         return tuple(made)
@@ -542,6 +546,9 @@ class Mapper:
 
     def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:
         """Whether an INSERT's origin cannot be told from the row; see docs/architecture.md, Triggers."""
+        if group.copied is not None:
+            # Whoever inserts the row, it has what the other table says.
+            return False
         triggers = [*shape.table.triggers, *(t for part in shape.table.partitions for t in part.triggers)]
         if any(t.row and t.timing == "before" and "INSERT" in t.definition for t in triggers):
             # An application trigger may fill columns of either side before ours looks at the row.

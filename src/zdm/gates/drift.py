@@ -147,7 +147,11 @@ def _sync_objects(ctx: GateContext, mapping: TableMapping) -> list[str]:
     found = [f"{text} (on {mapping.table})" for text in sync.findings(expected, there)]
     if mapping.partitioned:
         # Partitions have the row triggers; the one for TRUNCATE is the table's own.
-        names = [item.name for item in expected if item.kind == "trigger" and "truncate" not in item.name]
+        names = [
+            item.name
+            for item in expected
+            if item.kind == "trigger" and item.name.startswith(sync.PREFIX) and "truncate" not in item.name
+        ]
         found += [
             f"trigger {name} of the partition {partition} is {what}"
             for name, partition, what in ctx.conn.execute(_PARTITION_TRIGGERS, (mapping.oid, names))

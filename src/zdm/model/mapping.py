@@ -153,6 +153,30 @@ class SharedParent(Value):
     plain: bool = True
 
 
+class Copied(Value):
+    """The row of another table whose columns a group's new columns are copies of: the one that the row refers to.
+
+    That row alone decides. Who changes it writes its rows; who refers to it looks it up, and holds it FOR KEY SHARE.
+
+    Parameters
+    ----------
+    oid: that table's.
+    by: by what a row refers to it: each column of the row, and the column of that table that it equals.
+    columns: what the new columns are copies of, in their order.
+    cascades: a changed key takes the rows along (ON UPDATE CASCADE), so that what refuses it elsewhere need not be asked.
+    deferrable: the foreign key may be checked late, so that a row may go and another one come by its key.
+    nullable: what is copied may be NULL.
+    """
+
+    table: QualifiedName
+    oid: int
+    by: tuple[tuple[str, str], ...]
+    columns: tuple[str, ...]
+    cascades: bool = False
+    deferrable: bool = False
+    nullable: bool = False
+
+
 class ColumnGroup(Value):
     """Columns that are mapped together: `change_type` has one on each side, `split_column` one old and several new.
 
@@ -161,6 +185,7 @@ class ColumnGroup(Value):
     pairs: the group is a key that gets a value of its own in each version, and this view of zdm's shows both.
     lookup: the group refers to a row by such a key.
     parent: the new columns refer to a row of a shared table.
+    copied: the new columns are copies of another table's, whatever is written to them; there is no old side.
     """
 
     name: str
@@ -172,6 +197,7 @@ class ColumnGroup(Value):
     pairs: QualifiedName | None = None
     lookup: Lookup | None = None
     parent: SharedParent | None = None
+    copied: Copied | None = None
 
     @property
     def elsewhere(self) -> bool:
@@ -278,8 +304,8 @@ class TableMapping(Value):
 
     @property
     def looks_up(self) -> bool:
-        """Whether some columns follow from each other by a row that both refer to."""
-        return any(group.lookup is not None for group in self.groups)
+        """Whether some columns follow from a row of another table that the row refers to."""
+        return any(group.lookup is not None or group.copied is not None for group in self.groups)
 
     @property
     def refers_to_itself(self) -> bool:

@@ -23,7 +23,7 @@ from zdm.operations.shape import DraftNew, ShapeColumn, TableShape
 from zdm.operations.succession import succeed
 from zdm.sql import pairs
 
-_COMPARED = re.compile(r"smallint|integer|bigint|uuid|text|character varying(\(\d+\))?")
+COMPARED = re.compile(r"smallint|integer|bigint|uuid|text|character varying(\(\d+\))?")
 """Types of keys whose ``=`` is pg_catalog's own."""
 
 
@@ -210,7 +210,7 @@ class ReplaceKey(Operation):
                     rule="no-key",
                 )
             )
-        if not _COMPARED.fullmatch(column.type):
+        if not COMPARED.fullmatch(column.type):
             problems.append(
                 Problem(
                     f"{name} of {table.name} is of type {column.type}, by which rows cannot be looked up in every session alike",

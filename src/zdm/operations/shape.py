@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from zdm.model.mapping import Conflict, Expose
+from zdm.model.mapping import Conflict, Copied, Expose
 from zdm.model.names import QualifiedName, fit
 from zdm.model.requests import ColumnType
 from zdm.model.table import Column, Table
@@ -67,6 +67,8 @@ class DraftGroup:
     by such a key, so that neither has an expression.
 
     `parent`: its new columns refer to the parent of that mapping of `Draft.rows`, counted from 1; both ways are the mapping's.
+
+    `copied`: its new columns are copies of what the row that this one refers to has, so that they have no expression either.
     """
 
     name: str
@@ -80,6 +82,7 @@ class DraftGroup:
     paired: bool = False
     refers_to: QualifiedName | None = None
     parent: int = 0
+    copied: Copied | None = None
 
 
 @dataclass(slots=True)

@@ -219,7 +219,11 @@ def _fenced_group(group: ColumnGroup, names: dict[str, str]) -> ColumnGroup:
                 "where": _fenced_expression(parent.where, names),
             }
         )
-    return group.model_copy(update={"old": old, "new": new, "parent": parent})
+    copied = group.copied
+    if copied is not None:
+        by = tuple((names.get(own, own), name) for own, name in copied.by)
+        copied = copied.model_copy(update={"by": by})
+    return group.model_copy(update={"old": old, "new": new, "parent": parent, "copied": copied})
 
 
 def _fenced_expression(expression: Expression | None, names: dict[str, str]) -> Expression | None:

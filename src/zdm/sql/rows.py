@@ -229,9 +229,14 @@ def repair_assignments(
     """SET list that makes one group of a row agree again, the authority's side being the truth.
 
     Old: ``new = up(old)``; new: ``old = down(new)``. None if that side derives nothing (then a person has to decide). Other
-    groups, and whatever they say of who wrote last, stay as they are. `given` as for `fill_assignments`.
+    groups, and whatever they say of who wrote last, stay as they are. `given` as for `fill_assignments`. Copies follow from another
+    table's row whoever is the authority; the triggers look them up once more, since that may change until this row is locked.
     """
     parts: list[sql.Composable] = []
+    if group.copied is not None:
+        return comma(
+            sql.SQL("{} = {}").format(column(n.name), render(n.up)) for n in group.new if n.up is not None
+        )
     if authority is Authority.OLD:
         parts += [
             sql.SQL("{} = {}").format(column(n.name), (given or {}).get(n.name) or render(n.up))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -29,10 +29,11 @@ from zdm.model.mapping import (
     TOGGLE,
     Authority,
     ColumnGroup,
+    Copied,
     TableMapping,
 )
 from zdm.model.names import QualifiedName
-from zdm.sql import children
+from zdm.sql import children, copies
 from zdm.sql.identifiers import all_of, any_of, comma, look_up, qualified_name
 from zdm.sql.rows import PINNED_SETTINGS, REPAIR
 from zdm.sql.sync_conditions import (
@@ -73,16 +74,23 @@ class ExpectedObject:
 
 @dataclass(frozen=True, slots=True)
 class SyncObjects:
-    """The statements that install the sync of one table, in the order in which they run, in one transaction."""
+    """The statements that install the sync of one table, in the order in which they run, in one transaction.
+
+    Parameters
+    ----------
+    watching: what watches tables of whose columns this one has copies, each in a transaction of its own that comes before.
+    """
 
     functions: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
     comments: tuple[str, ...] = ()
+    watching: tuple[tuple[QualifiedName, tuple[str, ...]], ...] = ()
 
     @property
     def statements(self) -> tuple[str, ...]:
         """All of them."""
-        return self.functions + self.triggers + self.comments
+        watching = tuple(statement for _, statements in self.watching for statement in statements)
+        return self.functions + watching + self.triggers + self.comments
 
 
 def install(mapping: TableMapping, rollout: int, authority: Authority) -> SyncObjects:
@@ -147,7 +155,8 @@ def switch(mapping: TableMapping, rollout: int, authority: Authority) -> tuple[s
 
 def remove(mapping: TableMapping, rollout: int) -> tuple[str, ...]:
     """What removes the sync, whether all, some or nothing of it is there. Takes ACCESS EXCLUSIVE on the table, briefly."""
-    return (*drop_triggers(mapping), *drop_functions(mapping, rollout))
+    watching = [statement for _, _, statement in copies.unwatch(mapping)]
+    return (*drop_triggers(mapping), *watching, *drop_functions(mapping, rollout))
 
 
 def drop_triggers(mapping: TableMapping) -> list[str]:
@@ -177,6 +186,7 @@ def expected_objects(mapping: TableMapping, rollout: int, authority: Authority) 
     return tuple(
         [ExpectedObject("function", f.name, f.label, f.origin) for f in generator.functions]
         + [ExpectedObject("trigger", t.name, t.label, t.origin) for t in generator.triggers]
+        + [ExpectedObject("trigger", t.name, t.label, t.origin) for _, t in generator.watching]
     )
 
 
@@ -197,12 +207,14 @@ def state_query(mapping: TableMapping, rollout: int) -> str:
             " encode(sha256(convert_to(pg_catalog.pg_get_triggerdef(t.oid), 'UTF8')), 'hex'), t.tgenabled::text"
             " FROM pg_catalog.pg_trigger AS t WHERE t.tgrelid = {oid}::pg_catalog.oid"
             " AND (starts_with(t.tgname, {triggers}) OR t.tgname = {route})"
+            " OR NOT t.tgisinternal AND t.tgname = ANY ({watching}::pg_catalog.text[])"
         ).format(
             schema=sql.Literal(SCHEMA),
             prefix=sql.Literal(_function_name(mapping, rollout, "")),
             oid=sql.Literal(mapping.oid),
             triggers=sql.Literal(PREFIX),
             route=sql.Literal(children.ROUTE),
+            watching=sql.Literal([t.name for _, t in _Generator(mapping, rollout, Authority.OLD).watching]),
         )
     )
 
@@ -298,8 +310,25 @@ class _Generator:
         triggers.append(sql.SQL("ALTER TABLE {} {}").format(self.table, comma(always)))
         comments = [self.comments(self.functions, self.triggers)]
         return SyncObjects(
-            tuple(map(_text, functions)), tuple(map(_text, triggers)), tuple(map(_text, comments))
+            tuple(map(_text, functions)),
+            tuple(map(_text, triggers)),
+            tuple(map(_text, comments)),
+            tuple(self._watches()),
         )
+
+    def _watches(self) -> Iterator[tuple[QualifiedName, tuple[str, ...]]]:
+        for _, copied in copies.copied_groups(self.mapping):
+            made = [trigger for found, trigger in self.watching if found is copied]
+            always = comma(sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in made)
+            stamp = self.comments((), made, copied.oid)
+            yield (
+                copied.table,
+                (
+                    *(_text(trigger.definition) for trigger in made),
+                    _text(sql.SQL("ALTER TABLE {} {}").format(qualified_name(copied.table), always)),
+                    _text(stamp),
+                ),
+            )
 
     def _ownership(self) -> list[sql.Composable]:
         """What lets functions that go to other tables' rows run as the table's owner, and look up what they have to."""
@@ -315,12 +344,14 @@ class _Generator:
             made.append(dollar_quoted("lookup_rights", table=table, views=sql.Literal(sorted(pairs))))
         return made
 
-    def comments(self, functions: Sequence[_Function], triggers: Sequence[_Trigger]) -> sql.Composed:
-        """One statement that stamps what has been made."""
+    def comments(
+        self, functions: Sequence[_Function], triggers: Sequence[_Trigger], oid: int = 0
+    ) -> sql.Composed:
+        """One statement that stamps what has been made; `oid` of another table that the triggers are on."""
         return dollar_quoted(
             "comments",
             schema=sql.Literal(SCHEMA),
-            table=sql.Literal(self.mapping.oid),
+            table=sql.Literal(oid or self.mapping.oid),
             functions=sql.Literal([f.name for f in functions]),
             function_labels=sql.Literal([f.label for f in functions]),
             triggers=sql.Literal([t.name for t in triggers]),
@@ -342,6 +373,10 @@ class _Generator:
             made.append(self._function("both", bodies.both()))
         if self._retries:
             made.append(self._function("late", bodies.late()))
+        made += [
+            self._function("follow", copies.follow(self.mapping, group, copied), group.number)
+            for group, copied in copies.copied_groups(self.mapping)
+        ]
         if self.mapping.has_children:
             pieces = {
                 "written": children.written(self.mapping),
@@ -395,6 +430,7 @@ class _Generator:
         if event == "update":
             # Being tried again is no change, so that nothing goes round in circles. A row that moved is found by its key of now.
             written = [old_changed(g) for g in self.mapping.groups if g.lookup is not None]
+            written += [copies.refers(self.mapping, c) for _, c in copies.copied_groups(self.mapping)]
             moved = [changed_in(self.mapping, name) for name in self.mapping.key]
             condition = all_of([condition, any_of([*written, *moved])])
         name = f"{PREFIX}6_late_{event}"
@@ -411,8 +447,26 @@ class _Generator:
         label = self._label("trigger_late", load("trigger_late").version, definition)
         return _Trigger(name, definition, label, self._origin("trigger_late"))
 
-    def _function(self, purpose: str, pieces: dict[str, sql.Composable]) -> _Function:
-        name = _function_name(self.mapping, self.rollout, purpose)
+    @cached_property
+    def watching(self) -> tuple[tuple[Copied, _Trigger], ...]:
+        """The triggers on tables of whose columns this one has copies."""
+        made: list[tuple[Copied, _Trigger]] = []
+        for group, copied in copies.copied_groups(self.mapping):
+            name = _function_name(self.mapping, self.rollout, f"follow_{group.number}")
+            function = sql.Identifier(SCHEMA, name)
+            for arrival in (False, True) if copied.deferrable else (False,):
+                definition = copies.watch(self.mapping, group, copied, function, arrival=arrival)
+                label = self._label("trigger_follow", load("trigger_follow").version, definition)
+                called = copies.trigger_name(self.mapping, group, arrival=arrival)
+                made.append((copied, _Trigger(called, definition, label, self._origin("trigger_follow"))))
+        return tuple(made)
+
+    def _function(
+        self, purpose: str, pieces: dict[str, sql.Composable], number: int | None = None
+    ) -> _Function:
+        name = _function_name(
+            self.mapping, self.rollout, purpose if number is None else f"{purpose}_{number}"
+        )
         template = load(f"function_{purpose}")
         if "settings" in template.parameters:
             pieces = {"settings": self._settings, **pieces}
@@ -501,6 +555,8 @@ class _Generator:
 
     def _named_triggers(self, group: ColumnGroup) -> list[_Trigger]:
         made: list[_Trigger] = []
+        if group.copied is not None:
+            return made
         still = sql.SQL("NOT {}").format(any_of([old_changed(group), new_changed(group)]))
         others = any_of(changed_in(self.mapping, name) for name in self._beside(group))
         last = has(sql.SQL("OLD.{}").format(self.marker), group.bit)

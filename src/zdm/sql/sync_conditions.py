@@ -119,6 +119,21 @@ def same(columns: Iterable[tuple[str, Comparison, str]]) -> sql.Composable:
     )
 
 
+def raising(
+    mapping: TableMapping, *, code: str, message: str, detail: str, hint: str, column: str
+) -> sql.Composed:
+    """Refuses the statement, in words for a person."""
+    return load("part_raise").fill(
+        code=sql.Literal(code),
+        message=sql.Literal(message),
+        detail=sql.Literal(detail),
+        hint=sql.Literal(hint),
+        schema=sql.Literal(mapping.table.schema_),
+        table=sql.Literal(mapping.table.name),
+        column=sql.Literal(column),
+    )
+
+
 def calls_of(parent: SharedParent, rollout: int, purpose: str) -> sql.Identifier:
     """A function of the row mapping that goes from one side of a row to the other by its parent."""
     return sql.Identifier("zdm", f"rows_{rollout}_{parent.number}_{purpose}")

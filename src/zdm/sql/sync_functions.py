@@ -22,6 +22,7 @@ from zdm.model.mapping import (
     SharedParent,
     TableMapping,
 )
+from zdm.sql.copies import copy, refers, unfound
 from zdm.sql.identifiers import all_of, any_of, comma, qualified_name, trusted
 from zdm.sql.pairs import dangling
 from zdm.sql.rows import filled_once
@@ -39,6 +40,7 @@ from zdm.sql.sync_conditions import (
     over_new,
     own,
     part,
+    raising,
     reads_beside_down,
     reads_beside_up,
     same,
@@ -111,6 +113,9 @@ class FunctionBodies:
 
     def _settled_as(self, group: ColumnGroup) -> sql.Composable:
         """Sets zdm_agree to false if the group does not hold what the row's marker says of it."""
+        if group.copied is not None:
+            # Looked up in any case: the row that is referred to must be held.
+            return comment(group.name)
         ups = [n for n in group.new if n.up is not None]
         downs = [o for o in group.old if o.down is not None]
         promised = [
@@ -207,6 +212,9 @@ class FunctionBodies:
             pieces["beside"] = self._beside_changed(group)
             if group.noted is not None:
                 template = "part_decide_logged"
+        elif group.copied is not None:
+            template = "part_decide_copied"
+            pieces["refers"] = refers(self.mapping, group.copied)
         elif group.new and group.old:
             template = "part_decide_both"
         elif group.new:
@@ -316,6 +324,8 @@ class FunctionBodies:
         return any(o.name == name for group in self.mapping.groups for o in group.old)
 
     def _decide_insert(self, group: ColumnGroup) -> sql.Composable:
+        if group.copied is not None:
+            return comment(group.name)
         given = any_of(sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(n.name)) for n in group.new)
         elsewhere = any_of(
             sql.SQL("NEW.{} IS NOT NULL").format(sql.Identifier(n.name))
@@ -417,15 +427,7 @@ class FunctionBodies:
         )
 
     def _raise(self, *, code: str, message: str, detail: str, hint: str, column: str) -> sql.Composed:
-        return load("part_raise").fill(
-            code=sql.Literal(code),
-            message=sql.Literal(message),
-            detail=sql.Literal(detail),
-            hint=sql.Literal(hint),
-            schema=sql.Literal(self.mapping.table.schema_),
-            table=sql.Literal(self.mapping.table.name),
-            column=sql.Literal(column),
-        )
+        return raising(self.mapping, code=code, message=message, detail=detail, hint=hint, column=column)
 
     def _try_new(self, group: ColumnGroup) -> sql.Composable:
         """Sets zdm_agree: the new side follows from the old. Not asked where a part of it follows from nothing."""
@@ -570,6 +572,8 @@ class FunctionBodies:
     def _up(self, group: ColumnGroup, *, update: bool) -> list[sql.Composable]:
         if group.lookup is not None:
             return self._look_up(group, update=update)
+        if group.copied is not None:
+            return [copy(self.mapping, group, group.copied, update=update)]
         assign: list[sql.Composable] = [
             sql.SQL("      NEW.{} := {};").format(sql.Identifier(n.name), over_new(n.up))
             for n in group.new
@@ -685,6 +689,8 @@ class FunctionBodies:
                 tries += [self._null_is_failure(n) for n in ups if n.not_null]
                 if group.lookup is not None:
                     tries = [tries_new(ups), self._dangling_is_failure(group)]
+                if group.copied is not None:
+                    tries = [tries_new(ups), unfound(group, group.copied)]
                 groups.append(
                     part(
                         "part_failed",

@@ -66,7 +66,9 @@ def _review_updates(draft: Draft, shape: TableShape, found: dict[str, Problem]) 
 
 def _by_hand(shape: TableShape) -> bool:
     """Whether triggers of zdm's write rows of the table by statements of their own, in the application's session."""
-    return any(group.paired or group.refers_to is not None or group.parent for group in shape.groups)
+    return any(
+        group.paired or group.refers_to is not None or group.parent or group.copied for group in shape.groups
+    )
 
 
 def _refuse(
