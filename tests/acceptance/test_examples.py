@@ -48,6 +48,11 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT stage FROM ci_builds WHERE name = 'only new'",
         [("only new",)],
     ),
+    "gitlab_sharding_key": (
+        "INSERT INTO issue_assignees (user_id, issue_id, project_id) SELECT 77777, id, project_id FROM issues WHERE id = 149",
+        "SELECT issue_id FROM issue_assignees WHERE user_id = 77777",
+        [(149,)],
+    ),
     "conversation_tags": (
         (
             "WITH c AS (INSERT INTO conversations (user_id, title) SELECT id, 'only new' FROM users WHERE email = 'user1'"

@@ -173,6 +173,8 @@ class Executor:
         mapping = self.mapping(action.table)
         locks: tuple[TableLock, ...] = ()
         first: tuple[str, ...] = ()
+        if action.remove:
+            self._release(mapping)
         if mapping.partitioned and mapping.needs_sync:
             self._sync_partitioned(action, mapping)
         inherited = mapping.has_children and mapping.needs_sync
@@ -225,6 +227,19 @@ class Executor:
                 self._waiting,
                 first=objects.functions,
             )
+
+    def _release(self, mapping: TableMapping) -> None:
+        """Drop foreign keys over copies first: without triggers a row that gets another reference would keep the copies of before."""
+        for group, copied in copies.copied_groups(mapping):
+            name = copies.key_name(mapping, group.number)
+            found = self.session.execute(
+                "SELECT FROM pg_catalog.pg_constraint WHERE conname = %s AND contype = 'f'", (name,)
+            ).fetchone()
+            if found is not None:
+                key = PartitionedForeignKey(
+                    table=mapping.table, name=name, body="", references=copied.table, remove=True
+                )
+                self._partitions.remove_key(key, self.guard)
 
     def _unwatch(self, mapping: TableMapping) -> None:
         watching = copies.unwatch(mapping)
