@@ -622,6 +622,8 @@ class Mapper:
         """Refuse every group whose mapping loses values of real rows without saying so."""
         for mapping in mappings.values():
             for group in mapping.groups:
+                if group.copied is not None and _promised(group):
+                    self._measure_copies(mapping, group)
                 # What goes by another table is tried with it, if at all.
                 if not group.two_way or not group.new or group.elsewhere:
                     continue
@@ -650,6 +652,23 @@ class Mapper:
                             rule="up-raises",
                         )
                     )
+
+    def _measure_copies(self, mapping: TableMapping, group: ColumnGroup) -> None:
+        """Warn of rows that would have NULL for a copy where the new version promises none."""
+        found = measure_roundtrip(self.conn, mapping, group).roundtrip
+        assert group.copied is not None
+        if found.failed:
+            keys = "; ".join(found.sample_keys)
+            self.findings.append(
+                Finding(
+                    severity=Severity.WARNING,
+                    text=f"{found.failed} of {found.rows} rows of {mapping.table} (for example {keys}) would have NULL for "
+                    f"{_promised(group)}, which is NOT NULL: they refer to no row of {group.copied.table}, or to one that has NULL; the "
+                    "backfill will stop there until they are corrected",
+                    where=self._label(mapping, group),
+                    rule="up-raises",
+                )
+            )
 
     def _label(self, mapping: TableMapping, group: ColumnGroup) -> str:
         return self.draft.shapes[mapping.table].groups[group.number].operation

@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
-from psycopg import sql
 from pydantic import Field, model_validator
 
 from zdm.errors import Problem
 from zdm.model.mapping import Conflict, Copied
-from zdm.model.names import QualifiedName, fit, qualified
+from zdm.model.names import QualifiedName, fit
 from zdm.model.plan import Finding, Severity
 from zdm.model.promise import Promise
 from zdm.model.requests import IndexRequest
 from zdm.model.sample import Scenario
 from zdm.model.step import (
-    Concurrent,
-    PartitionedForeignKey,
-    PartitionedIndex,
     Phase,
-    Stage,
     Step,
-    Transaction,
 )
 from zdm.model.table import Column, Constraint, Table
-from zdm.operations import ddl
 from zdm.operations.add_foreign_key import AddForeignKey, ForeignKey
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.copy_scenarios import SCENARIOS
+from zdm.operations.copy_steps import CopyPlan, clean_up, prepare
 from zdm.operations.create_index import CreateIndex
 from zdm.operations.params import Name, TableName, check_new_column, find_columns, find_shape
 from zdm.operations.replace_key import COMPARED
 from zdm.operations.shape import DraftGroup, DraftNew, ShapeColumn, TableShape
-from zdm.sql import copies
 
 _BOUNDED = re.compile(
     r"smallint|integer|bigint|oid|uuid|boolean|date|real|double precision|money|inet|cidr|macaddr8?|interval( .*)?|numeric\(\d+,-?\d+\)"
@@ -46,25 +39,6 @@ _BOUNDED = re.compile(
 _ON_UPDATE = re.compile(r" ON UPDATE (CASCADE|RESTRICT|NO ACTION|SET NULL|SET DEFAULT)")
 _ON_DELETE = re.compile(r" ON DELETE (?:CASCADE|RESTRICT|NO ACTION|SET NULL|SET DEFAULT)(?: \([^)]*\))?")
 _TIMING = re.compile(r" DEFERRABLE(?: INITIALLY DEFERRED)?")
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What `apply` found out.
-
-    Parameters
-    ----------
-    number: of the group.
-    tail: what the foreign key does when a row goes, and when it is checked: as the application's own.
-    more: operations that give the new columns indexes and foreign keys, with their labels.
-    """
-
-    shape: TableShape
-    group: DraftGroup
-    copied: Copied
-    number: int
-    tail: str
-    more: tuple[tuple[str, Operation], ...]
 
 
 class CopyColumns(Operation):
@@ -170,7 +144,11 @@ class CopyColumns(Operation):
                     rule="not-owner",
                 )
             )
-        by = self._by(shape, parent, key, problems) if key is not None else ()
+        by = (
+            self._by(shape, parent, key, [column.name for column in found], problems)
+            if key is not None
+            else ()
+        )
         for name in self.columns:
             check_new_column(shape, name, problems)
         if problems or key is None:
@@ -286,14 +264,35 @@ class CopyColumns(Operation):
 
     @staticmethod
     def _by(
-        shape: TableShape, parent: TableShape, key: Constraint, problems: list[Problem]
+        shape: TableShape,
+        parent: TableShape,
+        key: Constraint,
+        copied: Sequence[str],
+        problems: list[Problem],
     ) -> tuple[tuple[str, str], ...]:
         """The reference's columns with those that they equal; what stands in the way is appended."""
         pointed = next(
             (k for k in parent.table.referenced_by if k.name == key.name and k.references == shape.name), None
         )
         assert pointed is not None, f"{key.name} is not known to {parent.name}"
+        problems.extend(
+            Problem(
+                f"{name} of {parent.name} is part of what {key.name} refers to, so rows of {shape.name} have it already",
+                remedy=f"Use {own}, or add a column with `up: {own}` (add_column).",
+            )
+            for own, name in zip(key.columns, pointed.columns, strict=True)
+            if name in copied
+        )
         for own, name in zip(key.columns, pointed.columns, strict=True):
+            here, there = _column_of(shape, own), _column_of(parent, name)
+            if here.collation != there.collation:
+                problems.append(
+                    Problem(
+                        f"{own} of {shape.name} and {name} of {parent.name} have different collations, so they cannot be compared",
+                        remedy="Bring both to one collation first (change_type).",
+                        rule="no-key",
+                    )
+                )
             for table, column in (
                 (shape.table, _column_of(shape, own)),
                 (parent.table, _column_of(parent, name)),
@@ -364,7 +363,7 @@ class CopyColumns(Operation):
         action = _ON_DELETE.search(key.definition)
         timing = _TIMING.search(key.definition)
         tail = (action[0] if action else "") + (timing[0] if timing else "")
-        draft.memo[label] = _Plan(shape, group, copied, len(shape.groups) - 1, tail, more)
+        draft.memo[label] = CopyPlan(shape, group, copied, len(shape.groups) - 1, tail, more)
         return [problem for name, one in more for problem in one.apply(draft, name)]
 
     def _findings(self, shape: TableShape, parent: TableShape, label: str) -> Iterator[Finding]:
@@ -377,143 +376,24 @@ class CopyColumns(Operation):
         )
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
-        found: _Plan = context.draft.memo[context.label]
+        found: CopyPlan = context.draft.memo[context.label]
         steps = [
             step.model_copy(update={"operation": context.label})
             for label, one in found.more
             for step in one.plan(phase, replace(context, label=label))
         ]
         if phase is Phase.PREPARATION:
-            return [*self._prepare(found, context), *steps]
+            return [*prepare(found, context), *steps]
         if phase is Phase.CLEANUP:
-            return [*self._clean_up(found, context), *steps]
+            return [*clean_up(found, context), *steps]
         return steps
 
-    def _prepare(self, found: _Plan, context: Context) -> list[Step]:
-        """Before any row has copies, all that keeps them right stands."""
-        child, parent = found.shape.name, found.copied.table
-        build, drop = self._index(found, context)
-        mapping = context.mappings[child]
-        notes = [
-            Step(
-                id=f"preparation.{child}.copies.{found.number}.notes",
-                title=f"make a table of zdm's in which it is noted that rows of {child} got NULL",
-                phase=Phase.PREPARATION,
-                stage=Stage.SYNC,
-                operation=context.label,
-                action=Transaction(statements=(copies.make_notes(mapping, found.number),)),
-                undo=(Transaction(statements=(copies.drop_notes(mapping, found.number),)),),
-            )
-        ] * found.copied.nullable
-        return [
-            *notes,
-            Step(
-                id=f"preparation.{child}.copies.{found.number}.index",
-                title=f"build an index of {parent} that makes who changes {', '.join(found.copied.columns)} wait for who refers to the row",
-                phase=Phase.PREPARATION,
-                stage=Stage.SYNC,
-                operation=context.label,
-                action=build,
-                undo=(drop,),
-                naive="create-index-blocks-writes",
-            ),
-            *ddl.checked_constraint(
-                step_id=f"preparation.{child}.copies.{found.number}.key",
-                phase=Phase.PREPARATION,
-                stage=Stage.SYNC,
-                operation=context.label,
-                on=child,
-                name=copies.key_name(mapping, found.number),
-                body=self._key_body(found),
-                references=parent,
-                naive="add-foreign-key-scan",
-                partitioned=found.shape.table.partitioned,
-            ),
-        ]
-
-    def _clean_up(self, found: _Plan, context: Context) -> list[Step]:
-        child, parent = found.shape.name, found.copied.table
-        mapping = context.mappings[child]
-        name = copies.key_name(mapping, found.number)
-        _, drop = self._index(found, context)
-        release: Transaction | PartitionedForeignKey = ddl.drop_constraint(name, child, parent)
-        if found.shape.table.partitioned:
-            release = PartitionedForeignKey(
-                table=child,
-                name=name,
-                body=self._key_body(found).as_string(None),
-                references=parent,
-                remove=True,
-            )
-        group = mapping.groups[found.number]
-        unwatch = [
-            s for _, n, s in copies.unwatch(mapping) if n.startswith(copies.trigger_name(mapping, group))
-        ]
-        return [
-            Step(
-                id=f"cleanup.{child}.copies.{found.number}.key",
-                title=f"drop the foreign key of zdm's over the copies in {child}",
-                phase=Phase.CLEANUP,
-                stage=Stage.RELEASE,
-                operation=context.label,
-                action=release,
-                naive="drop-foreign-key-locks-both",
-            ),
-            Step(
-                id=f"cleanup.{child}.copies.{found.number}.follow",
-                title=f"stop carrying changes of {parent} to {child}",
-                phase=Phase.CLEANUP,
-                stage=Stage.APART,
-                operation=context.label,
-                action=Transaction(statements=tuple(unwatch), locks=(ddl.lock(parent),)),
-            ),
-            Step(
-                id=f"cleanup.{child}.copies.{found.number}.index",
-                title=f"drop the index of {parent} that only the rollout needed",
-                phase=Phase.CLEANUP,
-                stage=Stage.FINISH,
-                operation=context.label,
-                action=drop,
-            ),
-            *[
-                Step(
-                    id=f"cleanup.{child}.copies.{found.number}.notes",
-                    title=f"drop the table in which it was noted that rows of {child} got NULL",
-                    phase=Phase.CLEANUP,
-                    stage=Stage.FINISH,
-                    operation=context.label,
-                    action=Transaction(statements=(copies.drop_notes(mapping, found.number),)),
-                )
-            ]
-            * found.copied.nullable,
-        ]
-
-    @staticmethod
-    def _index(
-        found: _Plan, context: Context
-    ) -> tuple[Concurrent | PartitionedIndex, Concurrent | PartitionedIndex]:
-        parent = found.copied.table
-        index = qualified(parent.schema_, copies.index_name(context.mappings[found.shape.name], found.number))
-        columns = [*(key for _, key in found.copied.by), *found.copied.columns]
-        tail = sql.SQL("USING btree ({})").format(ddl.idents(columns))
-        return ddl.create_index(index, parent, tail, unique=True), ddl.drop_index(index, parent)
-
-    @staticmethod
-    def _key_body(found: _Plan) -> sql.Composed:
-        copied = found.copied
-        return sql.SQL("FOREIGN KEY ({}) REFERENCES {} ({}) ON UPDATE CASCADE{}").format(
-            ddl.idents([*(own for own, _ in copied.by), *(new.physical for new in found.group.new)]),
-            ddl.table(copied.table),
-            ddl.idents([*(key for _, key in copied.by), *copied.columns]),
-            ddl.raw(found.tail),
-        )
-
     def indexes(self, context: Context) -> Sequence[IndexRequest]:
-        found: _Plan = context.draft.memo[context.label]
+        found: CopyPlan = context.draft.memo[context.label]
         return [r for label, one in found.more for r in one.indexes(replace(context, label=label))]
 
     def promises(self, context: Context) -> list[Promise]:
-        found: _Plan = context.draft.memo[context.label]
+        found: CopyPlan = context.draft.memo[context.label]
         return [p for label, one in found.more for p in one.promises(replace(context, label=label))]
 
 

@@ -456,9 +456,14 @@ class _Generator:
             function = sql.Identifier(SCHEMA, name)
             for arrival in (False, True) if copied.deferrable else (False,):
                 definition = copies.watch(self.mapping, group, copied, function, arrival=arrival)
-                label = self._label("trigger_follow", load("trigger_follow").version, definition)
-                called = copies.trigger_name(self.mapping, group, arrival=arrival)
-                made.append((copied, _Trigger(called, definition, label, self._origin("trigger_follow"))))
+                loaded, called = (
+                    load("trigger_follow"),
+                    copies.trigger_name(self.mapping, group, arrival=arrival),
+                )
+                # Without the mapping: its names differ behind the fence, and nothing of this trigger does.
+                origin = f"zdm rollout {self.rollout} trigger_follow"
+                label = self._stamped(origin, loaded.version, definition)
+                made.append((copied, _Trigger(called, definition, label, origin)))
         return tuple(made)
 
     def _function(
@@ -498,8 +503,12 @@ class _Generator:
         )
 
     def _label(self, template: str, version: int, definition: sql.Composed) -> str:
+        return self._stamped(self._origin(template), version, definition)
+
+    @staticmethod
+    def _stamped(origin: str, version: int, definition: sql.Composed) -> str:
         source = hashlib.sha256(_text(definition).encode()).hexdigest()[:16]
-        return f"{self._origin(template)} version {version} source {source} server "
+        return f"{origin} version {version} source {source} server "
 
     def _origin(self, template: str) -> str:
         # A trigger is the same under either authority; `switch` replaces the functions alone.

@@ -747,6 +747,7 @@ class FunctionBodies:
     def late(self) -> dict[str, sql.Composable]:
         """The row by its key, as the statement that wrote it left it."""
         return {
+            "only": EMPTY if self.mapping.partitioned else sql.SQL("ONLY "),
             "table": self.table,
             "marker": self.marker,
             "same": all_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.acceptance.test_roles import Roles
 from tests.conformance.harness import OPEN_GATES, Rollout
 from tests.support.interleave import Isolation, Scene, Session
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
+from tests.support.writers import Writers
 from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
 from zdm.backfill.table import Statements
 from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
-from zdm.errors import BadInput
+from zdm.errors import BadInput, Drift
 from zdm.model.mapping import Authority, TableMapping
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
@@ -303,6 +306,37 @@ def test_two_that_refer_to_an_issue_without_a_team_do_not_wait(database: Databas
     assert a.bad() == 0
 
 
+def test_everybody_at_once(database: Database) -> None:
+    """All isolation levels on a few issues, with and without a team, while the backfill goes through the rows."""
+    a = Assignees(database)
+
+    def work(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
+        for _ in range(rng.randint(1, 2)):
+            issue, row = rng.choice([1, 2, 60, 61]), rng.randint(1, 60)
+            statement = rng.choice(
+                (
+                    ADD.format(issue=issue, who=number),
+                    POINT.format(issue=issue, who=number, id=row),
+                    f"UPDATE assignees SET who = 'seen', team = 4 WHERE id = {row}",
+                    f"DELETE FROM assignees WHERE id = {row}",
+                    f"UPDATE issues SET title = 'touched' WHERE id = {issue}",
+                    CHANGE.format(issue=issue, value=number),
+                    f"UPDATE issues SET team = NULL WHERE id = {issue}",
+                )
+            )
+            connection.execute(statement.encode())
+
+    with Writers(database.dsn) as writers:
+        for level in LEVELS:
+            writers.add(f"one {level}", work, isolation=level)
+            writers.add(f"two {level}", work, isolation=level)
+        a.fill()
+        writers.wait_for(60)
+    writers.report.assert_only("40001", "40P01")
+    a.fill()
+    assert (a.found(), a.bad()) == ({}, 0)
+
+
 # --- what an application can write --------------------------------------------------------------------------------------
 
 
@@ -450,12 +484,16 @@ def test_a_copy_that_disagrees_is_refused_where_the_file_says_so(database: Datab
     run(CHANGE.format(issue=8, value=44))
     run("UPDATE issues SET id = 1008, team = 45 WHERE id = 8")
     assert (a.of("unsaid"), a.of("right too")) == ((1008, 44, 45), (1008, 44, 45))
-    run("ALTER TABLE assignees DISABLE TRIGGER USER; UPDATE assignees SET team = 1 WHERE issue_id = 7")
-    _enable(database)
+    _break(database, "UPDATE assignees SET team = 1 WHERE issue_id = 7")
     assert (a.repair(), a.bad(), a.found()) == (2, 0, {})
 
 
-def _enable(database: Database) -> None:
+def _break(database: Database, *statements: str) -> None:
+    """What somebody does without any trigger, and then the triggers as they were."""
+    database.execute("ALTER TABLE assignees DISABLE TRIGGER ALL")
+    for statement in statements:
+        database.execute(statement)
+    database.execute("ALTER TABLE assignees ENABLE TRIGGER ALL")
     for (name,) in database.execute(
         "SELECT tgname FROM pg_trigger WHERE tgrelid = 'assignees'::regclass AND NOT tgisinternal"
     ):
@@ -466,15 +504,13 @@ def _enable(database: Database) -> None:
 def test_what_somebody_broke_is_found_and_repaired(database: Database) -> None:
     a = Assignees(database)
     a.fill()
-    database.execute("ALTER TABLE assignees DISABLE TRIGGER ALL")
-    database.execute(
-        "UPDATE assignees SET project_id = 99 WHERE id = 1; UPDATE assignees SET team = NULL WHERE id = 2"
+    _break(
+        database,
+        "UPDATE assignees SET project_id = 99 WHERE id = 1",
+        "UPDATE assignees SET team = NULL WHERE id = 2",
+        "UPDATE assignees SET issue_id = 77 WHERE id = 3",
+        "UPDATE assignees SET issue_id = NULL WHERE id = 4",
     )
-    database.execute(
-        "UPDATE assignees SET issue_id = 77 WHERE id = 3; UPDATE assignees SET issue_id = NULL WHERE id = 4"
-    )
-    database.execute("ALTER TABLE assignees ENABLE TRIGGER ALL")
-    _enable(database)
     assert (a.found(), a.bad()) == ({Kind.STALE_NEW: 4}, 4)
     assert a.repair() == 4
     assert (a.found(), a.bad(), a.repair()) == ({}, 0, 0)
@@ -482,7 +518,16 @@ def test_what_somebody_broke_is_found_and_repaired(database: Database) -> None:
 
 def test_a_row_that_would_have_null_where_none_may_be(database: Database) -> None:
     """The old version's write goes through; it is recorded, and refuses the gates, until the row refers to something."""
-    a = Assignees(database, options={"columns": {"project_id": "project_id"}, "not_null": True})
+    a = Assignees(
+        database,
+        options={"columns": {"project_id": "project_id"}, "not_null": True},
+        extra="UPDATE assignees SET issue_id = NULL WHERE id = 3;",
+    )
+    (found,) = [
+        f.text for f in a.rollout.engine().plan(a.rollout.migration).findings if f.rule == "up-raises"
+    ]
+    assert "1 of 200 rows of public.assignees (for example id=3) would have NULL for project_id" in found
+    database.execute("UPDATE assignees SET issue_id = 3 WHERE id = 3")
     database.execute(ADD.format(issue="NULL", who="nobody"))
     assert database.execute("SELECT sqlstate FROM zdm.sync_failures") == [("23502",)]
     with pytest.raises(BadData, match="project_id would be NULL"):
@@ -497,18 +542,83 @@ def test_a_row_that_would_have_null_where_none_may_be(database: Database) -> Non
     )
 
 
-def test_an_applications_role_has_no_rights_on_the_other_table(database: Database) -> None:
-    a = Assignees(
-        database, extra="CREATE ROLE copy_app; GRANT SELECT, INSERT, UPDATE ON assignees TO copy_app;"
+def test_nobody_but_the_owner_needs_rights(database: Database) -> None:
+    """The application has none on the issues, zdm's role those of its page."""
+    database.execute("DROP SCHEMA zdm CASCADE")
+    roles = Roles(database, secured=False, column_grants=False)
+    database.execute(
+        f'SET ROLE "{roles.owner}"; {SETUP.format(reference=CASCADING)}'
+        f'GRANT SELECT, INSERT, UPDATE ON assignees TO "{roles.app}"; RESET ROLE'
     )
-    a.fill()
-    with psycopg.connect(database.dsn) as conn:
-        conn.execute("SET ROLE copy_app")
+    operation = {"copy_columns": {"table": "assignees", "parent": "issues", "columns": COLUMNS}}
+    given = Migration.model_validate({"id": "try_it", "operations": [operation], "gates": OPEN_GATES})
+    engine = roles.engine()
+    engine.init()
+    engine.advance(given)
+    with database.connect(roles.app) as conn:
         conn.execute(ADD.format(issue=60, who="app"))
         conn.execute("UPDATE assignees SET issue_id = 10 WHERE who = 'u' AND id < 20")
-    assert (a.of("app"), a.bad()) == ((60, 4, None), 0)
-    a.rollout.engine().rollback("try_it")
-    database.execute("DROP OWNED BY copy_app; DROP ROLE copy_app")
+    assert engine.advance(given).state is State.MIGRATED
+    database.execute(f'SET ROLE "{roles.owner}"; {CHANGE.format(issue=60, value=5)}; RESET ROLE')
+    assert database.execute("SELECT project_id, team FROM assignees WHERE who = 'app'") == [(5, 5)]
+    assert database.value(BAD) == 0
+    engine.rollback("try_it")
+
+
+def test_a_row_of_a_partition_that_comes_before_what_it_refers_to(database: Database) -> None:
+    setup = (
+        "CREATE TABLE issues (id int PRIMARY KEY, team int NOT NULL); INSERT INTO issues VALUES (1, 1);"
+        "CREATE TABLE parts (id int PRIMARY KEY, issue_id int REFERENCES issues) PARTITION BY RANGE (id);"
+        "CREATE INDEX ON parts (issue_id); CREATE TABLE parts_0 PARTITION OF parts FOR VALUES FROM (0) TO (100)"
+    )
+    operation = {"copy_columns": {"table": "parts", "parent": "issues", "columns": {"team": "team"}}}
+    r = Rollout(database, Scenario(setup=setup, operations=(operation,)))
+    r.advance_to(State.PREPARED)
+    database.execute(
+        "CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (100) TO (200);"
+        "WITH p AS (INSERT INTO parts VALUES (150, 7)) INSERT INTO issues VALUES (7, 70)"
+    )
+    assert database.execute("SELECT team FROM parts WHERE id = 150") == [(70,)]
+    database.execute("UPDATE parts SET id = 50 WHERE id = 150; UPDATE issues SET team = 71 WHERE id = 7")
+    assert database.execute("SELECT id, team FROM parts_0") == [(50, 71)]
+    r.advance_to(State.MIGRATED)
+    r.sides_agree()
+
+
+def test_behind_the_fence_and_under_other_names(database: Database) -> None:
+    """What keeps the copies right goes by the names of the moment, and what is missing of it is drift."""
+    operations = (
+        {"copy_columns": {"table": "assignees", "parent": "issues", "columns": COLUMNS, "index": True}},
+        {"rename_column": {"table": "assignees", "column": "issue_id", "to": "ticket_id"}},
+        {"rename_table": {"table": "assignees", "to": "assigned"}},
+    )
+    r = Rollout(database, Scenario(setup=SETUP.format(reference=CASCADING), operations=operations))
+    engine = r.engine()
+    r.advance_to(State.SWITCHED_OVER)
+    engine.fence(r.migration.id)
+    for value, issue in ((71, 10), (72, 60)):
+        database.execute(
+            f"INSERT INTO public_try_it.assigned (ticket_id, who) VALUES ({issue}, 'new');"
+            + CHANGE.format(issue=issue, value=value)
+        )
+    assert database.execute("SELECT project_id, team FROM public_try_it.assigned WHERE who = 'new'") == [
+        (71, 71),
+        (72, 72),
+    ]
+    name = database.value("SELECT tgname FROM pg_trigger WHERE tgname ~ '^!zdm_copy_'")
+    database.execute(f'ALTER TABLE issues DISABLE TRIGGER "{name}"')
+    with pytest.raises(Drift, match=f"trigger {name} is not enabled ALWAYS"):
+        engine.advance(r.migration)
+    database.execute(f'ALTER TABLE issues ENABLE ALWAYS TRIGGER "{name}"')
+    r.advance_to(State.COMPLETED)
+    assert database.execute("SELECT ticket_id, team FROM assigned WHERE who = 'new'") == [(10, 71), (60, 72)]
+    assert (
+        database.value(
+            "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal AND tgrelid = 'issues'::regclass"
+        )
+        == 0
+    )
+    assert database.value("SELECT count(*) FROM pg_class WHERE relname ~ '^(_zdm_cop|copies_)'") == 0
 
 
 # --- what cannot be -----------------------------------------------------------------------------------------------------
@@ -519,6 +629,7 @@ def test_what_cannot_be_is_refused_by_name(database: Database) -> None:
     CREATE TABLE t_two (id int PRIMARY KEY, a int REFERENCES issues, b int REFERENCES issues);
     CREATE TABLE t_none (id int PRIMARY KEY, issue_id int);
     CREATE TABLE t_bare (id int PRIMARY KEY, issue_id int REFERENCES issues, team int);
+    CREATE TABLE t_key (id int PRIMARY KEY, issue_id int REFERENCES issues); CREATE INDEX ON t_key (issue_id);
     CREATE TABLE t_valid (id int PRIMARY KEY, issue_id int);
     ALTER TABLE t_valid ADD FOREIGN KEY (issue_id) REFERENCES issues ON UPDATE SET NULL NOT VALID; CREATE INDEX ON t_valid (issue_id);
     ALTER TABLE issues ADD parent int REFERENCES issues, ADD twice int GENERATED ALWAYS AS (team * 2) STORED;
@@ -546,6 +657,7 @@ def test_what_cannot_be_is_refused_by_name(database: Database) -> None:
     assert "column title of public.issues is of type text" in found
     assert "twice of public.issues is generated" in found
     assert "team of public.issues would be copied twice" in found
+    assert "so rows of public.t_key have it already" in refused(table="t_key", columns={"x": "id"})
     found = refused(table="t_valid")
     assert "is NOT VALID" in found
     assert "ON UPDATE SET NULL" in found
