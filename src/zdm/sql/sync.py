@@ -214,7 +214,7 @@ def state_query(mapping: TableMapping, rollout: int) -> str:
             oid=sql.Literal(mapping.oid),
             triggers=sql.Literal(PREFIX),
             route=sql.Literal(children.ROUTE),
-            watching=sql.Literal([t.name for _, t in _Generator(mapping, rollout, Authority.OLD).watching]),
+            watching=sql.Literal([name for _, name, _ in copies.unwatch(mapping)]),
         )
     )
 

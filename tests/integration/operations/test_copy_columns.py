@@ -571,7 +571,9 @@ def test_a_row_of_a_partition_that_comes_before_what_it_refers_to(database: Data
         "CREATE TABLE parts (id int PRIMARY KEY, issue_id int REFERENCES issues) PARTITION BY RANGE (id);"
         "CREATE INDEX ON parts (issue_id); CREATE TABLE parts_0 PARTITION OF parts FOR VALUES FROM (0) TO (100)"
     )
-    operation = {"copy_columns": {"table": "parts", "parent": "issues", "columns": {"team": "team"}}}
+    operation: dict[str, object] = {
+        "copy_columns": {"table": "parts", "parent": "issues", "columns": {"team": "team"}}
+    }
     r = Rollout(database, Scenario(setup=setup, operations=(operation,)))
     r.advance_to(State.PREPARED)
     database.execute(
@@ -587,7 +589,7 @@ def test_a_row_of_a_partition_that_comes_before_what_it_refers_to(database: Data
 
 def test_behind_the_fence_and_under_other_names(database: Database) -> None:
     """What keeps the copies right goes by the names of the moment, and what is missing of it is drift."""
-    operations = (
+    operations: tuple[dict[str, object], ...] = (
         {"copy_columns": {"table": "assignees", "parent": "issues", "columns": COLUMNS, "index": True}},
         {"rename_column": {"table": "assignees", "column": "issue_id", "to": "ticket_id"}},
         {"rename_table": {"table": "assignees", "to": "assigned"}},
