@@ -19,7 +19,7 @@ from zdm.model.step import (
     Verify,
 )
 from zdm.operations.ddl import filling
-from zdm.sql import children
+from zdm.sql import children, copies
 
 
 def text(template: str, **names: sql.Composable) -> str:
@@ -108,13 +108,14 @@ def _add_columns(mapping: TableMapping) -> Step:
 
 
 def _sync(mapping: TableMapping) -> Step:
+    watches = tuple(dict.fromkeys(copied.table for _, copied in copies.copied_groups(mapping)))
     return Step(
         id=f"preparation.{mapping.table}.sync",
         title=f"install the sync triggers of {mapping.table}, the old side being the authority",
         phase=Phase.PREPARATION,
         stage=Stage.SYNC,
-        action=Sync(table=mapping.table, authority=Authority.OLD),
-        undo=(Sync(table=mapping.table, remove=True),),
+        action=Sync(table=mapping.table, authority=Authority.OLD, watches=watches),
+        undo=(Sync(table=mapping.table, remove=True, watches=watches),),
     )
 
 

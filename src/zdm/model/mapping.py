@@ -165,7 +165,6 @@ class Copied(Value):
     columns: what the new columns are copies of, in their order.
     cascades: a changed key takes the rows along (ON UPDATE CASCADE), so that what refuses it elsewhere need not be asked.
     deferrable: the foreign key may be checked late, so that a row may go and another one come by its key.
-    nullable: what is copied may be NULL.
     """
 
     table: QualifiedName
@@ -174,7 +173,6 @@ class Copied(Value):
     columns: tuple[str, ...]
     cascades: bool = False
     deferrable: bool = False
-    nullable: bool = False
 
 
 class ColumnGroup(Value):

@@ -178,6 +178,7 @@ class Sync(Value):
     remove: drop triggers and functions, whether or not they exist.
     side: of a row mapping: the side whose writes are mirrored, ``old``, ``new``, or the ``parent``. Empty for a table.
     on: the table of that side, which carries the triggers.
+    watches: the tables of whose columns the table gets copies: each gets, or loses, a trigger too, in a transaction of its own.
     """
 
     kind: Literal["sync"] = "sync"
@@ -186,6 +187,7 @@ class Sync(Value):
     remove: bool = False
     side: Literal["", "old", "new", "parent"] = ""
     on: QualifiedName | None = None
+    watches: tuple[QualifiedName, ...] = ()
 
 
 class Backfill(Value):
@@ -253,6 +255,7 @@ class Step(Value):
                 return ()  # only functions are replaced, or dropped: the swap has taken the triggers
             # CREATE TRIGGER takes SHARE ROW EXCLUSIVE, DROP TRIGGER takes ACCESS EXCLUSIVE.
             mode = Lock.ACCESS_EXCLUSIVE if action.remove else Lock.SHARE_ROW_EXCLUSIVE
-            return (TableLock(table=action.on or action.table, mode=mode),)
+            tables = dict.fromkeys((*action.watches, action.on or action.table))
+            return tuple(TableLock(table=table, mode=mode) for table in tables)
         mode = Lock.ROW_EXCLUSIVE if isinstance(action, Backfill) else Lock.ACCESS_SHARE
         return (TableLock(table=action.over or action.table, mode=mode, hold="brief"),)

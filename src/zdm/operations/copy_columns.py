@@ -333,7 +333,6 @@ class CopyColumns(Operation):
             columns=tuple(column.name for column in found),
             cascades=" ON UPDATE CASCADE" in key.definition,
             deferrable=" DEFERRABLE" in key.definition,
-            nullable=not all(column.not_null for column in found),
         )
         group = DraftGroup(
             name=", ".join(self.columns),
@@ -371,7 +370,7 @@ class CopyColumns(Operation):
         yield Finding(
             severity=Severity.NOTE,
             text=f"until cleanup a statement that changes {names} of {parent.name} also writes all its rows of {shape.name}, and waits "
-            "for transactions that add such rows",
+            f"for transactions that add such rows; from cleanup on the application itself keeps {', '.join(self.columns)}",
             where=label,
         )
 

@@ -47,19 +47,16 @@ def prepare(found: CopyPlan, context: Context) -> list[Step]:
     child, parent = found.shape.name, found.copied.table
     build, drop = _index(found, context)
     mapping = context.mappings[child]
-    notes = [
+    return [
         Step(
             id=f"preparation.{child}.copies.{found.number}.notes",
-            title=f"make a table of zdm's in which it is noted that rows of {child} got NULL",
+            title=f"make a table of zdm's in which it is noted that rows of {child} got copies",
             phase=Phase.PREPARATION,
             stage=Stage.SYNC,
             operation=context.label,
             action=Transaction(statements=(copies.make_notes(mapping, found.number),)),
             undo=(Transaction(statements=(copies.drop_notes(mapping, found.number),)),),
-        )
-    ] * found.copied.nullable
-    return [
-        *notes,
+        ),
         Step(
             id=f"preparation.{child}.copies.{found.number}.index",
             title=f"build an index of {parent} that makes who changes {', '.join(found.copied.columns)} wait for who refers to the row",
@@ -128,17 +125,14 @@ def clean_up(found: CopyPlan, context: Context) -> list[Step]:
             operation=context.label,
             action=drop,
         ),
-        *[
-            Step(
-                id=f"cleanup.{child}.copies.{found.number}.notes",
-                title=f"drop the table in which it was noted that rows of {child} got NULL",
-                phase=Phase.CLEANUP,
-                stage=Stage.FINISH,
-                operation=context.label,
-                action=Transaction(statements=(copies.drop_notes(mapping, found.number),)),
-            )
-        ]
-        * found.copied.nullable,
+        Step(
+            id=f"cleanup.{child}.copies.{found.number}.notes",
+            title=f"drop the table in which it was noted that rows of {child} got copies",
+            phase=Phase.CLEANUP,
+            stage=Stage.FINISH,
+            operation=context.label,
+            action=Transaction(statements=(copies.drop_notes(mapping, found.number),)),
+        ),
     ]
 
 

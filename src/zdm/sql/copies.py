@@ -70,7 +70,8 @@ def copy(mapping: TableMapping, group: ColumnGroup, copied: Copied, *, update: b
         targets=comma(targets),
         table=qualified_name(copied.table),
         same=_same(copied, PARENT, "new"),
-        note=_note(mapping, group, copied) if copied.nullable else EMPTY,
+        note=_note(mapping, group, copied),
+        notes=notes(mapping, group.number),
         conflict=_conflict(mapping, group, copied, update=update) if refuses else EMPTY,
         missing=any_of(
             sql.SQL("NEW.{} IS NULL").format(sql.Identifier(new.name)) for new in group.new if new.not_null
@@ -150,8 +151,7 @@ def unfound(group: ColumnGroup, copied: Copied) -> sql.Composable:
 def follow(mapping: TableMapping, group: ColumnGroup, copied: Copied) -> dict[str, sql.Composable]:
     """The pieces of the function that carries a change of the other table to the rows that have copies of it."""
     child = qualified_name(mapping.table)
-    names = ", ".join(map(human, copied.columns))
-    key: sql.Composable = sql.SQL("      NULL;")
+    key: sql.Composable = sql.SQL("    NULL;")
     if not copied.cascades:
         key = part(
             "part_follow_key",
@@ -181,17 +181,10 @@ def follow(mapping: TableMapping, group: ColumnGroup, copied: Copied) -> dict[st
         ),
         "moved": _changed([name for _, name in copied.by]),
         "key": key,
-        "unseen": any_of(sql.SQL("{} IS NULL").format(column(name, "old")) for name in copied.columns),
-        "noted": part("part_follow_notes", notes=notes(mapping, group.number), bucket=_bucket(copied, "old"))
-        if copied.nullable
-        else raising(
-            mapping,
-            code="55000",
-            message=f"{names} of {copied.table} cannot be changed from NULL at this isolation level while a schema migration runs",
-            detail=f"It could not be NULL when the migration was planned, so nobody noted which rows of {mapping.table} came since "
-            "the transaction's snapshot.",
-            hint="Change it at READ COMMITTED, or wait until the migration is completed.",
-            column=group.new[0].name,
+        "notes": notes(mapping, group.number),
+        "buckets": sql.SQL("ARRAY[-1, CASE WHEN {} THEN {} END]").format(
+            any_of(sql.SQL("{} IS NULL").format(column(name, "old")) for name in copied.columns),
+            _bucket(copied, "new"),
         ),
     }
 
@@ -215,7 +208,7 @@ def _bucket(copied: Copied, alias: str) -> sql.Composable:
 
 
 def notes(mapping: TableMapping, number: int) -> sql.Identifier:
-    """The table in which sessions note that a row got NULL for a copy."""
+    """The table in which sessions note that a row got NULL for a copy, and zdm that rows get copies."""
     return sql.Identifier("zdm", f"copies_{mapping.oid}_{number}")
 
 
@@ -228,6 +221,23 @@ def make_notes(mapping: TableMapping, number: int) -> str:
         called=sql.Literal(table.as_string(None)),
         table=sql.Literal(qualified_name(mapping.table).as_string(None)),
     ).as_string(None)
+
+
+def begins(mapping: TableMapping) -> list[str]:
+    """What notes that rows get copies, in the transaction from which on they do: older snapshots may not see all that had none then."""
+    return [_noted(mapping, group, 0) for group, _ in copied_groups(mapping)]
+
+
+def watches(mapping: TableMapping, group: ColumnGroup) -> str:
+    """What notes that the other table is watched, in the transaction from which on it is: older snapshots may see what it was before."""
+    return _noted(mapping, group, 1)
+
+
+def _noted(mapping: TableMapping, group: ColumnGroup, slot: int) -> str:
+    statement = sql.SQL(
+        "UPDATE {} SET noted = pg_catalog.pg_current_xact_id() WHERE (bucket, slot) OPERATOR(pg_catalog.=) (-1, {})"
+    )
+    return statement.format(notes(mapping, group.number), sql.Literal(slot)).as_string(None)
 
 
 def drop_notes(mapping: TableMapping, number: int) -> str:

@@ -115,6 +115,7 @@ def install_one_by_one(mapping: TableMapping, rollout: int, there: Collection[st
                 )
             ),
             _text(generator.comments((), (trigger,))),
+            *(copies.begins(mapping) if trigger is generator.triggers[0] else ()),
         )
         for trigger in reversed(generator.triggers)
         if trigger.name not in there
@@ -308,6 +309,7 @@ class _Generator:
         triggers: list[sql.Composable] = [t.definition for t in self.triggers]
         always = [sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in self.triggers]
         triggers.append(sql.SQL("ALTER TABLE {} {}").format(self.table, comma(always)))
+        triggers += map(sql.SQL, copies.begins(self.mapping))
         comments = [self.comments(self.functions, self.triggers)]
         return SyncObjects(
             tuple(map(_text, functions)),
@@ -317,7 +319,7 @@ class _Generator:
         )
 
     def _watches(self) -> Iterator[tuple[QualifiedName, tuple[str, ...]]]:
-        for _, copied in copies.copied_groups(self.mapping):
+        for group, copied in copies.copied_groups(self.mapping):
             made = [trigger for found, trigger in self.watching if found is copied]
             always = comma(sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in made)
             stamp = self.comments((), made, copied.oid)
@@ -327,6 +329,7 @@ class _Generator:
                     *(_text(trigger.definition) for trigger in made),
                     _text(sql.SQL("ALTER TABLE {} {}").format(qualified_name(copied.table), always)),
                     _text(stamp),
+                    copies.watches(self.mapping, group),
                 ),
             )
 

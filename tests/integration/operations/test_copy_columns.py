@@ -21,10 +21,12 @@ from zdm.backfill.sweep import BadData
 from zdm.backfill.table import Statements
 from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
+from zdm.engine.reporter import Silent
 from zdm.errors import BadInput, Drift
 from zdm.model.mapping import Authority, TableMapping
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
+from zdm.model.step import Step
 from zdm.operations.migration import Migration
 from zdm.sql.rows import Kind
 from zdm.verify.repair import repair
@@ -68,6 +70,7 @@ class Assignees:
     reference: str = CASCADING
     without: str = ""
     extra: str = ""
+    reporter: Silent | None = None
     rollout: Rollout = field(init=False)
     mapping: TableMapping = field(init=False)
 
@@ -78,18 +81,18 @@ class Assignees:
         setup = SETUP.format(reference=self.reference) + self.extra
         given = Migration.model_validate({"id": "try_it", "operations": [operation], "gates": OPEN_GATES})
         self.rollout = Rollout(self.database, Scenario(setup=setup, operations=()), given=given)
-        self.rollout.advance_to(State.PREPARED)
+        assert self.rollout.engine(self.reporter).advance(given).state is State.PREPARED
         self.mapping = next(m for m in self.rollout.engine().plan(given).mappings if m.groups)
         if self.without:
             self.take_out(self.without)
 
-    def take_out(self, words: str) -> None:
+    def take_out(self, words: str, instead: str = "") -> None:
         changed = 0
         for (definition,) in self.database.execute(
             "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'zdm'::regnamespace AND proname ~ '^sync_'"
         ):
             changed += words in definition
-            self.database.execute(definition.replace(words, ""))
+            self.database.execute(definition.replace(words, instead))
         assert changed
 
     def connect(self) -> Any:
@@ -257,6 +260,39 @@ def test_rows_are_filled_while_issues_change(database: Database) -> None:
     assert a.bad() == 0
     a.fill()
     assert a.found() == {}
+
+
+def test_snapshots_from_before_the_first_copy(database: Database) -> None:
+    """They do not see which rows came without copies meanwhile, or what the issues have become; each is refused, to be tried again."""
+    row, name = "SELECT min(id) FROM assignees WHERE issue_id = 10", "preparation.public.assignees.sync"
+    with Scene(database.dsn) as scene:
+        changing, filling, other = (scene.session(one) for one in ("changing", "filling", "other"))
+
+        class Watching(Silent):
+            def step_started(self, step: Step, number: int, total: int) -> None:
+                if step.id == name:
+                    for session in (changing, filling):
+                        session.begin("REPEATABLE READ")
+                        session.run("SELECT count(*) FROM assignees")
+                    other.run(ADD.format(issue=20, who="unseen"))
+                    other.run(CHANGE.format(issue=10, value=300))
+
+        a = Assignees(database, reporter=Watching())
+        # Without anybody who saw the row come, and while it is not filled.
+        change = changing.start(CHANGE.format(issue=20, value=301))
+        assert change.error() == "40001"
+        other.run("UPDATE assignees SET who = 'filled' WHERE who = 'unseen'")
+        changing.run("ROLLBACK")
+        assert filling.start(f"UPDATE assignees SET who = 'old' WHERE id = ({row})").error() == "40001"
+        filling.run("ROLLBACK")
+        for session, statement in (
+            (changing, CHANGE.format(issue=20, value=301)),
+            (filling, f"UPDATE assignees SET who = 'new' WHERE id = ({row})"),
+        ):
+            session.begin("REPEATABLE READ")
+            session.run(statement)
+            session.run("COMMIT")
+    assert (a.of("filled"), a.of("new"), a.bad()) == ((20, 301, 301), (10, 300, 300), 0)
 
 
 @pytest.mark.parametrize("level", LEVELS)
