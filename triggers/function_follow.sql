@@ -1,6 +1,6 @@
 -- template: function_follow
 -- version: 1
--- parameters: function, quote, child, same, assign, moved, key, notes, buckets
+-- parameters: function, path, quote, child, same, assign, moved, key, notes, buckets
 -- A row changed in columns of which other rows have copies: these follow, those that are not filled yet too, so that whoever fills one
 -- at this moment meets this statement. Above READ COMMITTED rows that came since the snapshot are not seen. The foreign key of zdm's
 -- over the copies finds them, with 40001, but not those whose copies are NULL: that such a row came is noted, and so is that rows
@@ -9,7 +9,7 @@
 -- by the application's foreign key, or not at all.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
-  SET search_path = pg_catalog, pg_temp
+  SET search_path = {path}
 AS {quote}
 BEGIN
   IF TG_OP = 'UPDATE' AND {moved} THEN

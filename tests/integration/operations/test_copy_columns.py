@@ -580,11 +580,14 @@ def test_a_row_that_would_have_null_where_none_may_be(database: Database) -> Non
 
 
 def test_nobody_but_the_owner_needs_rights(database: Database) -> None:
-    """The application has none on the issues, zdm's role those of its page."""
+    """The application has none on the issues, zdm's role those of its page; and the rows' own triggers find what they name."""
     database.execute("DROP SCHEMA zdm CASCADE")
     roles = Roles(database, secured=False, column_grants=False)
     database.execute(
         f'SET ROLE "{roles.owner}"; {SETUP.format(reference=CASCADING)}'
+        "CREATE TABLE audit (id int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN INSERT INTO audit VALUES (NEW.id); RETURN NEW; END';"
+        "CREATE TRIGGER note BEFORE UPDATE ON assignees FOR EACH ROW EXECUTE FUNCTION note(); GRANT INSERT ON audit TO PUBLIC;"
         f'GRANT SELECT, INSERT, UPDATE ON assignees TO "{roles.app}"; RESET ROLE'
     )
     operation = {"copy_columns": {"table": "assignees", "parent": "issues", "columns": COLUMNS}}
@@ -598,6 +601,7 @@ def test_nobody_but_the_owner_needs_rights(database: Database) -> None:
     assert engine.advance(given).state is State.MIGRATED
     database.execute(f'SET ROLE "{roles.owner}"; {CHANGE.format(issue=60, value=5)}; RESET ROLE')
     assert database.execute("SELECT project_id, team FROM assignees WHERE who = 'app'") == [(5, 5)]
+    assert database.value("SELECT EXISTS (SELECT FROM audit a JOIN assignees s USING (id) WHERE who = 'app')")
     assert database.value(BAD) == 0
     engine.rollback("try_it")
 
