@@ -11,7 +11,6 @@ from zdm.sql import (
     element_rows,
     group_sync,
     row_conditions,
-    row_log,
 )
 from zdm.sql.identifiers import all_of, column, comma, qualified_name
 
@@ -38,10 +37,7 @@ class ElementStatements(ByRowStatements):
             )
             keys = comma(column(name, ALIAS) for name in mapping.source.key)
             self._settle = rendered(element_rows.settling_one(mapping, rollout, keys, "fill"))
-            if mapping.logged:
-                noted = row_log.noted(mapping, rollout, mapping.new, ALIAS)
-                self.unsettled = rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
-                self._settle = self._reconciled("new")
+            self._leave_to_log("new")
             return
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_m WHERE {})").format(
             self._target, element_rows.belongs(mapping, "zdm_m", ALIAS)
@@ -49,18 +45,13 @@ class ElementStatements(ByRowStatements):
         wanted = sql.SQL("{}(ROW({}.*)::{})").format(
             element_rows.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source
         )
-        if mapping.logged:
-            # What is noted is on its way, in either direction.
-            noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
-            absent = sql.SQL("(NOT {} AND {})").format(noted, absent)
         self.unsettled = rendered(
             sql.SQL("CASE WHEN {} THEN false WHEN {} THEN {} AND NOT {} ELSE false END").format(
                 self.failed, absent, wanted, element_rows.agreeing(mapping, rollout, ALIAS)
             )
         )
         self._settle = rendered(element_rows.settling_many(mapping, rollout, ALIAS, "fill"))
-        if mapping.logged:
-            self._settle = self._reconciled("old")
+        self._leave_to_log("old")
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Make the elements of the rows in these blocks that have none."""
@@ -124,10 +115,7 @@ class GroupStatements(ByRowStatements):
         )
         self._keys = group_sync.key_of(mapping, ALIAS)
         self._settle = rendered(element_rows.settling_one(mapping, rollout, self._keys, "fill"))
-        if mapping.logged:
-            noted = row_log.noted(mapping, rollout, mapping.old, ALIAS)
-            self.unsettled = rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
-            self._settle = self._reconciled("old")
+        self._leave_to_log("old")
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Make the rows of the keys in these blocks that have none."""

@@ -9,10 +9,8 @@ from zdm.backfill.table import ALIAS
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
     row_conditions,
-    row_log,
     row_write,
 )
-from zdm.sql.identifiers import all_of
 
 
 class JoinStatements(ByRowStatements):
@@ -27,12 +25,8 @@ class JoinStatements(ByRowStatements):
         stale: sql.Composable = sql.SQL("CASE WHEN {} THEN false ELSE {}(ROW({}.*)::{}) END").format(
             self.failed, row_write.stale(mapping, rollout), sql.Identifier(ALIAS), self._source
         )
-        if mapping.logged:
-            # What is noted is on its way, in either direction.
-            stale = all_of(
-                [sql.SQL("NOT {}").format(row_log.noted(mapping, rollout, mapping.old, ALIAS)), stale]
-            )
         self.unsettled = rendered(stale)
+        self._leave_to_log("old")
 
     def fill(self, start: int, end: int, *, careful: bool) -> sql.Composed:
         """Fill the rows of these blocks: all at once, or row by row by the triggers' own function."""

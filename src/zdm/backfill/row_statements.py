@@ -75,6 +75,14 @@ class RowStatements:
         if mapping.logged:
             self._settle = self._reconciled("old")
 
+    def _leave_to_log(self, side: Literal["old", "new"]) -> None:
+        """Of a mapping that is synced by log: what is noted of the rows of that side is on its way, in either direction, and the rest is reconciled."""
+        if not self._mapping.logged:
+            return
+        noted = row_log.noted(self._mapping, self._rollout, self._mapping.side(side), ALIAS)
+        self.unsettled = rendered(sql.SQL("(NOT {} AND {})").format(noted, self.unsettled))
+        self._settle = self._reconciled(side)
+
     def _reconciled(self, side: Literal["old", "new"]) -> sql.SQL:
         """Whether the row under `ALIAS`, of that side, could be brought to agree."""
         found = row_log.reconcile(self._mapping, self._rollout, side, ALIAS)

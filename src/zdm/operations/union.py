@@ -122,6 +122,11 @@ class Union:
         """Whether rows of two tables could have one key."""
         return not any(name in self.key for name in self.told)
 
+    @property
+    def apart(self) -> bool:
+        """Whether the key alone says whose a row is."""
+        return all(name in self.key for name in self.told)
+
     def types(self) -> Sequence[str]:
         """As `Operation.types`."""
         found = [c.type for table in self.tables for c in table.columns if c.type is not None]
@@ -280,12 +285,12 @@ class Union:
                     )
         if self.contested:
             yield from self._check_numbering(sources)
-        if self.contested and self.without_old_form is WithoutOldForm.RECORD:
+        if not self.apart and self.without_old_form is WithoutOldForm.RECORD:
             told = ", ".join(self.told)
             yield Problem(
                 f"`without_old_form: record` needs {told} in the key of {self.to}: without it a row that has no form in one table, or in any, "
                 "stands under a key that each of the others may give to a row of its own",
-                remedy=f"Let it be part of the key: `key: [{', '.join((*self.told, *self.key))}]`; or leave `without_old_form` out.",
+                remedy=f"Let it be part of the key: `key: [{', '.join(dict.fromkeys((*self.told, *self.key)))}]`; or leave `without_old_form` out.",
             )
 
     def _check_numbering(self, sources: Sequence[_Source]) -> Iterator[Problem]:
@@ -582,7 +587,7 @@ class Union:
             ),
             new=target.side,
             lossy=source.asked.lossy,
-            loggable=not self.contested,
+            loggable=self.apart,
             numbers=numbers,
             without_old_form=self.without_old_form,
         )

@@ -21,9 +21,7 @@ from tests.support.writers import Writers
 from zdm.backfill.options import Options
 from zdm.backfill.run import backfill
 from zdm.db.session import connect
-from zdm.engine.compile import compile_plan
 from zdm.engine.reconcile import Tally, drain, reconciling
-from zdm.errors import BadInput
 from zdm.model.phases import State
 from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
@@ -196,13 +194,3 @@ def test_everybody_at_once(database: Database) -> None:
     customers.reconcile()
     assert (customers.bad(), database.execute("SELECT * FROM zdm.sync_failures")) == (0, [])
     customers.rollout.advance_to(State.MIGRATED)
-
-
-def test_one_key_of_two_tables_is_not_synced_by_log(database: Database) -> None:
-    database.execute(
-        SETUP.replace("INSERT INTO customers_us SELECT g", "INSERT INTO customers_us SELECT 100 + g")
-    )
-    asked = migration("contested").model_copy(update={"sync": SyncMode.LOGGED})
-    with connect(database.dsn, application_name="stage") as conn, pytest.raises(BadInput) as caught:
-        compile_plan(conn, asked, "public")
-    assert {problem.rule for problem in caught.value.problems} == {"logged-sync"}

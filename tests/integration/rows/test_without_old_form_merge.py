@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import errors as pg
 
@@ -82,6 +83,38 @@ def test_what_the_other_table_cannot_hold(database: Database, level: str) -> Non
     assert rollout.engine().verify("try_it").clean
 
 
+def one_after_the_other(
+    database: Database,
+    level: str,
+    first: str,
+    second: str,
+    *,
+    met: tuple[type[psycopg.Error], ...] = (),
+    again: bool = True,
+) -> None:
+    """Two transactions that know nothing of each other, of which the second waits for the first; and what it meets then.
+
+    Parameters
+    ----------
+    again: it tries again.
+    """
+    begin = f"BEGIN ISOLATION LEVEL {level}; SELECT 1;"
+    with Scene(database.dsn) as scene:
+        a, b = scene.session("a"), scene.session("b")
+        b.run(begin)
+        a.run(begin + first)
+        waiting = b.start(second)
+        waiting.wait_blocked()
+        a.run("COMMIT")
+        if not met:
+            waiting.result()
+            b.run("COMMIT")
+            return
+        with pytest.raises(met):
+            waiting.result()
+        b.run("ROLLBACK" + (f"; {begin} {second}; COMMIT" if again else ""))
+
+
 @on_all_versions
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("first", ["old", "new", "unlocked"])
@@ -92,21 +125,9 @@ def test_both_versions_at_the_same_moment(database: Database, level: str, first:
         (settle,) = database.execute("SELECT pg_get_functiondef('zdm.rows_1_1_settle_new'::regproc)")
         database.execute(settle[0].replace("FOR NO KEY UPDATE", ""))
     old, new = "INSERT INTO stats VALUES (12, 4, 'mine')", too_many(12)
-    with Scene(database.dsn) as scene:
-        a, b = scene.session("a"), scene.session("b")
-        begin = f"BEGIN ISOLATION LEVEL {level}; SELECT 1;"
-        b.run(begin)
-        a.run(begin + (old if first == "old" else new))
-        waiting = b.start(new if first == "old" else old)
-        waiting.wait_blocked()
-        a.run("COMMIT")
-        if level == "READ COMMITTED":
-            waiting.result()
-            b.run("COMMIT")
-        else:
-            with pytest.raises(pg.SerializationFailure):
-                waiting.result()
-            b.run(f"ROLLBACK; BEGIN ISOLATION LEVEL {level}; {new if first == 'old' else old}; COMMIT")
+    two = (old, new) if first == "old" else (new, old)
+    met = () if level == "READ COMMITTED" else (pg.SerializationFailure,)
+    one_after_the_other(database, level, *two, met=met)
     if first == "unlocked" and level == "READ COMMITTED":
         assert database.execute("SELECT lost FROM zdm.row_conflicts") == []
         return

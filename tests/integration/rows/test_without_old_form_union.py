@@ -9,14 +9,15 @@ from psycopg import errors as pg
 
 from tests.conformance.harness import Rollout
 from tests.integration.rows.test_parent_references import LEVELS
+from tests.integration.rows.test_without_old_form_merge import one_after_the_other
 from tests.integration.rows.united import migration
-from tests.support.interleave import Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions, on_all_versions_at_length
 from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
 from zdm.errors import BadInput
 from zdm.model.phases import State
+from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 
 SETUP = """
@@ -111,26 +112,14 @@ def test_both_versions_make_one_row(database: Database, level: str, first: str) 
     rollout = recording(database)
     old = "INSERT INTO customers_eu VALUES (50, 'mine')"
     new = "INSERT INTO customers (region, id, name) VALUES ('eu', 50, 'none')"
-    with Scene(database.dsn) as scene:
-        a, b = scene.session("a"), scene.session("b")
-        begin = f"BEGIN ISOLATION LEVEL {level}; SELECT 1;"
-        b.run(begin)
-        a.run(begin + (old if first == "old" else new))
-        waiting = b.start(new if first == "old" else old)
-        waiting.wait_blocked()
-        a.run("COMMIT")
-        if first == "old":
-            # It is there already, as it would be without zdm.
-            with pytest.raises((pg.UniqueViolation, pg.SerializationFailure)):
-                waiting.result()
-            b.run("ROLLBACK")
-        elif level == "READ COMMITTED":
-            waiting.result()
-            b.run("COMMIT")
-        else:
-            with pytest.raises(pg.SerializationFailure):
-                waiting.result()
-            b.run(f"ROLLBACK; BEGIN ISOLATION LEVEL {level}; {old}; COMMIT")
+    late: tuple[type[pg.Error], ...] = () if level == "READ COMMITTED" else (pg.SerializationFailure,)
+    if first == "old":
+        # It is there already, as it would be without zdm.
+        one_after_the_other(
+            database, level, old, new, met=(pg.UniqueViolation, pg.SerializationFailure), again=False
+        )
+    else:
+        one_after_the_other(database, level, new, old, met=late)
     assert database.execute(WRONG) == [(0,)]
     assert database.execute(RECORDED) == []
     lost = database.execute("SELECT lost ->> 'name' FROM zdm.row_conflicts")
@@ -153,10 +142,25 @@ def test_a_rollback_keeps_them_all(database: Database) -> None:
     rollout.nothing_left()
 
 
-def test_one_key_of_two_tables_is_not_recorded(database: Database) -> None:
+def test_where_the_key_does_not_say_whose_a_row_is_nothing_is_recorded(database: Database) -> None:
+    """Nor is it synced by log."""
     database.execute(
         SETUP.replace("INSERT INTO customers_us SELECT g", "INSERT INTO customers_us SELECT 100 + g")
     )
-    with connect(database.dsn, application_name="stage") as conn, pytest.raises(BadInput) as caught:
-        compile_plan(conn, migration("contested", without_old_form="record"), "public")
-    assert ["needs region in the key" in problem.what for problem in caught.value.problems] == [True]
+    more = [
+        {
+            "table": f"customers_{region}",
+            "values": {"region": f"'{region}'", "kind": "'firm'"},
+            "columns": ["name", "vat"],
+        }
+        for region in ("eu", "us")
+    ]
+    record: dict[str, Any] = {"without_old_form": "record"}
+    for asked in (migration("contested", **record), migration("apart", tables=more, **record)):
+        with connect(database.dsn, application_name="stage") as conn, pytest.raises(BadInput) as caught:
+            compile_plan(conn, asked, "public")
+        assert ["in the key of customers" in problem.what for problem in caught.value.problems] == [True]
+    for asked in (migration("contested"), migration("apart", tables=more)):
+        with connect(database.dsn, application_name="stage") as conn, pytest.raises(BadInput) as caught:
+            compile_plan(conn, asked.model_copy(update={"sync": SyncMode.LOGGED}), "public")
+        assert {problem.rule for problem in caught.value.problems} == {"logged-sync"}
