@@ -166,7 +166,9 @@ def compile_plan(
     ]
     plan = plan.model_copy(update={"hanging": tuple(hanging)})
     # Of one stage and turn those of rows come first: their functions go before the tables whose rows they take.
-    steps: list[Step] = [step for found in rows for step in row_steps(found)]
+    steps: list[Step] = [
+        step for number, found in enumerate(rows) for step in row_steps(found, rows[:number])
+    ]
     for phase in Phase:
         for operation, seen in zip(migration.operations, context, strict=True):
             steps += operation.plan(phase, seen)

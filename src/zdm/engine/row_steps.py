@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from zdm.engine.table_steps import brief
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from zdm.engine.table_steps import brief, table, text
+from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Backfill, Phase, Stage, Step, Sync, Transaction, Verify
 from zdm.sql import row_log, row_objects, row_sync
 from zdm.sql.row_objects import Side
 
+ROLLED_BACK = "zdm: the migration is rolled back"
+"""The name of the constraint that refuses what the new version writes where nothing of it would be kept; the error shows it."""
 
-def row_steps(mapping: RowMapping) -> list[Step]:
-    """Every step of one mapping but the end of the old side's triggers, which the swap of its table drops."""
+
+def row_steps(mapping: RowMapping, earlier: Sequence[RowMapping] = ()) -> list[Step]:
+    """Every step of one mapping but the end of the old side's triggers, which the swap of its table drops.
+
+    Parameters
+    ----------
+    earlier: the mappings whose steps come before, and are taken back after this one's.
+    """
+    installed = [_sync(mapping, side, earlier) for side in _installed(mapping)]
     if mapping.in_place:
         # The rows are their table's to fill and to compare.
-        return [*(_sync(mapping, side) for side in _installed(mapping)), *_end(mapping)]
+        return [*installed, *_end(mapping)]
     return [
-        *(_sync(mapping, side) for side in _installed(mapping)),
+        *installed,
         Step(
             id=f"migration.{mapping.id}.backfill",
             title=f"fill the columns of {mapping.new.table} from the rows of {mapping.old.table}"
@@ -48,19 +62,55 @@ def _installed(mapping: RowMapping) -> tuple[Side, ...]:
     return tuple(reversed(row_objects.sides(mapping)))
 
 
-def _sync(mapping: RowMapping, side: Side) -> Step:
-    table, other = mapping.side(side).table, mapping.other(side).table
-    title = f"mirror what is written to {table} in {other}"
+def _sync(mapping: RowMapping, side: Side, earlier: Sequence[RowMapping]) -> Step:
+    on, other = mapping.side(side).table, mapping.other(side).table
+    title = f"mirror what is written to {on} in {other}"
     if mapping.in_place and side == "old" and mapping.parent is not None:
-        title = f"make what finds the rows of {mapping.parent.table} that rows of {table} refer to"
+        title = f"make what finds the rows of {mapping.parent.table} that rows of {on} refer to"
+    # What a log says is carried over when the new side's triggers go, and the old one's are not asked any more.
+    last = "new" if mapping.logged else "old"
     return Step(
         id=f"preparation.{mapping.id}.mirror.{side}",
         title=title,
         phase=Phase.PREPARATION,
         stage=Stage.SYNC,
         operation=mapping.operation,
-        action=Sync(table=mapping.id, side=side, on=table),
-        undo=(Sync(table=mapping.id, side=side, on=table, remove=True),),
+        action=Sync(table=mapping.id, side=side, on=on),
+        undo=(
+            Sync(table=mapping.id, side=side, on=on, remove=True),
+            *(_shut(name) for name in _going(mapping, earlier) if side == last),
+        ),
+    )
+
+
+def _going(mapping: RowMapping, earlier: Sequence[RowMapping]) -> list[QualifiedName]:
+    """The tables that a rollback takes away, and into which nothing has to be mirrored once the triggers of this mapping go."""
+    if mapping.in_place or mapping.one_way:
+        return []
+    made = [mapping.new.table] if mapping.new.created else []
+    if mapping.parent is not None and mapping.parent.created:
+        made.append(mapping.parent.table)
+    written = {
+        name
+        for one in earlier
+        for name in (one.new.table, one.parent.table if one.parent is not None else None)
+    }
+    return [name for name in made if name not in written]
+
+
+def _shut(name: QualifiedName) -> Transaction:
+    """Between the end of the triggers and that of the table the new version's writes would go with it, and nobody would know."""
+    return Transaction(
+        statements=(
+            text(
+                # What a foreign key does for the old version has to pass.
+                "ALTER TABLE IF EXISTS {t} DROP CONSTRAINT IF EXISTS {c}, ADD CONSTRAINT {c}"
+                " CHECK (pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.>) 0) NOT VALID",
+                t=table(name),
+                c=sql.Identifier(ROLLED_BACK),
+            ),
+        ),
+        locks=(brief(name),),
     )
 
 

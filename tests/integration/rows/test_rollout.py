@@ -8,10 +8,13 @@ from psycopg import sql
 
 from tests.conformance.harness import Rollout
 from tests.support.servers import Database
+from zdm.engine.reporter import Silent
 from zdm.engine.results import Outcome
+from zdm.engine.row_steps import ROLLED_BACK
 from zdm.errors import BadInput
 from zdm.model.phases import State
-from zdm.model.step import Phase
+from zdm.model.row_mapping import SyncMode
+from zdm.model.step import Phase, Step
 from zdm.operations.base import Operation
 from zdm.operations.explode import Explode
 from zdm.operations.merge_tables import MergeTables
@@ -39,6 +42,39 @@ def test_nothing_is_mirrored_any_more_when_the_old_columns_go(
     assert ends
     assert swaps
     assert max(ends) < min(swaps)
+
+
+@pytest.mark.parametrize("sync", ["immediate", "logged"])
+def test_what_the_new_version_writes_during_a_rollback_is_kept_or_refused(
+    database: Database, sync: str
+) -> None:
+    """Between the end of the triggers and that of the table it would be taken, and go with it."""
+    scenario = SplitTable.scenarios[1].model_copy(update={"sync": SyncMode(sync)})
+    rollout = Rollout(database, scenario)
+    rollout.advance_to(State.PREPARED)
+    taken: list[str] = []
+    refused: list[str | None] = []
+
+    class Late(Silent):
+        """A new application that is still at work."""
+
+        def step_started(self, step: Step, number: int, total: int) -> None:
+            del number, total
+            for table, column in (("logins", "email"), ("addresses", "town")):
+                email = f"{step.id} {table}"
+                try:
+                    database.execute(f"INSERT INTO {table} ({column}) VALUES (%s)", email)
+                    taken.append(email)
+                except psycopg.errors.CheckViolation as error:
+                    refused.append(error.diag.constraint_name)
+                except psycopg.errors.UndefinedTable:
+                    refused.append(None)
+
+    rollout.engine(Late()).rollback("try_it")
+    kept = database.execute("SELECT email FROM customers UNION ALL SELECT city FROM customers")
+    assert set(taken) <= {value for (value,) in kept}
+    assert taken
+    assert refused.count(ROLLED_BACK) >= 2
 
 
 def test_the_fence_and_repair(database: Database) -> None:
