@@ -127,7 +127,8 @@ class PartitionedIndex(Value):
     @property
     def locks(self) -> tuple[TableLock, ...]:
         """The strongest lock, which is taken on the table and then on one partition after the other."""
-        return (TableLock(table=self.table, mode=Lock.ACCESS_EXCLUSIVE),)
+        mode = Lock.SHARE_UPDATE_EXCLUSIVE if self.apart else Lock.ACCESS_EXCLUSIVE
+        return (TableLock(table=self.table, mode=mode),)
 
 
 class Transaction(Value):

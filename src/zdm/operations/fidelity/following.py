@@ -144,9 +144,8 @@ def _replica_identity(shape: TableShape, index: str, draft: Draft) -> list[str]:
     """Let the index that was carried be it again; a key that the swap exchanges is it by then."""
     table = draft.existing(shape.name)
     mine = find_index(shape, index) is not None
-    exchanged = exchanged_key(shape if mine else draft.shapes[shape.mapped_as])
     keys = [c.index or c.name for c in (table or shape.table).constraints if c.kind == "primary key"]
-    if exchanged is not None and index in keys:
+    if index in keys and (not mine or exchanged_key(shape) is not None):
         return []
     # A partition's part of the whole table's index has its name by then.
     return [

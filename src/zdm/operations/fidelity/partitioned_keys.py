@@ -57,9 +57,10 @@ def key_part_steps(shape: TableShape, context: Context) -> list[Step]:
 def points_at_exchanged(draft: Draft, child: QualifiedName, key: Constraint) -> bool:
     """Whether a foreign key points at such a primary key, or a partition's part of one: the swap makes it anew."""
     parent = draft.following(key.references) if key.references is not None else None
-    root = draft.shapes.get(parent.mapped_as) if parent is not None else None
-    exchanged = exchanged_key(root) if root is not None else None
-    if parent is None or exchanged is None:
+    if parent is None:
+        return False
+    exchanged = exchanged_key(parent) or exchanged_key(draft.shapes[parent.mapped_as])
+    if exchanged is None:
         return False
     return any(
         pointing.name == key.name

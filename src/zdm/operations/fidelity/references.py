@@ -6,6 +6,8 @@ held to it. The old one goes before the swap, in a transaction of its own, since
 
 from __future__ import annotations
 
+from psycopg import sql
+
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.promise import Demand, Promise
 from zdm.model.requests import AfterSwap, CarriedColumn, CarryRequest
@@ -176,7 +178,10 @@ def reference_steps(phase: Phase, context: Context) -> list[Step]:
             )
             found += steps if key.validated else steps[:1]
         elif phase is Phase.CLEANUP and request.final_key not in context.carried:
-            found.append(_release(request, key, request.references))
+            # Nothing is known of a table that is only referred to.
+            parent = context.draft.existing(request.references)
+            partitioned = parent is None or parent.partitioned
+            found.append(_release(request, key, request.references, partitioned=partitioned))
             if points_at_exchanged(context.draft, request.table, key):
                 found += _prove_again(request, key, context)
             if context.draft.following(request.table) is None and is_partitioned(
@@ -307,7 +312,33 @@ def promised_references(context: Context) -> list[Promise]:
     return found
 
 
-def _release(request: CarryRequest, key: Constraint, parent: QualifiedName) -> Step:
+_NAMES = """
+DECLARE
+  one record;
+  wanted text;
+BEGIN
+  FOR one IN
+    WITH RECURSIVE keys (oid) AS (
+      SELECT k.oid FROM pg_catalog.pg_constraint AS k WHERE k.conrelid = {t}::pg_catalog.regclass AND k.conname = {c} AND k.contype = 'f'
+      UNION ALL SELECT k.oid FROM keys JOIN pg_catalog.pg_constraint AS k ON k.conparentid = keys.oid
+    )
+    SELECT k.conrelid, k.conrelid::pg_catalog.regclass AS on, k.conname FROM keys JOIN pg_catalog.pg_constraint AS k USING (oid)
+    WHERE pg_catalog.strpos(k.conname, '_zdm_') > 0
+  LOOP
+    wanted := pg_catalog.replace(one.conname, '_zdm_', '');
+    FOR number IN 1..1000 LOOP
+      EXIT WHEN NOT EXISTS (
+        SELECT FROM pg_catalog.pg_constraint AS k WHERE k.conrelid = one.conrelid AND k.conname = wanted);
+      wanted := pg_catalog.left(pg_catalog.replace(one.conname, '_zdm_', ''), 59) || number;
+    END LOOP;
+    EXECUTE pg_catalog.format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', one.on, one.conname, wanted);
+  END LOOP;
+END
+"""
+"""The server's own parts of a key that points at a partitioned table are called after the key, or its columns, as they were then."""
+
+
+def _release(request: CarryRequest, key: Constraint, parent: QualifiedName, *, partitioned: bool) -> Step:
     """The old key goes and the new one takes its name, and its timing, which was the most patient one until here."""
     table, name = ddl.table(request.table), ddl.ident(key.name)
     statements = [
@@ -324,6 +355,9 @@ def _release(request: CarryRequest, key: Constraint, parent: QualifiedName) -> S
             ddl.text("ALTER TABLE {t} ALTER CONSTRAINT {c} DEFERRABLE INITIALLY IMMEDIATE", t=table, c=name)
         )
     statements += constraint_comment(key, request.table)
+    if partitioned:
+        where = {"t": sql.Literal(table.as_string(None)), "c": sql.Literal(key.name)}
+        statements.append(ddl.text("DO {body}", body=sql.Literal(ddl.text(_NAMES, **where))))
     return Step(
         id=f"cleanup.{request.table}.carry.{key.name}",
         title=f"let the foreign key {key.name} of {request.table} stand on the new columns alone",
