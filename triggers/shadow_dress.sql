@@ -1,5 +1,5 @@
 -- template: shadow_dress
--- version: 1
+-- version: 2
 -- parameters: quote, old, new
 -- Gives a table that is to follow another one what that one is besides its columns: owner, grants, row security with its
 -- policies, comment, storage parameters, persistence, place, and the numbers of its identity columns. Partitions get their share.
@@ -38,6 +38,9 @@ BEGIN
       EXECUTE pg_catalog.format('GRANT USAGE ON SEQUENCE %s TO %s', item.sequence, part.role);
     END LOOP;
   END LOOP;
+  -- Whoever shall own a table must be allowed to make one there; only a superuser may give it away otherwise.
+  EXECUTE pg_catalog.format('GRANT USAGE, CREATE ON SCHEMA %s TO %I',
+    (SELECT c.relnamespace::pg_catalog.regnamespace FROM pg_catalog.pg_class AS c WHERE c.oid = new), facts.owner);
   FOR part IN
     SELECT c.oid::pg_catalog.regclass AS name, c.relkind FROM pg_catalog.pg_class AS c
     WHERE c.oid = new OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(new) AS p)

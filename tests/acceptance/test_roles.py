@@ -204,6 +204,28 @@ def test_a_whole_rollout_with_the_documented_rights(database: Database, secured:
     )
 
 
+def test_a_table_that_takes_anothers_place_needs_no_more(database: Database) -> None:
+    """It is made in a schema of zdm's own, given to the owner there, and analyzed; statistics themselves are the superuser's to read."""
+    roles = Roles(database, secured=False, column_grants=False)
+    partitioned = {"by": "hash", "columns": ["id"]}
+    operation = {
+        "shadow_table": {"table": "account", "partition_by": partitioned, "partitions": [{"count": 2}]}
+    }
+    migration = MIGRATION.model_copy(
+        update={"operations": Migration.model_validate({"id": "widen", "operations": [operation]}).operations}
+    )
+    engine = roles.engine()
+    engine.init()
+    for state in (State.PREPARED, State.MIGRATED, State.SWITCHED_OVER, State.COMPLETED):
+        old_application(roles, 1000)
+        assert engine.advance(migration).state is state
+    old_application(roles, 1000)
+    assert database.value(
+        "SELECT relkind = 'p' AND pg_get_userbyid(relowner) = %s FROM pg_class WHERE oid = 'public.account'::regclass",
+        roles.owner,
+    )
+
+
 def test_row_security_and_column_grants_together_are_refused(database: Database) -> None:
     engine = Roles(database, secured=True, column_grants=True).engine()
     engine.init()

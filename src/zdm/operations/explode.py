@@ -27,8 +27,8 @@ from zdm.operations.target import (
     key_must_cascade,
     make_table,
     readable,
+    refuse_loose_key,
     table_steps,
-    unique_over,
     without_old_form,
 )
 
@@ -292,9 +292,9 @@ class Explode(Operation):
         if self.form is not None:
             asked = tuple(ListColumn(column=name) for name in self.form.held)
         held = self._held(shape, asked, problems)
-        if problems:
-            return problems
-        target = self._target(draft, shape, label, problems)
+        # What the other table would lack only because this one does is not told.
+        known = len(held) == len(asked) and all(shape.table.column(name) for name in self.key.values())
+        target = self._target(draft, shape, label, problems) if known else None
         if target is None or problems:
             return problems
         side, mapped = target
@@ -384,17 +384,7 @@ class Explode(Operation):
         return without_old_form(draft, label, self.without_old_form, old, new, rows)
 
     def _check_key(self, shape: TableShape, problems: list[Problem]) -> None:
-        wanted = tuple(self.key.values())
-        if not unique_over(shape.table, wanted):
-            problems.append(
-                Problem(
-                    f"({', '.join(wanted)}) is no unique key of {shape.name} whose columns are NOT NULL",
-                    remedy=f"Use its key ({', '.join(shape.table.key)})."
-                    if shape.table.key
-                    else "Add a primary key first.",
-                    rule="no-key",
-                )
-            )
+        refuse_loose_key(shape.table, tuple(self.key.values()), problems)
         names = [c.column for c in self.elements]
         problems.extend(
             Problem(f"{name} is none of `elements`", rule="unknown-column")
@@ -460,6 +450,9 @@ class Explode(Operation):
         """The table of the elements, and their columns."""
         known = self.form.types(shape.table, len(self.elements)) if self.form is not None else []
         mapped: list[DraftMirrored] = []
+        before = len(problems)
+        if {c.column for c in self.elements}.intersection(self.key):
+            return None
         for number, c in enumerate(self.elements):
             type_ = c.type or (known[number] if number < len(known) else None)
             if type_ is None and self.create is not None:
@@ -475,7 +468,7 @@ class Explode(Operation):
                     not_null=c.not_null or c.column in self._element_key,
                 )
             )
-        if problems:
+        if len(problems) > before:
             return None
         key = [*self.key, *self._element_key]
         if self.create is None:

@@ -247,7 +247,7 @@ class MoveColumns(Operation):
         found = (
             [(moved, find_column(shape, moved.column, problems)) for moved in self.columns] if shape else []
         )
-        if shape is None or problems:
+        if shape is None:
             return problems
         columns = [(moved, column) for moved, column in found if column is not None]
         if self.create is not None:
@@ -255,9 +255,12 @@ class MoveColumns(Operation):
         originals = self._originals(shape, columns, problems)
         self._check_key(shape, problems)
         self._check_copies(shape, problems)
-        if problems:
-            return problems
-        target = self._target(draft, shape, originals, label, problems)
+        # What the other table would lack only because this one does is not told.
+        target = (
+            self._target(draft, shape, originals, label, problems)
+            if len(originals) == len(self.columns) and self._sources <= {c.name for c in shape.table.columns}
+            else None
+        )
         if target is None or problems:
             return problems
         new = target.side
@@ -380,6 +383,11 @@ class MoveColumns(Operation):
             if names.count(name) > 1
         )
         return found
+
+    @property
+    def _sources(self) -> set[str]:
+        """What the key and what repeats columns are taken from."""
+        return {*self.key.values(), *self.copies.values()}
 
     def _check_key(self, shape: TableShape, problems: list[Problem]) -> None:
         table = shape.table

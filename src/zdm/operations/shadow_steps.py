@@ -198,9 +198,10 @@ def _analyze(shadow: Shadow) -> Step:
         action=Scan(
             statement=ddl.text("ANALYZE {t}", t=table),
             done_when=ddl.text(
-                "SELECT EXISTS (SELECT FROM pg_catalog.pg_statistic WHERE starelid = pg_catalog.to_regclass({t}))"
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_stats WHERE schemaname = {schema} AND tablename = {name})"
                 " OR NOT EXISTS (SELECT FROM {table})",
-                t=literal(shadow.name),
+                schema=sql.Literal(shadow.name.schema_),
+                name=sql.Literal(shadow.name.name),
                 table=table,
             ),
             locks=(TableLock(table=shadow.name, mode=Lock.SHARE_UPDATE_EXCLUSIVE, hold="scan"),),

@@ -30,10 +30,10 @@ from zdm.operations.target import (
     make_table,
     quoted,
     readable,
+    refuse_loose_key,
     required,
     sequence_step,
     table_steps,
-    unique_over,
     without_old_form,
 )
 
@@ -381,17 +381,7 @@ class SplitTable(Operation):
     ) -> Target | None:
         table = shape.table
         wanted = tuple(part.key.values())
-        if not unique_over(table, wanted):
-            problems.append(
-                Problem(
-                    f"({', '.join(wanted)}) is no unique key of {table.name} whose columns are NOT NULL",
-                    remedy=f"Use its key ({', '.join(table.key)})."
-                    if table.key
-                    else "Add a primary key first.",
-                    rule="no-key",
-                )
-            )
-            return None
+        refuse_loose_key(table, wanted, problems)
         columns: list[DraftMirrored] = []
         made: list[TableColumn] = []
         for c in part.columns:
@@ -422,7 +412,8 @@ class SplitTable(Operation):
                 copied = source is not None and c.type is None and c.default is None
                 default = source.default if source is not None and copied else c.default
                 made.append(TableColumn(name=c.column, type=type_, not_null=not_null, default=default))
-        if problems:
+        # What the other table would lack only because this one does is not told.
+        if len(columns) < len(part.columns) or any(table.column(name) is None for name in wanted):
             return None
         if part.create is None:
             return existing_table(draft, shape, part.to, part.key, columns, problems)

@@ -87,14 +87,16 @@ def make_table(
     primary_key: that of the file; the key, if empty.
     """
     key = [c.name for c in keys]
+    by_itself = {*key, *(c.name for c in mapped)}
+    own = [c for c in created.columns if c.name not in by_itself]
     primary = tuple(primary_key) or tuple(key)
-    first = [c for c in created.columns if c.name in primary]
+    first = [c for c in own if c.name in primary]
     unique = created.unique
     if set(primary) != set(key):
         unique = (UniqueKey(columns=tuple(key)), *unique)
     made = CreateTable(
         name=written,
-        columns=(*first, *keys, *mapped, *(c for c in created.columns if c not in first)),
+        columns=(*first, *keys, *mapped, *(c for c in own if c not in first)),
         primary_key=primary,
         unique=unique,
         checks=created.checks,
@@ -102,7 +104,16 @@ def make_table(
         comment=created.comment,
         grants=created.grants,
     )
-    found = made.apply(draft, label)
+    found = [
+        Problem(
+            f"`create` gives {draft.name(written)} a column {c.name}, which the operation makes by itself",
+            remedy="Leave it out of `create.columns`, which are those that the table has besides; or give it another name.",
+            rule="column-exists",
+        )
+        for c in created.columns
+        if c.name in by_itself
+    ]
+    found += made.apply(draft, label)
     names = {c.name for c in made.columns}
     found += [
         Problem(
@@ -322,7 +333,16 @@ def unique_over(table: Table, columns: Sequence[str]) -> bool:
 
 def refuse_loose_key(table: Table, wanted: Sequence[str], problems: list[Problem]) -> None:
     """Append a problem unless rows of the table can be found, and met, by these columns."""
-    if not unique_over(table, wanted):
+    unknown = [name for name in wanted if table.column(name) is None]
+    problems.extend(
+        Problem(
+            f"there is no column {name} in {table.name}, which `key` names",
+            remedy=f"It has {', '.join(c.name for c in table.columns)}.",
+            rule="unknown-column",
+        )
+        for name in unknown
+    )
+    if not unknown and not unique_over(table, wanted):
         problems.append(
             Problem(
                 f"({', '.join(wanted)}) is no unique key of {table.name} whose columns are NOT NULL",

@@ -57,6 +57,76 @@ NO_TYPE = "'nosuch' is not a column type here"
             [{"move_columns": {**MOVED, "create": {"columns": [{"name": "zdm_t", "type": "int"}]}}}],
             ["1:move_columns: zdm_t of public.more: columns whose names begin with zdm_ cannot be told"],
         ),
+        # All that is wrong with one operation.
+        (
+            [
+                {
+                    "move_columns": {
+                        **MOVED,
+                        "columns": ["nowhere", "amount"],
+                        "key": {"id": "nokey"},
+                        "copies": {"c": "gone"},
+                    }
+                }
+            ],
+            [
+                "no column nowhere in public.ledger",
+                "no column nokey in public.ledger, which `key` names",
+                "no column gone",
+            ],
+        ),
+        (
+            [
+                {
+                    "move_columns": {
+                        **MOVED,
+                        "copies": {"status": "status"},
+                        "create": {
+                            "columns": [{"name": "status", "type": "text"}],
+                            "indexes": [["zz"]],
+                            "primary_key": ["pk"],
+                        },
+                    }
+                }
+            ],
+            [
+                "public.more a column status, which the operation makes by itself",
+                "no column zz",
+                "no column pk",
+            ],
+        ),
+        (
+            [
+                {
+                    "explode": {
+                        "table": "ledger",
+                        "to": "more",
+                        "key": {"ledger": "amount"},
+                        "from": {"delimited": "status"},
+                        "elements": ["value"],
+                        "create": {"columns": [{"name": "value", "type": "text"}]},
+                    }
+                }
+            ],
+            [
+                r"\(amount\) is no unique key of public.ledger",
+                "public.more a column value, which the operation makes by itself",
+            ],
+        ),
+        (
+            [
+                {
+                    "split_table": {
+                        "table": "ledger",
+                        "into": [
+                            {"to": "more", "key": {"id": "nokey"}, "columns": ["nowhere"], "create": {}},
+                            {"to": "most", "key": {"id": "id"}, "columns": ["gone"], "create": {}},
+                        ],
+                    }
+                }
+            ],
+            ["no column nokey in public.ledger, which `key` names", "no column nowhere", "no column gone"],
+        ),
         (
             [{"move_columns": {**MOVED, "create": {"columns": [{"name": "x", "type": "nosuch"}]}}}],
             [f"1:move_columns: {NO_TYPE}"],
