@@ -158,6 +158,7 @@ class MergeTables(Operation):
                 ),
             }
         ),
+        *SCENARIOS,
         # The new version says what the table cannot hold.
         _STATS.model_copy(
             update={
@@ -181,7 +182,6 @@ class MergeTables(Operation):
                 ),
             }
         ),
-        *SCENARIOS,
     )
 
     @field_validator("columns", mode="before")

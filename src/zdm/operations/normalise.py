@@ -240,53 +240,6 @@ class Normalise(Operation):
             " AND EXISTS (SELECT FROM zones WHERE tenant = 1 AND name = 'north' AND colour = 'red')",
             after="SELECT bool_and(zone_id IS NOT NULL) FROM hosts",
         ),
-        # What follows is found or made by a reconciler.
-        Scenario(
-            setup="CREATE TABLE tools (id bigserial PRIMARY KEY, depot int NOT NULL, label text NOT NULL, maker text);"
-            " INSERT INTO tools (depot, label, maker) SELECT g % 3, 't' || g, (ARRAY['Ames', 'Bosch', NULL])[g % 3 + 1]"
-            " FROM generate_series(1, 200) g;",
-            operations=(
-                {
-                    "normalise": {
-                        "table": "tools",
-                        "columns": ["maker"],
-                        "parent": "makers",
-                        "values": {"depot": "depot", "name": "maker"},
-                        "create": {
-                            "columns": [
-                                {"name": "id", "type": "bigint", "identity": "by default"},
-                                {"name": "depot", "type": "int"},
-                                {"name": "name", "type": "text"},
-                            ],
-                            "primary_key": ["id"],
-                        },
-                        "reference": {"maker_id": "id"},
-                    }
-                },
-            ),
-            old_writes=(
-                "INSERT INTO tools (depot, label, maker) VALUES ({n} % 3, 'old {n}', 'Maker ' || {n} % 5)",
-                "UPDATE tools SET maker = (ARRAY['Ames', 'Maker ' || {n} % 7, NULL])[{n} % 3 + 1] WHERE id = {n} % 200 + 1",
-                "UPDATE tools SET depot = ({n} + 1) % 3 WHERE id = {n} % 200 + 1",
-                "DELETE FROM tools WHERE id = (SELECT max(id) FROM tools WHERE label LIKE 'old%')",
-            ),
-            new_writes=(
-                (
-                    "WITH m AS (INSERT INTO makers (depot, name) VALUES (1, 'new {n}') RETURNING id)"
-                    " INSERT INTO tools (depot, label, maker_id) SELECT 1, 'new {n}', id FROM m"
-                ),
-                "UPDATE makers SET name = 'renamed {n}' WHERE name = (SELECT min(name) FROM makers WHERE name LIKE 'new%')",
-                "UPDATE tools SET maker_id = NULL WHERE label = 'new ' || ({n} - 7)",
-                "INSERT INTO makers (depot, name) VALUES (2, 'spare {n}')",
-            ),
-            old_reads=("SELECT id, label, maker FROM tools LIMIT 5",),
-            new_reads=("SELECT t.label, m.name FROM tools t JOIN makers m ON m.id = t.maker_id LIMIT 5",),
-            agree="SELECT NOT EXISTS (SELECT FROM public.tools t LEFT JOIN makers m ON m.id = t.maker_id"
-            " WHERE t.maker IS DISTINCT FROM m.name OR t.depot <> m.depot)",
-            after="SELECT EXISTS (SELECT FROM tools WHERE maker_id IS NOT NULL) AND NOT EXISTS (SELECT FROM makers GROUP BY depot, name"
-            " HAVING count(*) > 1)",
-            sync=SyncMode.LOGGED,
-        ),
         # The new version gives a row several parents, of which the old one holds one, and one that it may not hold.
         Scenario(
             setup="CREATE TABLE papers (id bigserial PRIMARY KEY, title text NOT NULL, topic text CHECK (topic <> 'none'));"
@@ -349,6 +302,53 @@ class Normalise(Operation):
             " WHERE f.rollout = (SELECT max(id) FROM zdm.module_migrations) AND f.new_row IS DISTINCT FROM to_jsonb(l))",
             after="SELECT (SELECT count(*) FROM paper_topics) > 100 AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form WHERE rollout ="
             " (SELECT max(id) FROM zdm.module_migrations))",
+        ),
+        # What follows is found or made by a reconciler.
+        Scenario(
+            setup="CREATE TABLE tools (id bigserial PRIMARY KEY, depot int NOT NULL, label text NOT NULL, maker text);"
+            " INSERT INTO tools (depot, label, maker) SELECT g % 3, 't' || g, (ARRAY['Ames', 'Bosch', NULL])[g % 3 + 1]"
+            " FROM generate_series(1, 200) g;",
+            operations=(
+                {
+                    "normalise": {
+                        "table": "tools",
+                        "columns": ["maker"],
+                        "parent": "makers",
+                        "values": {"depot": "depot", "name": "maker"},
+                        "create": {
+                            "columns": [
+                                {"name": "id", "type": "bigint", "identity": "by default"},
+                                {"name": "depot", "type": "int"},
+                                {"name": "name", "type": "text"},
+                            ],
+                            "primary_key": ["id"],
+                        },
+                        "reference": {"maker_id": "id"},
+                    }
+                },
+            ),
+            old_writes=(
+                "INSERT INTO tools (depot, label, maker) VALUES ({n} % 3, 'old {n}', 'Maker ' || {n} % 5)",
+                "UPDATE tools SET maker = (ARRAY['Ames', 'Maker ' || {n} % 7, NULL])[{n} % 3 + 1] WHERE id = {n} % 200 + 1",
+                "UPDATE tools SET depot = ({n} + 1) % 3 WHERE id = {n} % 200 + 1",
+                "DELETE FROM tools WHERE id = (SELECT max(id) FROM tools WHERE label LIKE 'old%')",
+            ),
+            new_writes=(
+                (
+                    "WITH m AS (INSERT INTO makers (depot, name) VALUES (1, 'new {n}') RETURNING id)"
+                    " INSERT INTO tools (depot, label, maker_id) SELECT 1, 'new {n}', id FROM m"
+                ),
+                "UPDATE makers SET name = 'renamed {n}' WHERE name = (SELECT min(name) FROM makers WHERE name LIKE 'new%')",
+                "UPDATE tools SET maker_id = NULL WHERE label = 'new ' || ({n} - 7)",
+                "INSERT INTO makers (depot, name) VALUES (2, 'spare {n}')",
+            ),
+            old_reads=("SELECT id, label, maker FROM tools LIMIT 5",),
+            new_reads=("SELECT t.label, m.name FROM tools t JOIN makers m ON m.id = t.maker_id LIMIT 5",),
+            agree="SELECT NOT EXISTS (SELECT FROM public.tools t LEFT JOIN makers m ON m.id = t.maker_id"
+            " WHERE t.maker IS DISTINCT FROM m.name OR t.depot <> m.depot)",
+            after="SELECT EXISTS (SELECT FROM tools WHERE maker_id IS NOT NULL) AND NOT EXISTS (SELECT FROM makers GROUP BY depot, name"
+            " HAVING count(*) > 1)",
+            sync=SyncMode.LOGGED,
         ),
     )
 
