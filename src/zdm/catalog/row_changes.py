@@ -75,6 +75,16 @@ def before(conn: psycopg.Connection[Any], rollout: int, mapping: int, last: int)
     return bool(row[0])
 
 
+def next_after(conn: psycopg.Connection[Any], rollout: int, mapping: int, after: int) -> int | None:
+    """The first entry that waits after this one."""
+    row = conn.execute(
+        "SELECT min(id) FROM zdm.row_changes WHERE rollout = %s AND mapping = %s AND id > %s AND NOT failed",
+        [rollout, mapping, after],
+    ).fetchone()
+    assert row is not None
+    return None if row[0] is None else int(row[0])
+
+
 @dataclass(frozen=True, slots=True)
 class WithoutForm:
     """A row that cannot be carried over at present: of which mapping, by its number, and why."""

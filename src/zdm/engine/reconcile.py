@@ -148,11 +148,20 @@ class Reconciler:
             sql.Literal(rows),
             sql.Literal(self.lock_budget / 2),
         )
-        with transaction(self.conn, lock_timeout=lock_timeout, settings={"synchronous_commit": "off"}):
-            row = self.conn.execute(statement).fetchone()
+        try:
+            with transaction(self.conn, lock_timeout=lock_timeout, settings={"synchronous_commit": "off"}):
+                row = self.conn.execute(statement).fetchone()
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            # What is written besides the rows was held, such as a failure that another one records: nothing was done.
+            return self._some(after, 1, lock_timeout) if rows > 1 else self._held_after(after)
         assert row is not None
         reached, seen, done, failed, held, blocked = row
         return _Some((reached if seen else _END), held, blocked, Tally(done, 0, failed))
+
+    def _held_after(self, after: int) -> _Some:
+        """The next entry, left for later."""
+        entry = row_changes.next_after(self.conn, self.rollout, self.mapping.number, after)
+        return _Some(_END, [], [], Tally()) if entry is None else _Some(entry, [entry], [], Tally())
 
 
 def drain(

@@ -326,6 +326,10 @@ def test_what_mends_a_failure_is_noted_while_that_is_recorded(database: Database
             "INSERT INTO zdm.sync_failures (rollout, table_oid, key, group_name, sqlstate, message)"
             f" VALUES ({rows.rollout}, 'account_stats'::regclass, '{{\"account_id\": 77}}', '{rows.mapping.id}', '', '')"
         )
+        # Nobody waits for long; what is noted besides goes on.
+        database.execute("UPDATE accounts SET statuses = 7 WHERE id = 1")
+        tally = once(rows)
+        assert (tally.done, tally.busy, tally.failed) == (1, 1, 0)
         waiting = reconciler.start(RECONCILE.format(key=77))
         waiting.wait_blocked(by=holder)
         a.run("INSERT INTO accounts (id) VALUES (77)")
