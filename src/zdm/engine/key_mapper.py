@@ -14,8 +14,8 @@ from zdm.operations.shape import DraftGroup, TableShape
 from zdm.sql import pairs
 
 _FORCED = """
-SELECT c.relrowsecurity AND c.relforcerowsecurity AND NOT (
-  SELECT r.rolsuper OR r.rolbypassrls FROM pg_catalog.pg_roles r WHERE r.rolname = CURRENT_USER)
+SELECT c.relrowsecurity AND c.relforcerowsecurity AND EXISTS (SELECT FROM pg_catalog.pg_roles r
+  WHERE (r.oid = c.relowner OR r.rolname = CURRENT_USER) AND NOT (r.rolsuper OR r.rolbypassrls))
 FROM pg_catalog.pg_class c WHERE c.oid = %s
 """
 
@@ -50,7 +50,7 @@ def refused_keys(conn: Session, shape: TableShape, fills: Mapping[str, Expressio
 
 
 def forced(conn: Session, oid: int) -> bool:
-    """Whether row security of the table holds for its owner as well."""
+    """Whether row security of the table holds for its owner as well, as whom our functions run, or for us."""
     return bool(fetch_value(conn, _FORCED, [oid]))
 
 

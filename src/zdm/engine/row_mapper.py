@@ -11,6 +11,7 @@ from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
 from zdm.db.session import fetch_value, transaction
 from zdm.engine.element_mapper import element_mapping
+from zdm.engine.key_mapper import forced
 from zdm.engine.mapper import Mapper
 from zdm.engine.parent_mapper import parent_mapping
 from zdm.engine.union_mapper import told_apart, unite
@@ -30,6 +31,8 @@ OURS: Final = "zdm_"
 def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMapping, ...]:
     """Every row mapping of the draft, checked; problems are collected in the mapper."""
     _refuse_our_names(mapper)
+    if _refuse_forced(mapper):
+        return ()  # their rows cannot be measured
     taken = {table.table for table in tables if table.needs_sync}
     found: list[RowMapping] = []
     for number, draft in enumerate(mapper.draft.rows, 1):
@@ -65,6 +68,26 @@ def _refuse_our_names(mapper: Mapper) -> None:
         )
         for table, names in found.items()
     ]
+
+
+def _refuse_forced(mapper: Mapper) -> bool:
+    """Functions that mirror rows run as the tables' owner, and zdm reads as itself: a row that a policy hides from either would be lost."""
+    told: set[int] = set()
+    for draft in mapper.draft.rows:
+        sides = (draft.old, draft.new) if draft.parent is None else (draft.old, draft.new, draft.parent.side)
+        for side in sides:
+            if side.oid in told or not forced(mapper.conn, side.oid):
+                continue
+            told.add(side.oid)
+            mapper.problems.append(
+                Problem(
+                    f"{side.table} has row security that holds for its owner as well, so not every row could be kept in step",
+                    draft.operation,
+                    f"ALTER TABLE {side.table} NO FORCE ROW LEVEL SECURITY until cleanup.",
+                    "row-security-views",
+                )
+            )
+    return bool(told)
 
 
 def _with_path(mapper: Mapper, mapping: RowMapping) -> RowMapping:

@@ -29,7 +29,7 @@ from zdm.operations.shared_parent import (
     made_parent,
     refuse_to_remove,
 )
-from zdm.operations.target import made_steps, readable, without_old_form
+from zdm.operations.target import made_steps, readable, tell_secured, without_old_form
 
 
 class HeldColumn(Value):
@@ -429,6 +429,8 @@ class Normalise(Operation):
         for found, column, _ in held:
             if not found.keep:
                 shape.columns.remove(column)
+        for one in made:
+            tell_secured(draft, shape, draft.name(one.table.name), label)
         draft.memo[label] = (shape, side, new, refer, made)
         draft.findings += self._notes(side, held)
         return []
@@ -675,7 +677,16 @@ class Normalise(Operation):
         steps: list[Step] = []
         for made in tables:
             name = context.draft.name(made.table.name)
-            steps += made_steps(made.table, name, made.label, made.indexes, shape.table.owner, phase, context)
+            steps += made_steps(
+                made.table,
+                name,
+                made.label,
+                made.indexes,
+                shape.table.owner,
+                phase,
+                context,
+                secured=shape.table.row_security,
+            )
         if self.link is not None:
             return steps + self.link.steps(phase, new.table, shape.name, parent.table, context.label)
         assert self.reference is not None

@@ -58,6 +58,7 @@ class Target:
     owner: the role that owns the other table, and so this one.
     label: under which `made` keeps what it found out.
     indexes: the columns of further indexes of it.
+    secured: the rows come from a table with row security.
     """
 
     side: DraftSide
@@ -65,6 +66,7 @@ class Target:
     made: CreateTable | None = None
     label: str = ""
     indexes: tuple[tuple[str, ...], ...] = ()
+    secured: bool = False
 
 
 def make_table(
@@ -153,7 +155,23 @@ def make_table(
             if c.not_null and not (c.default or c.identity or c.generated) and c.name not in key
         ],
     )
-    return Target(side, shape.table.owner, made, label, created.indexes)
+    tell_secured(draft, shape, side.table, label.split("/", 1)[0])
+    return Target(side, shape.table.owner, made, label, created.indexes, shape.table.row_security)
+
+
+def tell_secured(draft: Draft, shape: TableShape, made: QualifiedName, label: str) -> None:
+    """Say in the plan what becomes of row security in a table that is made for rows of one that has it."""
+    if not shape.table.row_security:
+        return
+    draft.findings.append(
+        Finding(
+            severity=Severity.WARNING,
+            text=f"{shape.name} has row security, whose policies say nothing of {made}: that gets row security without a policy, so that "
+            "only its owner sees its rows, until you give it policies of its own (CREATE POLICY, after preparation)",
+            where=label,
+            rule="row-security-views",
+        )
+    )
 
 
 def existing_table(
@@ -252,7 +270,14 @@ def table_steps(target: Target, phase: Phase, context: Context) -> list[Step]:
     if target.made is None:
         return []
     return made_steps(
-        target.made, target.side.table, target.label, target.indexes, target.owner, phase, context
+        target.made,
+        target.side.table,
+        target.label,
+        target.indexes,
+        target.owner,
+        phase,
+        context,
+        secured=target.secured,
     )
 
 
@@ -264,25 +289,30 @@ def made_steps(
     owner: str,
     phase: Phase,
     context: Context,
+    *,
+    secured: bool = False,
 ) -> list[Step]:
     """The steps of a table that is made, with its indexes while it is empty, and given to `owner`; they are of the operation at hand.
 
     Parameters
     ----------
     label: under which `made` keeps what it found out.
+    secured: row security is switched on: its rows come from a table that has it.
     """
     steps: list[Step] = []
     for step in made.plan(phase, replace(context, label=label)):
         update: dict[str, object] = {"operation": context.label}
         action = step.action
         if isinstance(action, Transaction) and step.id.endswith(".create_table"):
-            more = _finishing(name, indexes, owner)
+            more = _finishing(name, indexes, owner, secured=secured)
             update["action"] = action.model_copy(update={"statements": (*action.statements, *more)})
         steps.append(step.model_copy(update=update))
     return steps
 
 
-def _finishing(name: QualifiedName, indexes: Iterable[Sequence[str]], owner: str) -> list[str]:
+def _finishing(
+    name: QualifiedName, indexes: Iterable[Sequence[str]], owner: str, *, secured: bool
+) -> list[str]:
     """What a table that is still empty gets besides."""
     found = [
         ddl.text(
@@ -293,6 +323,8 @@ def _finishing(name: QualifiedName, indexes: Iterable[Sequence[str]], owner: str
         )
         for columns in indexes
     ]
+    if secured:
+        found.append(ddl.text("ALTER TABLE {t} ENABLE ROW LEVEL SECURITY", t=ddl.table(name)))
     return [*found, ddl.text("ALTER TABLE {t} OWNER TO {owner}", t=ddl.table(name), owner=ddl.ident(owner))]
 
 

@@ -157,3 +157,60 @@ def test_a_filter_that_what_comes_back_meets(database: Database) -> None:
     engine.init()
     migration = Migration.model_validate({"id": "good", "operations": [reports({"status": "'active'"})]})
     assert engine.plan(migration).row_mappings
+
+
+def test_row_security(database: Database) -> None:
+    """Policies of a table say nothing of the one that gets its rows: nobody sees them there before it has its own. Forced on the owner, they hide rows."""
+    owner, app = database.create_role("owner"), database.create_role("app")
+    database.execute(
+        SETUP + f'ALTER TABLE ledger OWNER TO "{owner}"; ALTER TABLE ledger ENABLE ROW LEVEL SECURITY'
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    tags = {
+        "table": "ledger",
+        "to": "states",
+        "key": {"ledger": "id"},
+        "from": {"delimited": "status"},
+        "elements": ["value"],
+    }
+    kinds = {
+        "table": "ledger",
+        "columns": ["status"],
+        "parent": "kinds",
+        "values": {"name": "status"},
+        "reference": {"columns": {"kind": "id"}},
+        "create": {
+            "columns": [
+                {"name": "id", "type": "int", "identity": "always"},
+                {"name": "name", "type": "text"},
+            ],
+            "primary_key": ["id"],
+        },
+    }
+    granted = {"create": {"grants": {app: ["select"]}}}
+
+    def migration(*operations: dict[str, Any]) -> Migration:
+        return Migration.model_validate({"id": "secured", "operations": operations, "gates": OPEN_GATES})
+
+    for operation, made in (({"explode": {**tags, **granted}}, "states"), ({"normalise": kinds}, "kinds")):
+        found = [f.text for f in engine.plan(migration(operation)).findings if f.rule == "row-security-views"]
+        assert len(found) == 1
+        assert f"public.{made}: that gets row security without a policy" in found[0]
+    moved = migration({"move_columns": {**MOVED, **granted}})
+    engine.advance(moved)
+    engine.advance(moved)
+    assert database.value("SELECT count(*) FROM more") == 9
+    with database.connect(app) as connection:
+        assert connection.execute("SELECT FROM more").rowcount == 0
+    engine.rollback("secured")
+    database.execute("ALTER TABLE ledger FORCE ROW LEVEL SECURITY")
+    for operation in (
+        {"explode": {**tags, **granted}},
+        {"normalise": kinds},
+        {"move_columns": {**MOVED, **granted}},
+    ):
+        with pytest.raises(
+            BadInput, match=r"1:.*public\.ledger has row security that holds for its owner as well"
+        ):
+            engine.plan(migration(operation))
