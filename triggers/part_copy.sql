@@ -1,7 +1,7 @@
 -- template: part_copy
 -- version: 1
 -- parameters: when, keep, none, clear, wrote, values, targets, table, same, note, notes, conflict, missing
--- Gives a row its copies of the columns of the row that it refers to, whatever the statement said. Where the reference was just written
+-- Gives a row its copies of the columns of the row that it refers to, whatever the statement said. Where the reference was just written, or nothing was found before,
 -- that row is locked as its foreign key will lock it; else nothing is, since whoever changes the copied columns has to come by
 -- this row: a lock from here would deadlock with him. But he did not, before that was watched: a snapshot from before is too old. One that
 -- is not there (yet) is for the end of the transaction.

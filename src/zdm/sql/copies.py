@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from psycopg import sql
 
 from zdm.model.expression import ColumnRef, Expression
-from zdm.model.mapping import ColumnGroup, Conflict, Copied, NewColumn, TableMapping
+from zdm.model.mapping import FAILED, ColumnGroup, Conflict, Copied, NewColumn, TableMapping
 from zdm.model.names import QualifiedName, fit
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name
-from zdm.sql.sync_conditions import EMPTY, LINES, changed_in, human, part, raising
+from zdm.sql.sync_conditions import EMPTY, LINES, changed_in, human, part, raising, was
 from zdm.sql.templates import dollar_quoted
 
 PARENT, CHILD = "zdm_p", "zdm_c"
@@ -65,7 +65,8 @@ def copy(mapping: TableMapping, group: ColumnGroup, copied: Copied, *, update: b
         keep=sql.SQL("    zdm_try := NEW;") if refuses else EMPTY,
         none=any_of(sql.SQL("{} IS NULL").format(name) for name in own),
         clear=LINES.join(sql.SQL("      {} := NULL;").format(name) for name in targets),
-        wrote=refers(mapping, copied) if update else sql.SQL("true"),
+        # One that was not there when the row was written is nobody's yet who would come by this row.
+        wrote=any_of([refers(mapping, copied), was(FAILED)]) if update else sql.SQL("true"),
         values=comma(column(name, PARENT) for name in copied.columns),
         targets=comma(targets),
         table=qualified_name(copied.table),
