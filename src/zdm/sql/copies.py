@@ -72,7 +72,10 @@ def copy(mapping: TableMapping, group: ColumnGroup, copied: Copied, *, update: b
         table=qualified_name(copied.table),
         same=_same(copied, PARENT, "new"),
         note=_note(mapping, group, copied),
-        notes=notes(mapping, group.number),
+        marker=sql.Identifier(mapping.marker),
+        stored=LINES.join(
+            sql.SQL("          NEW.{0} := OLD.{0};").format(sql.Identifier(new.name)) for new in group.new
+        ),
         conflict=_conflict(mapping, group, copied, update=update) if refuses else EMPTY,
         missing=any_of(
             sql.SQL("NEW.{} IS NULL").format(sql.Identifier(new.name)) for new in group.new if new.not_null
@@ -226,19 +229,14 @@ def make_notes(mapping: TableMapping, number: int) -> str:
 
 def begins(mapping: TableMapping) -> list[str]:
     """What notes that rows get copies, in the transaction from which on they do: older snapshots may not see all that had none then."""
-    return [_noted(mapping, group, 0) for group, _ in copied_groups(mapping)]
-
-
-def watches(mapping: TableMapping, group: ColumnGroup) -> str:
-    """What notes that the other table is watched, in the transaction from which on it is: older snapshots may see what it was before."""
-    return _noted(mapping, group, 1)
-
-
-def _noted(mapping: TableMapping, group: ColumnGroup, slot: int) -> str:
-    statement = sql.SQL(
-        "UPDATE {} SET noted = pg_catalog.pg_current_xact_id() WHERE (bucket, slot) OPERATOR(pg_catalog.=) (-1, {})"
-    )
-    return statement.format(notes(mapping, group.number), sql.Literal(slot)).as_string(None)
+    return [
+        sql.SQL(
+            "UPDATE {} SET noted = pg_catalog.pg_current_xact_id() WHERE bucket OPERATOR(pg_catalog.=) -1"
+        )
+        .format(notes(mapping, group.number))
+        .as_string(None)
+        for group, _ in copied_groups(mapping)
+    ]
 
 
 def drop_notes(mapping: TableMapping, number: int) -> str:

@@ -319,7 +319,7 @@ class _Generator:
         )
 
     def _watches(self) -> Iterator[tuple[QualifiedName, tuple[str, ...]]]:
-        for group, copied in copies.copied_groups(self.mapping):
+        for _, copied in copies.copied_groups(self.mapping):
             made = [trigger for found, trigger in self.watching if found is copied]
             always = comma(sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(t.name)) for t in made)
             stamp = self.comments((), made, copied.oid)
@@ -329,7 +329,6 @@ class _Generator:
                     *(_text(trigger.definition) for trigger in made),
                     _text(sql.SQL("ALTER TABLE {} {}").format(qualified_name(copied.table), always)),
                     _text(stamp),
-                    copies.watches(self.mapping, group),
                 ),
             )
 

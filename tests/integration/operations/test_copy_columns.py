@@ -229,7 +229,7 @@ def test_each_part_is_needed(database: Database) -> None:
         "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname ~ '^!zdm_copy_'"
     )
     parts: tuple[tuple[str, Isolation, int, Callable[[Assignees], object]], ...] = (
-        ("the lock of the issue", "READ COMMITTED", 10, lambda a: a.take_out("FOR KEY SHARE")),
+        ("the lock of the issue", "READ COMMITTED", 10, lambda a: a.take_out("FOR KEY SHARE;", ";")),
         ("the notes", "REPEATABLE READ", 60, lambda a: a.take_out("FOR SHARE SKIP LOCKED")),
         ("the trigger on the issues", "READ COMMITTED", 70, _trigger),
         ("the foreign key that sees who came since", "REPEATABLE READ", 20, _key),
@@ -313,7 +313,7 @@ def test_snapshots_from_before_the_first_copy(database: Database) -> None:
 
 
 def test_nobody_waits_in_a_circle(database: Database) -> None:
-    """Who only fills a row, or writes its copies, takes no lock of the issue, for which he would wait while he is waited for."""
+    """Who only fills a row, or writes its copies, does not wait for the issue while he is waited for."""
     a = Assignees(database)
     with Scene(database.dsn) as scene:
         child, parent = scene.session("child"), scene.session("parent")
@@ -327,6 +327,19 @@ def test_nobody_waits_in_a_circle(database: Database) -> None:
                 child.run("UPDATE issues SET title = 'touched' WHERE id = 50")
                 child.run("COMMIT")
                 change.result()
+                assert a.bad() == 0
+            # The same in the other order: who changes the issue has locked it, and comes by the row only at the end.
+            for value, write in enumerate(("who = 'left'", "project_id = 78"), 510):
+                other = f"SELECT max(id) FROM assignees WHERE issue_id = {issue}"
+                parent.begin()
+                parent.run(f"SELECT FROM issues WHERE id = {issue} FOR UPDATE")
+                child.begin(level)
+                child.run(f"UPDATE assignees SET {write} WHERE id = ({other})")
+                change = parent.start(CHANGE.format(issue=issue, value=value))
+                change.wait_blocked(by=child)
+                child.run("COMMIT")
+                change.result()
+                parent.run("COMMIT")
                 assert a.bad() == 0
             # Who has added a row may write the issue after it, while somebody waits to change it.
             child.begin(level)
