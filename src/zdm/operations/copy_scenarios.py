@@ -29,7 +29,8 @@ _ASSIGNEES = Scenario(
         "INSERT INTO assignees (issue_id, who) VALUES ({n} % 100 + 1, 'old {n}')",
         "UPDATE issues SET project_id = {n} % 20 + 1 WHERE id = {n} % 100 + 1",
         "UPDATE issues SET title = 'old {n}' WHERE id = {n} % 100 + 1",
-        "UPDATE assignees SET issue_id = {n} % 90 + 1 WHERE id = {n} % 300 + 1",
+        # To issues whose project nobody changes: two that go opposite ways between two that change would wait for each other.
+        "UPDATE assignees SET issue_id = 101 + {n} % 19 WHERE id = {n} % 300 + 1",
         "UPDATE assignees SET who = 'w{n}' WHERE id = {n} % 300 + 1",
         "DELETE FROM issues WHERE id = 120 + {n} % 80",
         "DELETE FROM assignees WHERE who = 'old ' || ({n} - 12)",
