@@ -190,8 +190,10 @@ class _Run:
         )
         if state.status is BackfillStatus.RUNNING:
             self._ranges(state, found, job, tracker)
-        # A row that moves before another row is made from it is found by a look at all of them in one snapshot.
-        looked = state.status is BackfillStatus.SWEEPING or self._rows is not None
+        # A row that moves before another row is made from it is found by a look at all of them in one snapshot; and so is one that its
+        # write has left, since somebody had locked what it has copies of.
+        left = self._rows is not None or any(group.copied is not None for group in self._mapping.groups)
+        looked = state.status is BackfillStatus.SWEEPING or left
         if looked or self._steadily(self._left_rows, tracker):
             self._steadily(lambda conn: self._mark(conn, backfills.start_sweep), tracker)
             tracker.sweeping()
