@@ -97,3 +97,39 @@ def test_the_owners_path_comes_before_the_tables_schemas(database: Database) -> 
         database.execute(f"ALTER ROLE \"{owner}\" IN DATABASE {database.name} SET search_path = ''")
         assert write_path(conn, owner, ["app"]) == ("app",)
     assert split_path('"$user", Public , "Ä ""x"""') == ["$user", "public", 'Ä "x"']
+
+
+def test_a_schema_in_which_everybody_may_create_functions_is_told(database: Database) -> None:
+    """One of theirs could go before a function of the server's that takes any type, and would run as the owner."""
+    database.execute(
+        "CREATE TABLE accounts (id bigint PRIMARY KEY, score int); GRANT CREATE ON SCHEMA public TO PUBLIC"
+    )
+    moved = {"table": "accounts", "to": "scores", "key": {"id": "id"}, "columns": ["score"], "create": {}}
+    migration = Migration.model_validate({"id": "apart", "operations": [{"move_columns": moved}]})
+    engine = Engine(database.dsn)
+    engine.init()
+    told = "every role may create functions in schema public"
+    assert any(told in finding.text for finding in engine.plan(migration).findings)
+    database.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    assert not any(told in finding.text for finding in engine.plan(migration).findings)
+
+
+def test_what_stands_in_for_a_function_of_the_servers_is_not_called_by_the_backfill(
+    database: Database,
+) -> None:
+    """A backfill that silences the application's triggers has no need of their path."""
+    database.execute(
+        "CREATE TABLE accounts (id bigint PRIMARY KEY, score int); INSERT INTO accounts VALUES (1, 7)"
+    )
+    added = {"table": "accounts", "column": "document", "type": "jsonb", "up": "to_jsonb(score)"}
+    migration = Migration.model_validate(
+        {"id": "apart", "operations": [{"add_column": added}], "gates": OPEN_GATES}
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    assert engine.advance(migration).state is State.PREPARED
+    database.execute(
+        "CREATE FUNCTION public.to_jsonb(int) RETURNS jsonb LANGUAGE plpgsql AS $$BEGIN RAISE 'not the server''s'; END$$"
+    )
+    assert engine.advance(migration).state is State.MIGRATED
+    assert database.value("SELECT document FROM accounts") == 7

@@ -63,7 +63,7 @@ def staged(database: Database) -> tuple[RowMapping, int]:
 
 @pytest.mark.xfail(
     strict=False,
-    reason="0.64 and 0.20: two workers extend one table, and the key's index is there from the start; index scans of both tables",
+    reason="0.68 and 0.21: two workers extend one table, and the key's index is there from the start; index scans of both tables",
 )
 def test_backfill_and_comparison_of_two_tables() -> None:
     with bench_database() as database:

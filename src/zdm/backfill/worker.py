@@ -299,13 +299,15 @@ class Worker:
         careful: rows are settled by the triggers, which may write another table.
         """
         options = self._job.options
-        heard = careful and isinstance(self.statements, ReferenceStatements)
+        refers = isinstance(self.statements, ReferenceStatements)
+        heard = careful and refers
         with transaction(
             self.conn,
             lock_timeout=options.lock_timeout,
             statement_timeout=timeout or options.statement_timeout,
             settings=self._job.settings if not heard else self._job.heard,
-            path=self._job.mapping.path,
+            # For the application's triggers alone: what somebody else may make there could stand in for a function of the server's.
+            path=self._job.mapping.path if refers or not self._job.silent else (),
         ):
             self._job.hooks.guard(self.conn.cursor())
             yield

@@ -44,6 +44,15 @@ def write_path(conn: Connection, owner: str, schemas: Iterable[str]) -> tuple[st
     return tuple(name for name in found if name in there)
 
 
+def open_to_all(conn: Connection, path: Iterable[str]) -> list[str]:
+    """Those schemas in which every role may create functions. One that takes exactly what is given goes before the server's own that takes more."""
+    rows = conn.execute(
+        "SELECT s FROM pg_catalog.unnest(%s::text[]) AS s WHERE pg_catalog.has_schema_privilege('public', s, 'CREATE')",
+        (list(path),),
+    )
+    return [str(name) for (name,) in rows.fetchall()]
+
+
 def split_path(text: str) -> list[str]:
     """The names in a ``search_path`` as the server keeps it; those that are not quoted are folded, as in SQL."""
     return [

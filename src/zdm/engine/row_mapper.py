@@ -10,6 +10,7 @@ from psycopg import sql
 from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
 from zdm.db.session import fetch_value, transaction
+from zdm.db.write_path import open_to_all
 from zdm.engine.element_mapper import element_mapping
 from zdm.engine.key_mapper import forced
 from zdm.engine.mapper import Mapper
@@ -44,7 +45,22 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
             taken.add(made.id)
             found.append(made)
     _refuse_cycles(mapper, found)
-    return tuple(_with_path(mapper, mapping) for mapping in unite(mapper, found))
+    made_whole = tuple(_with_path(mapper, mapping) for mapping in unite(mapper, found))
+    _warn_of_open_schemas(mapper, made_whole)
+    return made_whole
+
+
+def _warn_of_open_schemas(mapper: Mapper, mappings: Sequence[RowMapping]) -> None:
+    """Whoever may make functions where the functions that mirror rows look names up could have one run as the tables' owner."""
+    path = dict.fromkeys(name for mapping in mappings for name in mapping.path)
+    mapper.findings += [
+        Finding(
+            severity=Severity.WARNING,
+            text=f"every role may create functions in schema {name}, where names are looked up while rows are mirrored as the tables' owner: "
+            f"REVOKE CREATE ON SCHEMA {name} FROM PUBLIC, or take it out of the owner's search_path",
+        )
+        for name in (open_to_all(mapper.conn, path) if path else ())
+    ]
 
 
 def _refuse_our_names(mapper: Mapper) -> None:

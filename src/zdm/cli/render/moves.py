@@ -110,7 +110,7 @@ def applications(phase: str, target: str, old: str, new: str) -> str:
         )
     if phase == "migration":
         which = f" through {old} and {new}" if new else ""
-        return f"both versions may read and write{which}; every row is kept in step both ways."
+        return f"both versions may read and write{which}; every row is kept in step."
     if phase == "switchover":
         where = f" (search_path {new}, {target})" if new else ""
         return (
