@@ -114,7 +114,9 @@ class Reconciling(Logged, row_generator.Generator):
             if mapping.old.kind is SideKind.COLUMNS:
                 missing = sql.SQL("        PERFORM {};").format(to_new)
                 if mapping.old.references:
-                    missing = sql.SQL("{}\n{}").format(missing, self._referring(new_key, old_key, to_old))
+                    missing = sql.SQL("{}\n{}").format(
+                        missing, self._referring(new_key, old_key, name_new, to_old)
+                    )
             again = load("log_again").fill(
                 old=old,
                 new=new,
@@ -222,7 +224,11 @@ class Reconciling(Logged, row_generator.Generator):
         )
 
     def _referring(
-        self, new_key: sql.Composable, old_key: sql.Composable, to_old: sql.Composable
+        self,
+        new_key: sql.Composable,
+        old_key: sql.Composable,
+        name_new: sql.Composable,
+        to_old: sql.Composable,
     ) -> sql.Composable:
         """A reference names the row that there is now, or none."""
         return load("log_referring").fill(
@@ -230,6 +236,7 @@ class Reconciling(Logged, row_generator.Generator):
             new=self.target,
             old_key=old_key,
             new_key=new_key,
+            name_new=name_new,
             astray=row_conditions.disagree(self.mapping, OLD, NEW),
             back=to_old,
             clear=comma(sql.SQL("{} = NULL").format(column(c.name)) for c in self.mapping.old.references),

@@ -217,6 +217,22 @@ def test_a_filter_over_a_column_that_stays(database: Database) -> None:
     assert rollout.engine().verify("try_it").clean
 
 
+def test_a_record_ends_with_its_row(database: Database) -> None:
+    """The row that has no old form goes, and one of its key comes that has no new form: nothing is left over there to ask for its key."""
+    rollout = filled(database)
+    database.execute("DELETE FROM public.providers WHERE id = 7")
+    rollout.engine().reconcile("try_it")
+    database.execute("INSERT INTO public.credentials (id, tenant, config) VALUES (7, 1, 'alone')")
+    rollout.engine().reconcile("try_it")
+    assert database.execute("SELECT (key ->> 'id')::int FROM zdm.sync_failures") == [(7,)]
+    database.execute(
+        "DELETE FROM public.credentials WHERE id = 7; INSERT INTO public.providers VALUES (7, 1, '')"
+    )
+    rollout.engine().reconcile("try_it")
+    assert database.execute("SELECT * FROM zdm.sync_failures") == []
+    assert database.execute(WRONG) == [(0,)]
+
+
 LEVELS: tuple[Isolation, ...] = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 
 
