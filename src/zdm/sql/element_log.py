@@ -384,13 +384,7 @@ class ElementLogObjects(Logged, ElementObjects):
                 ),
             ),
         }
-        return self._logged(
-            "expand",
-            "log_expand",
-            "pg_catalog.int8",
-            lock=self._lock,
-            changes=CHANGES,
-            filter=self._here,
+        return self._expanding(
             old_gone=gone["old"],
             new_gone=gone["new"],
         )

@@ -157,13 +157,7 @@ class GatheredLogObjects(Logged, GatheredObjects):
         )
 
     def _expand(self) -> Function:
-        return self._logged(
-            "expand",
-            "log_expand",
-            "pg_catalog.int8",
-            lock=self._lock,
-            changes=CHANGES,
-            filter=self._here,
+        return self._expanding(
             old_gone=self._noting(
                 sql.SQL("SELECT {} FROM {} AS zdm_o WHERE NOT {}").format(
                     key_text(self.one, "zdm_o"), self.tables["one"], self._agrees("zdm_o")

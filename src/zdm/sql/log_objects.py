@@ -67,6 +67,19 @@ class Logged(Objects):
         definition = self._definition(template, function=sql.Identifier(SCHEMA, name), **pieces)
         return Function(name, sql.SQL(arguments), definition, self._label(template, definition))
 
+    def _expanding(self, *, old_gone: sql.Composable, new_gone: sql.Composable) -> Function:
+        """What makes of one entry that stands for many rows an entry of each; `old_gone` and `new_gone` say which, by whose it is."""
+        return self._logged(
+            "expand",
+            "log_expand",
+            "pg_catalog.int8",
+            lock=self._lock,
+            changes=CHANGES,
+            filter=self._here,
+            old_gone=old_gone,
+            new_gone=new_gone,
+        )
+
     @property
     def _whose(self) -> sql.Composable:
         """How an entry of this side begins."""

@@ -234,13 +234,7 @@ class ReferenceLogObjects(Logged, ReferenceObjects):
                 zip(parent.reference, parent.identity_types, strict=True), 1
             )
         )
-        return self._logged(
-            "expand",
-            "log_expand",
-            "pg_catalog.int8",
-            lock=self._lock,
-            changes=CHANGES,
-            filter=self._here,
+        return self._expanding(
             old_gone=sql.SQL(
                 "    UPDATE {} AS zdm_c SET failed = false WHERE {} AND zdm_c.failed AND zdm_c.id OPERATOR(pg_catalog.<) zdm_id;"
             ).format(CHANGES, self._here),

@@ -358,13 +358,7 @@ class LogObjects(Reconciling):
         new_gone: sql.Composable = sql.SQL("    NULL;")
         if not mapping.one_way:
             new_gone = self._gone("new", mapping.old, OLD, NEW, all_of([joined]), self._may(OLD))
-        return self._logged(
-            "expand",
-            "log_expand",
-            "pg_catalog.int8",
-            lock=self._lock,
-            changes=CHANGES,
-            filter=self._here,
+        return self._expanding(
             old_gone=self._gone(
                 "old",
                 mapping.new,

@@ -65,6 +65,14 @@ class Reconciling(Logged, row_generator.Generator):
         old, new = self.table, self.target
         old_key, new_key = (keyed(side, "zdm_s", "zdm_key") for side in (mapping.old, mapping.new))
         name_old, name_new = _named(mapping.old, OLD), _named(mapping.new, NEW)
+        both: dict[str, sql.Composable] = {
+            "old": old,
+            "new": new,
+            "old_key": old_key,
+            "new_key": new_key,
+            "name_old": name_old,
+            "name_new": name_new,
+        }
         told = ["zdm_last_o", "zdm_last_n", "zdm_gone_o", "zdm_gone_n", "zdm_made_o", "zdm_made_n"]
         asked = [
             _latest(side, what)
@@ -118,12 +126,7 @@ class Reconciling(Logged, row_generator.Generator):
                         missing, self._referring(new_key, old_key, name_new, to_old)
                     )
             again = load("log_again").fill(
-                old=old,
-                new=new,
-                old_key=old_key,
-                new_key=new_key,
-                name_old=name_old,
-                name_new=name_new,
+                **both,
                 differ=all_of([self._may(OLD), row_conditions.disagree(mapping, OLD, NEW)]),
                 back=to_old,
                 forth=to_new,
@@ -136,12 +139,7 @@ class Reconciling(Logged, row_generator.Generator):
             new=new,
             parts=sql.SQL("\n").join(declared),
             read=load("log_reconcile_read").fill(
-                old=old,
-                new=new,
-                old_key=old_key,
-                new_key=new_key,
-                name_old=name_old,
-                name_new=name_new,
+                **both,
                 changes=CHANGES,
                 filter=self._here,
                 winners=comma(asked),
