@@ -13,7 +13,7 @@ import yaml
 from zdm.cli.gates import gates_schema
 from zdm.errors import BadInput, Problem
 from zdm.gates.registry import check_overrides
-from zdm.operations import loader
+from zdm.operations import loader, yaml_text
 from zdm.operations.registry import operations
 from zdm.operations.schema import migration_schema
 
@@ -243,8 +243,8 @@ def test_what_looks_like_something_else_is_quoted() -> None:
     value: Mapping[str, Any] = {
         "texts": ["yes", "no", "1e3", "2020-01-01", "0o7", "null", "1:30", "", " x", "a\nb\n"]
     }
-    assert yaml.load(loader.to_yaml(value, flow=False), Loader=loader._Loader) == value  # noqa: S506  a SafeLoader
-    assert yaml.safe_load(loader.to_yaml(value, flow=False)) == value
+    assert yaml.load(yaml_text.to_yaml(value, flow=False), Loader=yaml_text.CoreLoader) == value  # noqa: S506  a SafeLoader
+    assert yaml.safe_load(yaml_text.to_yaml(value, flow=False)) == value
 
 
 # ------------------------------------------------------------------------------------------------------ the schema
@@ -288,7 +288,7 @@ EXAMPLES = sorted(
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_the_examples_are_valid(path: Path, schema: dict[str, Any]) -> None:
     loader.read(path, check_gates=check_overrides)
-    values = yaml.load(path.read_text(encoding="utf-8"), Loader=loader._Loader)  # noqa: S506  a SafeLoader
+    values = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml_text.CoreLoader)  # noqa: S506  a SafeLoader
     jsonschema.validate(values, schema)
 
 

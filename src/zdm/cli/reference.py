@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from zdm.cli.app import COMMANDS, group
 from zdm.cli.config import KEYS, THROTTLE_KEYS
-from zdm.operations.loader import models_in
+from zdm.operations.mistakes import models_in
 
 _WIDTH = 100
 

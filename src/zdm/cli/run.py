@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from zdm.cli.progress import ConsoleReporter
     from zdm.engine.rollout import Engine
     from zdm.engine.settings import EngineSettings
-    from zdm.operations.loader import Loaded, Source
+    from zdm.operations.loader import Loaded
     from zdm.operations.migration import Migration
+    from zdm.operations.source import Source
 
 
 class Run:

@@ -9,8 +9,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from zdm.operations.base import Operation
-from zdm.operations.loader import to_yaml
 from zdm.operations.registry import operations
+from zdm.operations.yaml_text import to_yaml
 
 _WIDTH = 44
 """The column where comments begin, if the value before leaves room."""

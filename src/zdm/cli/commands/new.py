@@ -33,14 +33,13 @@ def new(
     from zdm.cli.migrations import with_id
     from zdm.cli.template import template
     from zdm.operations import loader
+    from zdm.operations.mistakes import suggest
     from zdm.operations.registry import operations
 
     known = operations()
     for kind in kinds:
         if kind not in known:
-            raise BadInput(
-                f"there is no operation {kind!r}", remedy=loader.suggest(kind, known, "Operations are")
-            )
+            raise BadInput(f"there is no operation {kind!r}", remedy=suggest(kind, known, "Operations are"))
     text = template(identifier, kinds or ("change_type",), description)
     loader.read_text(text, f"{identifier}.yaml")  # refuses a bad id in the loader's own words
     if to_stdout:

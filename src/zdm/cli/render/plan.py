@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from zdm.model.phases import PhaseMachine
     from zdm.model.plan import Finding, Plan
     from zdm.model.step import Phase, Step
-    from zdm.operations.loader import Loaded, Source
+    from zdm.operations.loader import Loaded
     from zdm.operations.migration import Migration
+    from zdm.operations.source import Source
 
 GateWords = Mapping[str, Sequence[tuple[str, str]]]
 """For each phase the gates of the move into it, with their parameters in words."""
