@@ -14,6 +14,7 @@ from zdm.db.introspect import read_tables
 from zdm.db.mentions import functions_that_mention
 from zdm.db.new_indexes import spell_indexes
 from zdm.db.session import Session
+from zdm.engine.column_measure import measure_columns
 from zdm.engine.element_mapper import measure_elements
 from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
@@ -37,8 +38,6 @@ from zdm.model.step import Phase, Step
 from zdm.operations import fidelity
 from zdm.operations.base import Context, Draft, readable_names
 from zdm.operations.migration import Migration
-
-MARKER = "_zdm_state"
 
 
 def compile_plan(
@@ -91,7 +90,7 @@ def compile_plan(
     mapper.fail()
     mappings, rows = refer(mapper, mappings, rows)
     if measure:
-        mapper.measure(mappings)
+        measure_columns(mapper, mappings)
         for found, asked in zip(rows, draft.rows, strict=True):
             if found.parent is not None:
                 measure_parents(mapper, found)

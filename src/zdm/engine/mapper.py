@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from psycopg import sql
 
 from zdm.db.additions import adds_instantly, taken_names
-from zdm.db.expressions import CheckColumn, ExpressionChecker, Request, measure_roundtrip, on_nulls
+from zdm.db.expressions import CheckColumn, ExpressionChecker, Request
 from zdm.db.introspect import (
     ResolvedType,
     resolve_collation,
@@ -20,9 +20,12 @@ from zdm.db.introspect import (
 )
 from zdm.db.session import Session
 from zdm.db.write_path import write_path
+from zdm.engine import sync_limits
+from zdm.engine.circles import refused_circles
 from zdm.engine.copy_mapper import copying, refused_copies
 from zdm.engine.derived_defaults import DerivedDefaults
 from zdm.engine.key_mapper import referring, refused_keys
+from zdm.engine.origin import ambiguous
 from zdm.errors import BadInput, Problem
 from zdm.model.expression import Expression, Volatility
 from zdm.model.mapping import (
@@ -43,20 +46,8 @@ from zdm.operations.migration import Migration
 from zdm.operations.shape import BEFORE, DraftNew, ShapeColumn, TableShape, is_sequence_default
 from zdm.operations.succession import plain_default
 from zdm.sql import pairs
-from zdm.sql.partitions import over_family
 
 MARKER = "_zdm_state"
-MOST_COLUMNS = 1600
-"""What the server allows, dropped columns counted."""
-OUR_TRIGGERS = b"~zdm_1"
-"""How the first of the sync triggers' names begins; the server fires triggers in the bytewise order of their names."""
-
-
-_MOST_COLUMNS_THERE = """
-SELECT c.oid::pg_catalog.regclass::text, max(a.attnum), count(*) FILTER (WHERE a.attisdropped)
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-WHERE c.oid IN {family} GROUP BY c.oid ORDER BY 2 DESC LIMIT 1
-"""
 
 
 @dataclass(slots=True)
@@ -75,6 +66,7 @@ class Mapper:
     _types: dict[str, ResolvedType] = field(default_factory=dict)
     _rewrite_free: dict[tuple[str, str], bool] = field(default_factory=dict)
     _instant: dict[tuple[str, str | None], bool] = field(default_factory=dict)
+    _paths: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
 
     def fail(self) -> None:
         if self.problems:
@@ -159,7 +151,7 @@ class Mapper:
         for new in shape.all_new():
             self._resolve_collation(shape, new)
         groups = self._groups(shape)
-        self._refuse_too_many_columns(shape)
+        self.problems += sync_limits.too_many_columns(self.conn, shape)
         for name, count in Counter(c.name for c in shape.columns).items():
             if count > 1:
                 self.problems.append(
@@ -195,18 +187,23 @@ class Mapper:
         )
         if self.problems or not mapping.needs_sync or shape.expose is Expose.COLUMNS:
             return mapping
-        return mapping.model_copy(update={"marker_in_view": any(self._ambiguous(shape, g) for g in groups)})
+        return mapping.model_copy(
+            update={"marker_in_view": any(ambiguous(self.conn, shape, g) for g in groups)}
+        )
 
     def path(self, owner: str, *tables: QualifiedName) -> tuple[str, ...]:
         """Where names are looked up while rows of these tables are written."""
-        return write_path(self.conn, owner, [*(table.schema_ for table in tables), self.target])
+        asked = (owner, *dict.fromkeys([*(table.schema_ for table in tables), self.target]))
+        if asked not in self._paths:
+            self._paths[asked] = write_path(self.conn, owner, asked[1:])
+        return self._paths[asked]
 
     def _groups(self, shape: TableShape) -> tuple[ColumnGroup, ...]:
         if not shape.groups:
             self._spell_defaults(shape)
             return ()
-        self._refuse_what_sync_cannot_do(shape)
-        self._refuse_not_null_domains(shape)
+        self.problems += sync_limits.hindered_sync(self.conn, shape)
+        self.problems += sync_limits.not_null_domains(self.conn, shape)
         if len(shape.groups) > MAX_GROUPS:
             self.problems.append(
                 Problem(
@@ -225,7 +222,7 @@ class Mapper:
         derived = DerivedDefaults(self.conn, self.target, shape, self.problems, self.findings)
         derived.derive(ups)
         self._spell_defaults(shape)
-        self.refuse_generated(shape, [*ups.items(), *downs.items()])
+        self.problems += sync_limits.reads_generated(shape, [*ups.items(), *downs.items()])
         self.problems += refused_keys(self.conn, shape, fills)
         self.problems += refused_copies(self.conn, self.draft, shape)
         if self.problems:
@@ -247,112 +244,8 @@ class Mapper:
                 made[-1] = referring(self.draft, made[-1], group.refers_to, own=group.refers_to == shape.name)
             if group.copied is not None:
                 made[-1] = copying(made[-1], group.copied)
-        for circle in circles(made):
-            self._refuse_circle(shape, circle)
+        self.problems += refused_circles(shape, made)
         return tuple(made)
-
-    def _refuse_too_many_columns(self, shape: TableShape) -> None:
-        """The server counts every column that a table ever had; on a partition they may be more than on the table."""
-        added = len(shape.all_new()) + (1 if shape.groups else 0)
-        if not added:
-            return
-        row = self.conn.execute(over_family(_MOST_COLUMNS_THERE, shape.table.oid)).fetchone()
-        if row is not None and row[1] + added > MOST_COLUMNS:
-            name, there, dropped = row
-            self.problems.append(
-                Problem(
-                    f"{name} has {there} columns, {dropped} dropped ones included, and would need {added} more; a table can have "
-                    f"{MOST_COLUMNS}",
-                    next((group.operation for group in shape.groups), str(shape.name)),
-                    "Map fewer columns at a time; if dropped ones fill the table, move its rows to a new one.",
-                    "too-many-columns",
-                )
-            )
-
-    def _refuse_circle(self, shape: TableShape, circle: Sequence[tuple[ColumnGroup, str]]) -> None:
-        """No trigger could say which of them comes first."""
-        told = ", and ".join(
-            f"`{way}` of {group.name} reads what `{other_way}` of {other.name} writes"
-            for (group, way), (other, other_way) in zip(circle, [*circle[1:], circle[0]], strict=True)
-        )
-        self.problems.append(
-            Problem(
-                f"mappings of {shape.name} read each other's columns in a circle: {told}",
-                shape.groups[circle[0][0].number].operation,
-                "Let one of the expressions do without the other's column, or map the columns together in one operation.",
-                "mapping-circle",
-            )
-        )
-
-    def _refuse_not_null_domains(self, shape: TableShape) -> None:
-        """The server checks a domain's NOT NULL before any trigger runs, so a row of the new version could not be inserted."""
-        rows = self.conn.execute(
-            """SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a
-               JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-               WHERE a.attrelid = %s AND a.attname = ANY (%s) AND t.typnotnull AND t.typdefault IS NULL AND NOT a.atthasdef""",
-            [shape.table.oid, [name for group in shape.groups for name in group.old]],
-        )
-        for name, domain in rows:
-            group = shape.group_of(name)
-            self.problems.append(
-                Problem(
-                    f"{name} is of the domain {domain}, which refuses NULL before any trigger can give it a value, so rows of "
-                    "the new version could not be inserted",
-                    group.operation if group is not None else str(shape.name),
-                    f"Give {name} a default, or the domain, until cleanup; or move NOT NULL from the domain to the column.",
-                    "not-null-domain",
-                )
-            )
-
-    def refuse_generated(self, shape: TableShape, expressions: Sequence[tuple[str, Expression]]) -> None:
-        """A generated column has its value only after the triggers have run."""
-        generated = {column.name for column in shape.table.columns if column.generated}
-        for target, expression in expressions:
-            for name in sorted(generated.intersection(expression.columns)):
-                group = shape.group_of(target)
-                self.problems.append(
-                    Problem(
-                        f"{expression.source!r} reads the generated column {name}, which is computed only after triggers",
-                        group.operation if group is not None else str(shape.name),
-                        f"Write the expression that {name} is generated from instead.",
-                        "reads-generated-column",
-                    )
-                )
-
-    def _refuse_what_sync_cannot_do(self, shape: TableShape) -> None:
-        """Triggers that come after ours, and views that could not keep row security, would break the promise silently."""
-        label = shape.groups[0].operation
-        own = [(shape.name, trigger) for trigger in shape.table.triggers]
-        own += [(part.name, trigger) for part in shape.table.partitions for trigger in part.triggers]
-        for table, trigger in own:
-            if trigger.row and trigger.timing == "before" and trigger.name.encode() > OUR_TRIGGERS:
-                self.problems.append(
-                    Problem(
-                        f"the trigger {trigger.name} of {table} fires after zdm's, so what it changes would not be synced",
-                        label,
-                        f"Rename it to sort before {OUR_TRIGGERS.decode()} (ALTER TRIGGER … RENAME TO …).",
-                        "trigger-sorts-last",
-                    )
-                )
-        if shape.table.row_security and shape.expose is Expose.VIEWS:
-            if self.conn.info.server_version < 150000:
-                self.problems.append(
-                    Problem(
-                        f"{shape.name} has row security, which views keep only from PostgreSQL 15 on",
-                        label,
-                        "Use `expose: columns`, or upgrade the server first.",
-                        "row-security-views",
-                    )
-                )
-            if any(item for column in shape.table.columns for item in column.acl):
-                self.problems.append(
-                    Problem(
-                        f"{shape.name} has both row security and grants on single columns, which no view can keep together",
-                        label,
-                        "Use `expose: columns`, or grant the whole table.",
-                        "row-security-views",
-                    )
-                )
 
     def _spell_defaults(self, shape: TableShape) -> None:
         """Have the server spell the defaults of the new version, so that they mean the same under every search_path."""
@@ -544,41 +437,6 @@ class Mapper:
             numbered=numbered,
         )
 
-    def _ambiguous(self, shape: TableShape, group: ColumnGroup) -> bool:
-        """Whether an INSERT's origin cannot be told from the row; see docs/architecture.md, Triggers."""
-        if group.copied is not None:
-            # Whoever inserts the row, it has what the other table says.
-            return False
-        triggers = [*shape.table.triggers, *(t for part in shape.table.partitions for t in part.triggers)]
-        if any(t.row and t.timing == "before" and "INSERT" in t.definition for t in triggers):
-            # An application trigger may fill columns of either side before ours looks at the row.
-            return True
-        if not group.old:
-            # An explicit NULL of the new version must not be derived again.
-            return any(not n.not_null and (n.up is not None or n.fill is not None) for n in group.new)
-        if not group.new:
-            # Nothing of the row tells who inserted it, and only rows of the new version get `down`.
-            return any(old.down is not None for old in group.old)
-        if all(new.not_null for new in group.new) or group.lookup is not None:
-            # NULL refers to nothing, in either version.
-            return False
-        shown = {column.physical for column in shape.columns}
-        if any(old.name in shown for old in group.old):
-            # Both versions give it a value.
-            return True
-        if any(old.default is not None for old in group.old):
-            return True
-        if any(column.identity for old in group.old if (column := shape.original(old.name)) is not None):
-            return True
-        types = {c.name: c.type for c in shape.table.columns} | {
-            n.physical: n.type for g in shape.groups for n in g.new
-        }
-        expressions = [n.up for n in group.new if n.up is not None] + [
-            o.down for o in group.old if o.down is not None
-        ]
-        # None means that it raises on NULLs; then the row's origin matters as well.
-        return any(on_nulls(self.conn, types, expression) is not True for expression in expressions)
-
     # -- what operations asked for ----------------------------------------------------------------------------
 
     def requested(self) -> dict[str, Expression]:
@@ -616,63 +474,6 @@ class Mapper:
     def _new_columns(self, shape: TableShape) -> list[CheckColumn]:
         return [CheckColumn(c.name, c.physical, c.type, shape.collation(c.physical)) for c in shape.columns]
 
-    # -- round trips ------------------------------------------------------------------------------------------
-
-    def measure(self, mappings: dict[QualifiedName, TableMapping]) -> None:
-        """Refuse every group whose mapping loses values of real rows without saying so."""
-        for mapping in mappings.values():
-            for group in mapping.groups:
-                if group.copied is not None and _promised(group):
-                    self._measure_copies(mapping, group)
-                # What goes by another table is tried with it, if at all.
-                if not group.two_way or not group.new or group.elsewhere:
-                    continue
-                measured = measure_roundtrip(self.conn, mapping, group)
-                found = measured.roundtrip.model_copy(update={"declared_lossy": group.lossy})
-                self.roundtrips.append(found)
-                keys = "; ".join(found.sample_keys)
-                if found.lost and not group.lossy:
-                    self.problems.append(
-                        Problem(
-                            f"{group.name}: down(up(x)) differs from x in {found.lost} of {found.rows} rows of "
-                            f"{mapping.table} (for example {keys})",
-                            self._label(mapping, group),
-                            "Correct `up` or `down`, or declare the loss with `lossy: true`.",
-                            "lossy-mapping",
-                        )
-                    )
-                if found.failed:
-                    self.findings.append(
-                        Finding(
-                            severity=Severity.WARNING,
-                            text=f"{group.name}: `up` or `down` raises{_null_counts(group)} on {found.failed} of {found.rows} "
-                            f"rows of {mapping.table} (for example {keys}); the backfill will stop there until they are "
-                            f"corrected{_may_be_null(group)}",
-                            where=self._label(mapping, group),
-                            rule="up-raises",
-                        )
-                    )
-
-    def _measure_copies(self, mapping: TableMapping, group: ColumnGroup) -> None:
-        """Warn of rows that would have NULL for a copy where the new version promises none."""
-        found = measure_roundtrip(self.conn, mapping, group).roundtrip
-        assert group.copied is not None
-        if found.failed:
-            keys = "; ".join(found.sample_keys)
-            self.findings.append(
-                Finding(
-                    severity=Severity.WARNING,
-                    text=f"{found.failed} of {found.rows} rows of {mapping.table} (for example {keys}) would have NULL for "
-                    f"{_promised(group)}, which is NOT NULL: they refer to no row of {group.copied.table}, or to one that has NULL; the "
-                    "backfill will stop there until they are corrected",
-                    where=self._label(mapping, group),
-                    rule="up-raises",
-                )
-            )
-
-    def _label(self, mapping: TableMapping, group: ColumnGroup) -> str:
-        return self.draft.shapes[mapping.table].groups[group.number].operation
-
 
 def _view_default(shape: TableShape, column: ShapeColumn) -> str | None:
     """The default that the new version's view carries: None where only the table's own is right."""
@@ -692,23 +493,6 @@ def _own_default(column: Column) -> str | None:
     return column.default
 
 
-def _promised(group: ColumnGroup) -> str:
-    return ", ".join(new.final for new in group.new if new.not_null)
-
-
-def _null_counts(group: ColumnGroup) -> str:
-    """An `up` that gives NULL for a column that promises NOT NULL counts as one that raises."""
-    return f" (or gives NULL for {names}, which is NOT NULL)" if (names := _promised(group)) else ""
-
-
-def _may_be_null(group: ColumnGroup) -> str:
-    return (
-        f"; if {names} may be NULL in the new version, add drop_not_null to the migration"
-        if (names := _promised(group))
-        else ""
-    )
-
-
 def _column(table: Table, name: str):  # type: ignore[no-untyped-def]
     found = table.column(name)
     assert found is not None, f"{table.name} has no column {name}"
@@ -723,37 +507,3 @@ def _free(name: str, shape: TableShape) -> str:
         count += 1
         candidate = f"{name}{count}"
     return candidate
-
-
-def circles(groups: Sequence[ColumnGroup]) -> list[list[tuple[ColumnGroup, str]]]:
-    """Derivations that wait for each other: `up` of one group reads an old column that `down` of another writes, and so on round.
-
-    A group is derived in one direction at a time, so it is at most once in a circle. Each circle is told once.
-    """
-    found: dict[frozenset[int], list[tuple[ColumnGroup, str]]] = {}
-
-    def reads(group: ColumnGroup, way: str) -> list[tuple[ColumnGroup, str]]:
-        wanted = set(group.reads_of_up if way == "up" else group.reads_of_down)
-        other_way = "down" if way == "up" else "up"
-        return [
-            (other, other_way)
-            for other in groups
-            if other.number != group.number
-            and wanted
-            & (
-                {old.name for old in other.old if old.down is not None}
-                if way == "up"
-                else {new.name for new in other.new if new.up is not None}
-            )
-        ]
-
-    def walk(path: list[tuple[ColumnGroup, str]]) -> None:
-        for following in reads(*path[-1]):
-            if following[0].number == path[0][0].number and following[1] == path[0][1]:
-                found.setdefault(frozenset(group.number for group, _ in path), path)
-            elif following[0].number not in {group.number for group, _ in path}:
-                walk([*path, following])
-
-    for group in groups:
-        walk([(group, "up")])
-    return list(found.values())

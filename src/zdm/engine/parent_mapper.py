@@ -8,6 +8,7 @@ from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
 from zdm.db.session import transaction
 from zdm.engine.mapper import Mapper
+from zdm.engine.sync_limits import reads_generated
 from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression
 from zdm.model.names import QualifiedName, qualified
@@ -71,7 +72,7 @@ def parent_mapping(
             if empty.columns
         ]
         read = [*natural.values(), *([where] if where is not None else [])]
-        mapper.refuse_generated(
+        mapper.problems += reads_generated(
             mapper.draft.shapes[old.table], [(old.columns[0].name, expression) for expression in read]
         )
     if len(mapper.problems) > before:
