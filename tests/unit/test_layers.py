@@ -22,9 +22,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "db",
         "catalog",
         "operations",
-        "gates throttle backfill verify restore",
+        "gates throttle backfill verify",
         "engine",
-        "metrics integrations devdb",
+        "metrics devdb",
         "demo",
         "cli",
         # The package itself and `python -m zdm` may use everything.
@@ -102,6 +102,13 @@ def imports_only_version(path: Path, line: int) -> bool:
 )
 def test_imports_go_down(path: Path) -> None:
     assert violations(path, SOURCE) == []
+
+
+def test_every_layer_is_there() -> None:
+    there = {
+        path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert there == RANK.keys()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.integration.rows.test_explode import Posts, added, tagged
+from tests.integration.rows.explode_stage import Posts, added, tagged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions

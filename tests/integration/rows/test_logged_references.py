@@ -9,7 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.integration.rows.test_parent_references import LEVELS, OPERATION, Goods, at_once, kept
+from tests.integration.rows.reference_stage import LEVELS, OPERATION, Goods, kept
+from tests.integration.rows.test_parent_references import at_once
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions

@@ -11,7 +11,7 @@ import pytest
 from psycopg import errors as pg
 
 from tests.conformance.harness import Rollout
-from tests.integration.rows.test_parent_references import LEVELS
+from tests.integration.rows.reference_stage import LEVELS
 from tests.integration.rows.test_without_old_form_union import SETUP
 from tests.integration.rows.united import BAD, migration
 from tests.support.interleave import Scene

@@ -8,7 +8,7 @@ import pytest
 from psycopg import errors as pg
 
 from tests.conformance.harness import Rollout
-from tests.integration.rows.test_parent_references import LEVELS
+from tests.integration.rows.reference_stage import LEVELS
 from tests.integration.rows.test_without_old_form_merge import one_after_the_other
 from tests.integration.rows.united import migration
 from tests.support.servers import Database
