@@ -8,6 +8,7 @@ from zdm.backfill.row_statements import ByRowStatements, rendered
 from zdm.backfill.table import ALIAS
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
+    parent_conditions,
     parent_sync,
 )
 
@@ -22,7 +23,7 @@ class ParentStatements(ByRowStatements):
         super().__init__(mapping, rollout)
         self._lock = sql.SQL("FOR NO KEY UPDATE")
         absent = sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_l WHERE {})").format(
-            self._target, parent_sync.links(mapping, "zdm_l", ALIAS)
+            self._target, parent_conditions.links(mapping, "zdm_l", ALIAS)
         )
         wanted = sql.SQL("{}(ROW({}.*)::{})").format(
             parent_sync.wanted_by(mapping, rollout), sql.Identifier(ALIAS), self._source

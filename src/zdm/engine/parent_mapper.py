@@ -15,7 +15,7 @@ from zdm.model.names import QualifiedName, qualified
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, SyncMode
 from zdm.operations.rows import DraftRows, DraftSide
-from zdm.sql import parent_sync
+from zdm.sql import parent_trial
 from zdm.sql.identifiers import qualified_name
 
 _SAMPLE = 100_000
@@ -198,6 +198,6 @@ def _trial(mapper: Mapper, mapping: RowMapping, parent: ParentSide) -> sql.Compo
         " OUT lost int8, OUT lost_keys text[]) LANGUAGE plpgsql AS {body}"
     ).format(
         body=sql.Literal(
-            parent_sync.trial(mapping, parent, source, gone=gone, limit=_SAMPLE * 2).as_string(None)
+            parent_trial.trial(mapping, parent, source, gone=gone, limit=_SAMPLE * 2).as_string(None)
         )
     )

@@ -27,7 +27,15 @@ from zdm.model.step import (
     Transaction,
     Verify,
 )
-from zdm.sql import element_rows, group_sync, parent_sync, row_conditions, row_sync, rows, sync
+from zdm.sql import (
+    element_rows,
+    group_sync,
+    parent_conditions,
+    row_conditions,
+    row_sync,
+    rows,
+    sync,
+)
 from zdm.sql.identifiers import qualified_name, trusted
 
 
@@ -88,8 +96,8 @@ def _row_chunk(mapping: RowMapping) -> str:
         return template.format(
             s=qualified_name(mapping.old.table),
             t=qualified_name(mapping.new.table),
-            w=parent_sync.wants(mapping, mapping.parent, "o"),
-            j=parent_sync.links(mapping, "n", "o"),
+            w=parent_conditions.wants(mapping, mapping.parent, "o"),
+            j=parent_conditions.links(mapping, "n", "o"),
         ).as_string(None)
     if mapping.gathers:
         template = composing.SQL(

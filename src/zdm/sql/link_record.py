@@ -10,7 +10,8 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.sql.identifiers import column, comma
-from zdm.sql.parent_sync import PARENT_ALIAS, ParentObjects, follows, refers
+from zdm.sql.parent_conditions import PARENT_ALIAS, follows, refers
+from zdm.sql.parent_sync import ParentObjects
 from zdm.sql.records import RECORDS, entry, granted, of_mapping, record_key, recorded
 from zdm.sql.row_objects import Function, equal, failed, pinned, plain_keys, same_key
 

@@ -7,25 +7,34 @@ row of the source hold its lock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-
 from psycopg import sql
 
 from zdm.model.expression import Expression
 from zdm.model.names import QualifiedName
-from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, UnusedParents
+from zdm.model.row_mapping import PARENT, ParentSide, RowMapping, UnusedParents
 from zdm.sql import records
 from zdm.sql.identifiers import (
     all_of,
-    any_of,
     column,
     comma,
     differs,
     key_type,
     qualified_name,
-    trusted,
     type_name,
     without_length,
+)
+from zdm.sql.parent_conditions import (
+    PARENT_ALIAS,
+    back,
+    clearing,
+    compared_as,
+    follows,
+    is_called,
+    links,
+    refers,
+    same_natural,
+    variable,
+    wants,
 )
 from zdm.sql.row_objects import (
     RAISED,
@@ -40,11 +49,11 @@ from zdm.sql.row_objects import (
     referring,
     same_key,
 )
-from zdm.sql.rows import has_parent, render
+from zdm.sql.rows import render
 from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import load
 
-_SOURCE, _LINK, PARENT_ALIAS = "zdm_s", "zdm_l", "zdm_p"
+_SOURCE, _LINK = "zdm_s", "zdm_l"
 
 
 def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
@@ -61,83 +70,6 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
 def wanted_by(mapping: RowMapping, rollout: int) -> sql.Identifier:
     """The function that says whether a row of the source has a parent; true for one that raises."""
     return sql.Identifier(SCHEMA, name_of(mapping, rollout, "wanted"))
-
-
-def links(mapping: RowMapping, link: str, source: str) -> sql.Composable:
-    """A condition over two aliases: the link is of this row of the source."""
-    return equal(mapping.new.key, link, mapping.old.key, source)
-
-
-def refers(parent: ParentSide, link: str, alias: str) -> sql.Composable:
-    """A condition over two aliases: the link refers to this parent."""
-    return equal(parent.reference, link, parent.identity, alias)
-
-
-def wants(mapping: RowMapping, parent: ParentSide, alias: str) -> sql.Composable:
-    """A condition over a row of the source, never NULL: by the old version's values it has a parent."""
-    return has_parent(mapping.where, parent.key_values, alias)
-
-
-def follows(mapping: RowMapping, parent: ParentSide, source: str, alias: str) -> sql.Composable:
-    """A condition over a row of the source and a parent, never NULL: either follows from the other.
-
-    What of the natural key does not read the held columns (whose the row is) cannot be written back, so it must be the same.
-    """
-    held = any_of(
-        [same_natural(mapping, parent, source, alias, held=True), _goes_back(mapping, source, alias)]
-    )
-    return all_of([same_natural(mapping, parent, source, alias, held=False), held])
-
-
-def same_natural(
-    mapping: RowMapping, parent: ParentSide, source: str, alias: str, *, held: bool
-) -> sql.Composable:
-    """A condition, never NULL: the parent has the natural key that the row says, as far as that reads held columns, or does not."""
-    columns = {c.name for c in mapping.old.columns}
-    return all_of(
-        sql.SQL("NOT {}").format(
-            differs(column(name, alias), _as(render(value, source), type_), comparison, without_length(type_))
-        )
-        for name, type_, value, comparison in zip(
-            parent.key, parent.key_types, parent.key_values, parent.comparisons, strict=True
-        )
-        if held != columns.isdisjoint(value.columns)
-    )
-
-
-def _goes_back(mapping: RowMapping, source: str, alias: str) -> sql.Composable:
-    return all_of(
-        sql.SQL("NOT {}").format(
-            differs(column(c.name, source), _as(back(c.value, source, alias), c.type), c.comparison, c.type)
-        )
-        for c in mapping.old.columns
-    )
-
-
-def back(value: Expression, source: str, parent: str) -> sql.Composed:
-    """An expression over the source's row and the parent's."""
-    return value.render(
-        lambda name: (
-            column(name.removeprefix(PARENT), parent) if name.startswith(PARENT) else column(name, source)
-        )
-    )
-
-
-def _as(value: sql.Composable, type_: str) -> sql.Composable:
-    # A cast to a length cuts what is longer; such a value is another one.
-    return sql.SQL("CAST({} AS {})").format(value, key_type(type_))
-
-
-def clearing(side: RowSide, alias: str) -> sql.Composed:
-    """The SET list that empties a row of the source."""
-    return comma(sql.SQL("{} = {}").format(column(c.name), empty_with(c, alias)) for c in side.columns)
-
-
-def empty_with(found: MirroredColumn, alias: str) -> sql.Composable:
-    """What a column of the source holds where its row has no parent."""
-    if found.cleared is not None:
-        return render(found.cleared, alias)
-    return sql.SQL("NULL") if found.empty is None else sql.SQL("({})").format(trusted(found.empty))
 
 
 class ParentObjects(Objects):
@@ -244,10 +176,10 @@ class ParentObjects(Objects):
             arguments,
             arguments=arguments,
             parent=self.names["parent"],
-            same=_called(parent, values),
+            same=is_called(parent, values),
             columns=comma(column(name) for name in parent.key),
             values=comma(values),
-            made=_called(parent, values, "zdm_parent"),
+            made=is_called(parent, values, "zdm_parent"),
             other=sql.Literal(
                 f"{named} of a new row of {parent.table} would be another value: a trigger or its type changes it"
             ),
@@ -278,8 +210,8 @@ class ParentObjects(Objects):
             same=all_of(
                 sql.SQL("NOT {}").format(
                     differs(
-                        _as(render(value, "zdm_was"), type_),
-                        _as(render(value, "zdm_row"), type_),
+                        compared_as(render(value, "zdm_was"), type_),
+                        compared_as(render(value, "zdm_row"), type_),
                         comparison,
                         without_length(type_),
                     )
@@ -358,7 +290,7 @@ class ParentObjects(Objects):
     def _variables(self) -> sql.Composable:
         """Declarations of what `_compute` assigns."""
         return sql.SQL("\n").join(
-            sql.SQL("  {} {};").format(_value(number), type_name(type_))
+            sql.SQL("  {} {};").format(variable(number), type_name(type_))
             for number, type_ in enumerate(self.parent.key_types)
         )
 
@@ -366,24 +298,24 @@ class ParentObjects(Objects):
     def _found(self) -> sql.Composable:
         """The parent of what was computed, made if there is none."""
         return sql.SQL("{}({})").format(
-            self._called("find"), comma(_value(number) for number, _ in enumerate(self.parent.key))
+            self._called("find"), comma(variable(number) for number, _ in enumerate(self.parent.key))
         )
 
     @property
     def _is_called(self) -> sql.Composable:
         """A condition over the parent: it has the natural key that was computed."""
-        return _called(self.parent, [_value(number) for number, _ in enumerate(self.parent.key)])
+        return is_called(self.parent, [variable(number) for number, _ in enumerate(self.parent.key)])
 
     def _compute(self, alias: str) -> sql.Composable:
         """The natural key by a row of the source; nothing is written."""
         lines: list[sql.Composable] = []
         for number, (name, value) in enumerate(zip(self.parent.key, self.parent.key_values, strict=True)):
             message = f"{name} of {self.parent.table} would be NULL, and must not be"
-            lines.append(sql.SQL("      {} := {};").format(_value(number), render(value, alias)))
+            lines.append(sql.SQL("      {} := {};").format(variable(number), render(value, alias)))
             lines.append(
                 sql.SQL(
                     "      IF {} IS NULL THEN\n        RAISE not_null_violation USING MESSAGE = {};\n      END IF;"
-                ).format(_value(number), sql.Literal(message))
+                ).format(variable(number), sql.Literal(message))
             )
         return sql.SQL("\n").join(lines)
 
@@ -560,31 +492,6 @@ class ParentObjects(Objects):
         ).format(self.others, statement)
 
 
-def _called(
-    parent: ParentSide, values: Sequence[sql.Composable], alias: str = PARENT_ALIAS
-) -> sql.Composable:
-    """A condition over the parent: its natural key is this."""
-    return all_of(
-        sql.SQL("({} OPERATOR(pg_catalog.=) {})").format(column(name, alias), value)
-        for name, value in zip(parent.key, values, strict=True)
-    )
-
-
-def comparison(mapping: RowMapping, parent: ParentSide) -> sql.Composed:
-    """What the verification asks, in short: rows of the source and their links, where they disagree."""
-    return sql.SQL(
-        "SELECT count(*) FROM {} AS o FULL JOIN ({} AS l JOIN {} AS p ON {}) ON {} WHERE o IS NULL OR (l IS NULL AND {}) OR NOT {}"
-    ).format(
-        qualified_name(mapping.old.table),
-        qualified_name(mapping.new.table),
-        qualified_name(parent.table),
-        refers(parent, "l", "p"),
-        links(mapping, "l", "o"),
-        wants(mapping, parent, "o"),
-        follows(mapping, parent, "o", "p"),
-    )
-
-
 def settling(mapping: RowMapping, rollout: int, side: Side, alias: str) -> sql.Composed:
     """The call that makes `side` hold what the row of the other side, under this alias, says."""
     function = sql.Identifier(SCHEMA, name_of(mapping, rollout, f"settle_{side}"))
@@ -601,77 +508,7 @@ def settling(mapping: RowMapping, rollout: int, side: Side, alias: str) -> sql.C
 def finding(mapping: RowMapping, parent: ParentSide, rollout: int, alias: str) -> sql.Composed:
     """The call that finds, or makes, the parent of a row of the source."""
     values = comma(
-        _as(render(value, alias), type_)
+        compared_as(render(value, alias), type_)
         for value, type_ in zip(parent.key_values, parent.key_types, strict=True)
     )
     return sql.SQL("{}({})").format(sql.Identifier(SCHEMA, name_of(mapping, rollout, "find")), values)
-
-
-def trial(
-    mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, gone: Collection[str], limit: int
-) -> sql.Composed:
-    """The body of a function that tries the mapping on rows of the source, without writing.
-
-    Values are assigned to variables of the parent's types, as the sync will: what is too long raises. Whether they come back is asked
-    where that depends on the natural key alone; of a row that has no parent, whether a column that goes holds what it is empty with.
-
-    Parameters
-    ----------
-    gone: the held columns that go.
-    """
-    variables = {f"{PARENT}{name}": _value(number) for number, name in enumerate(parent.key)}
-    known = all(
-        name in variables for c in mapping.old.columns for name in c.value.columns if name.startswith(PARENT)
-    )
-    lost: sql.Composable = sql.SQL("false")
-    if known:
-        lost = any_of(
-            differs(
-                column(c.name, "zdm_row"),
-                _as(c.value.render(lambda name: variables.get(name, column(name, "zdm_row"))), c.type),
-                c.comparison,
-                c.type,
-            )
-            for c in mapping.old.columns
-        )
-    left = any_of(
-        differs(column(c.name, "zdm_row"), _as(empty_with(c, "zdm_row"), c.type), c.comparison, c.type)
-        for c in mapping.old.columns
-        if c.name in gone
-    )
-    lines = [
-        sql.SQL(
-            "{v} := {e}; IF {v} IS NULL THEN RAISE not_null_violation USING MESSAGE = {m}; END IF;"
-        ).format(v=_value(number), e=render(value, "zdm_row"), m=sql.Literal(f"{name} would be NULL"))
-        for number, (name, value) in enumerate(zip(parent.key, parent.key_values, strict=True))
-    ]
-    return sql.SQL(
-        "DECLARE zdm_row {table}; {declare} zdm_key text; zdm_lost bool; BEGIN rows := 0; failed := 0; lost := 0; failed_keys := '{{}}'; lost_keys := '{{}}';"
-        " FOR zdm_row IN SELECT * FROM {source} LIMIT {limit} LOOP rows := rows + 1; zdm_key := pg_catalog.concat_ws(', ', {key});"
-        " BEGIN IF {wants} THEN {compute} zdm_lost := {lost}; ELSE zdm_lost := {left}; END IF;"
-        " IF zdm_lost THEN lost := lost + 1; IF lost <= 3 THEN lost_keys := lost_keys || zdm_key; END IF; END IF;"
-        " EXCEPTION WHEN query_canceled THEN RAISE; WHEN OTHERS THEN failed := failed + 1; message := SQLERRM;"
-        " IF failed <= 3 THEN failed_keys := failed_keys || zdm_key; END IF; END; END LOOP; END"
-    ).format(
-        table=qualified_name(mapping.old.table),
-        declare=sql.SQL(" ").join(
-            sql.SQL("{} {};").format(_value(number), type_name(type_))
-            for number, type_ in enumerate(parent.key_types)
-        ),
-        source=source,
-        limit=sql.Literal(limit),
-        key=comma(
-            sql.SQL("{} || zdm_row.{}::text").format(sql.Literal(f"{name}="), column(name))
-            for name in mapping.old.key
-        )
-        if mapping.old.key
-        else sql.Literal("a row without a key"),
-        wants=wants(mapping, parent, "zdm_row"),
-        compute=sql.SQL(" ").join(lines),
-        lost=lost,
-        left=left,
-    )
-
-
-def _value(number: int) -> sql.Identifier:
-    return sql.Identifier(f"zdm_v{number}")

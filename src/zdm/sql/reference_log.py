@@ -15,7 +15,7 @@ from zdm.model.row_mapping import RowMapping
 from zdm.sql import reference_sync
 from zdm.sql.identifiers import all_of, column, comma, qualified_name, type_name
 from zdm.sql.log_objects import CHANGES, Logged, keyed
-from zdm.sql.parent_sync import back
+from zdm.sql.parent_conditions import back
 from zdm.sql.reference_sync import ReferenceObjects
 from zdm.sql.row_objects import (
     Function,

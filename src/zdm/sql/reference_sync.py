@@ -17,7 +17,8 @@ from psycopg import sql
 from zdm.model.mapping import TOGGLE, ColumnGroup, SharedParent, TableMapping
 from zdm.model.row_mapping import RowMapping, UnusedParents
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
-from zdm.sql.parent_sync import PARENT_ALIAS, ParentObjects, back, empty_with, refers, same_natural, wants
+from zdm.sql.parent_conditions import PARENT_ALIAS, back, empty_with, refers, same_natural, wants
+from zdm.sql.parent_sync import ParentObjects
 from zdm.sql.row_objects import Function, Side, Trigger, name_of
 from zdm.sql.rows import REPAIR
 from zdm.sql.sync_conditions import calls_of

@@ -24,6 +24,7 @@ from zdm.sql import (
     group_sync,
     join_record,
     link_record,
+    parent_conditions,
     parent_sync,
     records,
     reference_log,
@@ -142,7 +143,7 @@ def state_query(mapping: RowMapping, rollout: int, side: Side) -> str:
 def comparison(mapping: RowMapping) -> sql.Composed:
     """What the verification asks, in short: the pairs that disagree, and rows without the other one."""
     if mapping.parent is not None:
-        return parent_sync.comparison(mapping, mapping.parent)
+        return parent_conditions.comparison(mapping, mapping.parent)
     if mapping.gathers:
         return sql.SQL("SELECT count(*) FROM ({})").format(group_sync.disagreeing(mapping, 0, known=False))
     if mapping.elements is not None:

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from zdm.model.row_mapping import ParentSide, RowMapping
-from zdm.sql import parent_sync, records, row_objects
+from zdm.sql import parent_conditions, records, row_objects
 from zdm.sql.identifiers import column, comma, qualified_name
 from zdm.verify.run import SAMPLES, Found
 from zdm.verify.statement import in_one_statement
@@ -68,8 +68,8 @@ def _query(mapping: RowMapping, parent: ParentSide, rollout: int, *, known: bool
         " WHERE kind IS NOT NULL GROUP BY kind"
     ).format(
         known=passed_over,
-        wants=parent_sync.wants(mapping, parent, "zdm_o"),
-        follows=parent_sync.follows(mapping, parent, "zdm_o", "zdm_p"),
+        wants=parent_conditions.wants(mapping, parent, "zdm_o"),
+        follows=parent_conditions.follows(mapping, parent, "zdm_o", "zdm_p"),
         texts=comma(
             sql.SQL("{} || COALESCE({}::text, {}::text)").format(
                 sql.Literal(f"{own}="), column(own, "zdm_o"), column(link, "zdm_l")
@@ -80,7 +80,7 @@ def _query(mapping: RowMapping, parent: ParentSide, rollout: int, *, known: bool
         link=sql.SQL("{} AS zdm_a").format(records.counted(mapping, rollout)),
         parent=qualified_name(parent.table),
         link_key=comma(column(name) for name in mapping.new.key),
-        linked=parent_sync.links(mapping, "zdm_l", "zdm_o"),
-        refers=parent_sync.refers(parent, "zdm_l", "zdm_p"),
+        linked=parent_conditions.links(mapping, "zdm_l", "zdm_o"),
+        refers=parent_conditions.refers(parent, "zdm_l", "zdm_p"),
         samples=sql.Literal(SAMPLES),
     )

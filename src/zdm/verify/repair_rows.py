@@ -21,6 +21,7 @@ from zdm.sql import (
     element_log,
     element_rows,
     group_sync,
+    parent_conditions,
     parent_sync,
     records,
     row_conditions,
@@ -307,17 +308,17 @@ class _Links:
             self._old,
             _OLD,
             qualified_name(parent.table),
-            parent_sync.refers(parent, "zdm_n", "zdm_p"),
-            parent_sync.links(mapping, "zdm_n", "zdm_o"),
-            parent_sync.wants(mapping, parent, "zdm_o"),
-            parent_sync.follows(mapping, parent, "zdm_o", "zdm_p"),
+            parent_conditions.refers(parent, "zdm_n", "zdm_p"),
+            parent_conditions.links(mapping, "zdm_n", "zdm_o"),
+            parent_conditions.wants(mapping, parent, "zdm_o"),
+            parent_conditions.follows(mapping, parent, "zdm_o", "zdm_p"),
             several,
         )
 
     def astray(self) -> sql.Composed:
         """Links of no row of the source, which nothing could settle."""
         return sql.SQL("FROM {} AS {} WHERE NOT EXISTS (SELECT FROM {} AS {} WHERE {})").format(
-            self._new, _NEW, self._old, _OLD, parent_sync.links(self._mapping, "zdm_n", "zdm_o")
+            self._new, _NEW, self._old, _OLD, parent_conditions.links(self._mapping, "zdm_n", "zdm_o")
         )
 
     def dropping(self) -> sql.Composed:
@@ -357,7 +358,7 @@ class _Links:
             o=sql.Identifier("zdm_s"),
             old=self._old,
             wrong=self.wrong(),
-            linked=parent_sync.links(mapping, "zdm_n", "zdm_s"),
+            linked=parent_conditions.links(mapping, "zdm_n", "zdm_s"),
             rows=sql.Literal(ROWS),
             settle=parent_sync.settling(mapping, self._rollout, "new", "zdm_s"),
         )
