@@ -38,6 +38,7 @@ from zdm.model.step import (
     Verify,
 )
 from zdm.sql import copies, row_log, row_sync, sync
+from zdm.sql.sync_generator import SyncObjects
 
 Connect = Callable[[], Session]
 Mark = Callable[[Connection], None]
@@ -214,7 +215,7 @@ class Executor:
             children.keep_in_step()
             self._in_own_transaction(mark)
 
-    def _watch(self, objects: sync.SyncObjects) -> None:
+    def _watch(self, objects: SyncObjects) -> None:
         """Watch what the table has copies of, before the first row of it has them."""
         for table, statements in objects.watching:
             locks = (TableLock(table=table, mode=Lock.SHARE_ROW_EXCLUSIVE),)

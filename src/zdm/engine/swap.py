@@ -20,6 +20,7 @@ from zdm.operations.shadows import Shadow
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.sql import children, pairs, row_log, row_sync, sync, views
 from zdm.sql.fence import aside
+from zdm.sql.identifiers import SCHEMA
 from zdm.sql.partitions import refuse_unverified
 from zdm.sql.templates import dollar_quoted
 
@@ -115,7 +116,7 @@ def _swap(
     if not drops and not statements:
         return None
     if mapping.needs_sync and not mapping.dropped_in_new:
-        statements.append(forget_plans(plan.new_schema or sync.SCHEMA))
+        statements.append(forget_plans(plan.new_schema or SCHEMA))
     return Step(
         id=f"cleanup.{mapping.table}.swap",
         title=f"swap {mapping.table}: the old structure goes, the new one takes its place",

@@ -17,7 +17,7 @@ from zdm.model.names import QualifiedName, qualified
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Concurrent, Phase, Scan
 from zdm.model.verdict import Verdict
-from zdm.sql import children, row_objects, row_sync, sync, views
+from zdm.sql import children, row_objects, row_sync, sync, sync_generator, views
 from zdm.sql.fence import aside, effective, effective_rows, fences_table
 from zdm.sql.partitions import over_family
 
@@ -150,7 +150,9 @@ def _sync_objects(ctx: GateContext, mapping: TableMapping) -> list[str]:
         names = [
             item.name
             for item in expected
-            if item.kind == "trigger" and item.name.startswith(sync.PREFIX) and "truncate" not in item.name
+            if item.kind == "trigger"
+            and item.name.startswith(sync_generator.PREFIX)
+            and "truncate" not in item.name
         ]
         found += [
             f"trigger {name} of the partition {partition} is {what}"
@@ -220,7 +222,9 @@ def _written(table: QualifiedName) -> str:
 def _later_triggers(ctx: GateContext, mapping: TableMapping) -> list[str]:
     if not mapping.needs_sync:
         return []
-    rows = ctx.conn.execute(over_family(_LATER_TRIGGERS, mapping.oid, prefix=sql.Literal(sync.PREFIX)))
+    rows = ctx.conn.execute(
+        over_family(_LATER_TRIGGERS, mapping.oid, prefix=sql.Literal(sync_generator.PREFIX))
+    )
     return [
         f"trigger {name} of {mapping.table} fires after the sync and may undo it; rename it"
         for (name,) in rows

@@ -9,6 +9,7 @@ from psycopg import sql
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowsQuery
 from zdm.sql import records
 from zdm.sql.identifiers import (
+    SCHEMA,
     all_of,
     any_of,
     column,
@@ -24,7 +25,6 @@ from zdm.sql.row_objects import (
     failed,
     name_of,
 )
-from zdm.sql.sync import SCHEMA
 
 MANY, ELEMENT, JOINED = "zdm_m", "zdm_e", "zdm_j"
 

@@ -26,7 +26,17 @@ from zdm.sql.element_rows import (
     split,
     wanted_by,
 )
-from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted, type_name
+from zdm.sql.identifiers import (
+    SCHEMA,
+    all_of,
+    any_of,
+    column,
+    comma,
+    differs,
+    qualified_name,
+    trusted,
+    type_name,
+)
 from zdm.sql.row_objects import (
     Function,
     Objects,
@@ -40,7 +50,6 @@ from zdm.sql.row_objects import (
     same_key,
 )
 from zdm.sql.rows import PINNED_SETTINGS
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import load
 
 

@@ -10,6 +10,9 @@ from psycopg import sql
 from zdm.model.mapping import Comparison
 from zdm.model.names import QualifiedName
 
+SCHEMA = "zdm"
+"""The schema of zdm's own objects, its functions included."""
+
 _SYSTEM_TYPES = re.compile(
     r"box|bpchar|bytea|cidr|circle|date|datemultirange|daterange|inet|int4multirange|int4range|"
     r"int8multirange|int8range|json|jsonb|jsonpath|line|lseg|macaddr|macaddr8|money|name|nummultirange|"

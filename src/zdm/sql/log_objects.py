@@ -8,10 +8,9 @@ from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping, RowSide
 from zdm.sql import row_conditions
-from zdm.sql.identifiers import all_of, column, comma, trusted, type_name
+from zdm.sql.identifiers import SCHEMA, all_of, column, comma, trusted, type_name
 from zdm.sql.row_conditions import across
 from zdm.sql.row_objects import Function, Objects, Side, name_of, sides, text_of
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted
 
 CHANGES = sql.Identifier(SCHEMA, "row_changes")

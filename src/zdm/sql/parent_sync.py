@@ -14,6 +14,7 @@ from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import PARENT, ParentSide, RowMapping, UnusedParents
 from zdm.sql import records
 from zdm.sql.identifiers import (
+    SCHEMA,
     all_of,
     column,
     comma,
@@ -50,7 +51,6 @@ from zdm.sql.row_objects import (
     same_key,
 )
 from zdm.sql.rows import render
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import load
 
 _SOURCE, _LINK = "zdm_s", "zdm_l"

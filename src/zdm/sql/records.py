@@ -9,10 +9,9 @@ from psycopg import sql
 
 from zdm.model.row_mapping import ParentSide, RowMapping, SideKind
 from zdm.sql import row_conditions
-from zdm.sql.identifiers import all_of, column, comma, qualified_name
+from zdm.sql.identifiers import SCHEMA, all_of, column, comma, qualified_name
 from zdm.sql.row_objects import equal, failure_key, text_of
 from zdm.sql.rows import render
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted
 
 RECORDS = sql.Identifier(SCHEMA, "rows_without_old_form")

@@ -10,7 +10,7 @@ from zdm.model.row_mapping import (
     SideKind,
 )
 from zdm.sql import row_conditions
-from zdm.sql.identifiers import all_of, any_of, column, comma, trusted
+from zdm.sql.identifiers import SCHEMA, all_of, any_of, column, comma, trusted
 from zdm.sql.row_objects import (
     RAISED,
     Function,
@@ -21,7 +21,6 @@ from zdm.sql.row_objects import (
 from zdm.sql.row_settle import Settling
 from zdm.sql.row_write import settle
 from zdm.sql.rows import render
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import load
 
 

@@ -20,7 +20,7 @@ from psycopg import sql
 from zdm.model.expression import Volatility
 from zdm.model.row_mapping import Presence, RowMapping, RowSide, parts_by_field
 from zdm.sql import log_fields, row_conditions
-from zdm.sql.identifiers import all_of, any_of, comma, qualified_name
+from zdm.sql.identifiers import SCHEMA, all_of, any_of, comma, qualified_name
 from zdm.sql.log_objects import CHANGES, function_of, of_mapping
 from zdm.sql.row_objects import (
     Function,
@@ -34,7 +34,6 @@ from zdm.sql.row_objects import (
     trigger_of,
 )
 from zdm.sql.row_reconcile import NEW, OLD, Reconciling, all_held
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
 

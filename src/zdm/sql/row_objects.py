@@ -13,9 +13,8 @@ from psycopg import sql
 from zdm.model.expression import Expression, Volatility
 from zdm.model.names import QualifiedName, fit
 from zdm.model.row_mapping import RowMapping, RowSide
-from zdm.sql.identifiers import all_of, column, comma, look_up, qualified_name
+from zdm.sql.identifiers import SCHEMA, all_of, column, comma, look_up, qualified_name
 from zdm.sql.rows import PINNED_SETTINGS
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
 PREFIX = "!zdm_rows_"

@@ -12,7 +12,7 @@ from zdm.model.row_mapping import (
     derived,
 )
 from zdm.sql import row_conditions
-from zdm.sql.identifiers import all_of, any_of, column, comma, type_name
+from zdm.sql.identifiers import SCHEMA, all_of, any_of, column, comma, type_name
 from zdm.sql.row_objects import (
     RAISED,
     Function,
@@ -23,7 +23,6 @@ from zdm.sql.row_objects import (
 )
 from zdm.sql.row_write import OWN, Writing, variable
 from zdm.sql.rows import render
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
 

@@ -37,7 +37,7 @@ from zdm.sql import (
     union_log,
     union_record,
 )
-from zdm.sql.identifiers import comma, qualified_name
+from zdm.sql.identifiers import SCHEMA, comma, qualified_name
 from zdm.sql.row_objects import (
     Objects,
     Side,
@@ -45,7 +45,8 @@ from zdm.sql.row_objects import (
     text_of,
     trigger_of,
 )
-from zdm.sql.sync import SCHEMA, ExpectedObject, SyncObjects
+from zdm.sql.sync import ExpectedObject
+from zdm.sql.sync_generator import SyncObjects
 from zdm.sql.templates import dollar_quoted
 
 KEPT = 16

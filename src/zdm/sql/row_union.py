@@ -18,10 +18,9 @@ from psycopg import sql
 from zdm.model.expression import Expression
 from zdm.sql import row_conditions, row_generator
 from zdm.sql.element_sync import trigger_before
-from zdm.sql.identifiers import all_of, any_of, column, comma, trusted, type_name
+from zdm.sql.identifiers import SCHEMA, all_of, any_of, column, comma, trusted, type_name
 from zdm.sql.row_objects import Function, Trigger, failed, name_of, same_key
 from zdm.sql.rows import render
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
 

@@ -20,7 +20,7 @@ from zdm.model.row_mapping import (
     parts,
 )
 from zdm.sql import row_conditions
-from zdm.sql.identifiers import all_of, any_of, column, comma, differs, qualified_name, trusted
+from zdm.sql.identifiers import SCHEMA, all_of, any_of, column, comma, differs, qualified_name, trusted
 from zdm.sql.row_objects import (
     RAISED,
     Function,
@@ -32,7 +32,6 @@ from zdm.sql.row_objects import (
     text_of,
 )
 from zdm.sql.rows import render
-from zdm.sql.sync import SCHEMA
 from zdm.sql.templates import dollar_quoted, load
 
 

@@ -11,7 +11,7 @@ from tests.integration.sync.stage import ROLLOUT, Stage
 from tests.support import on_all_versions
 from tests.support.servers import Database
 from zdm.model.mapping import Authority
-from zdm.sql import sync, templates, views
+from zdm.sql import sync, sync_generator, templates, views
 
 pytestmark = on_all_versions
 
@@ -80,8 +80,8 @@ def test_what_another_zdm_installed_is_no_drift(database: Database, monkeypatch:
         return sync.by_another_zdm(expected, state)
 
     assert other() == []
-    monkeypatch.setattr(sync, "load", newer)
-    sync._generator.cache_clear()  # what a process of another version would not have
+    monkeypatch.setattr(sync_generator, "load", newer)
+    sync_generator.generator_of.cache_clear()  # what a process of another version would not have
     assert found(s) == []
     assert len(other()) == 17
     # The other authority, and another mapping, are drift whoever wrote them.
