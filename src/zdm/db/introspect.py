@@ -118,11 +118,11 @@ def _with_partitions(conn: Connection, tables: Sequence[Table]) -> list[Table]:
     return made
 
 
-_COLUMNS = 10
+_COLUMNS = 11
 
 
 def _table(row: Sequence[Any], facts: dict[tuple[int, int, int], tuple[str, Comparison]]) -> Table:
-    (schema, name, oid, kind, owner, may_alter, reltuples, size, row_security, comment, *lists) = row
+    (schema, name, oid, kind, owner, may_alter, reltuples, size, row_security, granted, comment, *lists) = row
     columns, constraints, referenced_by, indexes, triggers, rules, dependents = lists
     made = []
     for column in columns:
@@ -146,6 +146,7 @@ def _table(row: Sequence[Any], facts: dict[tuple[int, int, int], tuple[str, Comp
         rows=reltuples,
         bytes=size,
         row_security=row_security,
+        granted=tuple(granted),
         comment=comment,
     )
 

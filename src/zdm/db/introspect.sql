@@ -30,6 +30,14 @@ SELECT
        WHEN t.relkind IN ('r', 'p') THEN (SELECT coalesce(sum(pg_table_size(l.oid)), 0)::int8
              FROM family f JOIN pg_class l ON l.oid = f.oid WHERE f.root = t.oid AND l.relkind = 'r') ELSE 0 END AS bytes,
   t.relrowsecurity AS row_security,
+  -- Whoever gets as much of every new table of ours by ALTER DEFAULT PRIVILEGES needs no mention.
+  (SELECT coalesce(array_agg(DISTINCT CASE WHEN g.grantee = 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee)::text END), '{}')
+   FROM (SELECT t.relacl UNION ALL SELECT a.attacl FROM pg_attribute a WHERE a.attrelid = t.oid AND NOT a.attisdropped) AS r (acl)
+   CROSS JOIN LATERAL aclexplode(r.acl) AS g
+   WHERE g.grantee <> t.relowner AND g.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE') AND NOT EXISTS (
+     SELECT FROM pg_default_acl d CROSS JOIN LATERAL aclexplode(d.defaclacl) AS o
+     WHERE d.defaclrole = current_user::regrole AND d.defaclobjtype = 'r' AND d.defaclnamespace IN (0, t.relnamespace)
+       AND o.grantee = g.grantee AND o.privilege_type = g.privilege_type)) AS granted,
   obj_description(t.oid, 'pg_class') AS comment,
 
   -- columns ------------------------------------------------------------------------------------------------------------

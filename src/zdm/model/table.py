@@ -178,6 +178,8 @@ class Table(Value):
     rows: float = 0  # reltuples, -1 if never analysed
     bytes: int = 0  # pg_table_size
     row_security: bool = False
+    granted: tuple[str, ...] = ()
+    """The roles besides the owner that may read or write it, or a column of it, and have no such right on each new table of ours; PUBLIC is everybody."""
     comment: str | None = None
     partitions: tuple[Partition, ...] = ()
     """Every descendant of a partitioned table, or of one that others inherit from, in the server's order of their numbers."""

@@ -29,7 +29,7 @@ from zdm.operations.shared_parent import (
     made_parent,
     refuse_to_remove,
 )
-from zdm.operations.target import made_steps, readable, tell_secured, without_old_form
+from zdm.operations.target import made_steps, readable, tell_granted, tell_secured, without_old_form
 
 
 class HeldColumn(Value):
@@ -431,6 +431,7 @@ class Normalise(Operation):
                 shape.columns.remove(column)
         for one in made:
             tell_secured(draft, shape, draft.name(one.table.name), label)
+            tell_granted(draft, [shape.table], one.table, label)
         draft.memo[label] = (shape, side, new, refer, made)
         draft.findings += self._notes(side, held)
         return []

@@ -156,6 +156,7 @@ def make_table(
         ],
     )
     tell_secured(draft, shape, side.table, label.split("/", 1)[0])
+    tell_granted(draft, [shape.table], made, label.split("/", 1)[0])
     return Target(side, shape.table.owner, made, label, created.indexes, shape.table.row_security)
 
 
@@ -170,6 +171,25 @@ def tell_secured(draft: Draft, shape: TableShape, made: QualifiedName, label: st
             "only its owner sees its rows, until you give it policies of its own (CREATE POLICY, after preparation)",
             where=label,
             rule="row-security-views",
+        )
+    )
+
+
+def tell_granted(draft: Draft, sources: Sequence[Table], made: CreateTable, label: str) -> None:
+    """Say in the plan who may use the tables that rows come from, and not the one that is made for them."""
+    given = {role for role, privileges in made.grants.items() if privileges}
+    without = [
+        role for role in dict.fromkeys(role for table in sources for role in table.granted) if role not in given
+    ]
+    if not without or any(role.upper() == "PUBLIC" for role in given):
+        return
+    name = draft.name(made.name)
+    draft.findings.append(
+        Finding(
+            severity=Severity.WARNING,
+            text=f"{', '.join(without)} may use {' and '.join(str(table.name) for table in sources)}, and gets no rights on {name}: what "
+            f"the new version does there as that role is refused (42501) until somebody grants them; say `grants` where {name} is made",
+            where=label,
         )
     )
 

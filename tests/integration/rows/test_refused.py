@@ -159,6 +159,29 @@ def test_a_filter_that_what_comes_back_meets(database: Database) -> None:
     assert engine.plan(migration).row_mappings
 
 
+def test_who_gets_no_rights(database: Database) -> None:
+    """Who may use the table that rows come from, and not the one that is made for them, is named before the new version is deployed."""
+    app, reader, default = (database.create_role(stem) for stem in ("app", "reader", "default"))
+    database.execute(
+        SETUP + f'GRANT SELECT, INSERT, UPDATE ON ledger TO "{app}"; GRANT SELECT (id), REFERENCES ON ledger TO "{reader}";'
+        f' GRANT SELECT ON ledger TO "{default}"; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO "{default}"'
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+
+    def warned(create: dict[str, Any]) -> list[str]:
+        migration = Migration.model_validate(
+            {"id": "granted", "operations": [{"move_columns": {**MOVED, "create": create}}], "gates": OPEN_GATES}
+        )
+        return [f.text for f in engine.plan(migration).findings if "gets no rights" in f.text]
+
+    (text,) = warned({})
+    assert app in text and reader in text and default not in text and "on public.more" in text
+    (text,) = warned({"grants": {app: ["select"]}})
+    assert app not in text and reader in text
+    assert not warned({"grants": {"public": ["select"]}})
+
+
 def test_row_security(database: Database) -> None:
     """Policies of a table say nothing of the one that gets its rows: nobody sees them there before it has its own. Forced on the owner, they hide rows."""
     owner, app = database.create_role("owner"), database.create_role("app")
