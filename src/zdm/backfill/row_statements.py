@@ -8,6 +8,7 @@ from psycopg import sql
 
 from zdm.backfill.counted import Counting, before
 from zdm.backfill.table import ALIAS, column_text, within
+from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
     row_conditions,
@@ -74,6 +75,11 @@ class RowStatements:
         )
         if mapping.logged:
             self._settle = self._reconciled("old")
+
+    @property
+    def source(self) -> QualifiedName:
+        """The table whose rows are gone through."""
+        return self._mapping.source.table
 
     def _leave_to_log(self, side: Literal["old", "new"]) -> None:
         """Of a mapping that is synced by log: what is noted of the rows of that side is on its way, in either direction, and the rest is reconciled."""

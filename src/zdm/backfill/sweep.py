@@ -17,6 +17,7 @@ from zdm.catalog import backfills, sync_failures
 from zdm.db.session import transaction
 from zdm.errors import Busy, Problem, ZdmError
 from zdm.model.mapping import TableMapping
+from zdm.model.names import QualifiedName
 
 PROBE = 4096
 """Blocks that are looked at in one statement where nothing is left to do: 32 MB."""
@@ -129,11 +130,16 @@ def _held(conn: psycopg.Connection[Any], job: Job, count: int) -> Busy:
         if len(names) >= NAMED:
             break
     return Busy(
-        f"{count} rows of {job.mapping.table} have been locked by somebody else for "
+        f"{count} rows of {_gone_through(job)} have been locked by somebody else for "
         f"{job.options.lock_patience.total_seconds():.0f} s, among them {', '.join(names[:NAMED])}",
         remedy="Let the transaction that holds them end (pg_stat_activity, pg_prepared_xacts), and run again.",
         changed="All other rows are settled.",
     )
+
+
+def _gone_through(job: Job) -> QualifiedName:
+    """The table whose rows these are; a mapping of rows may be called by the one that gets them."""
+    return job.mapping.table if job.rows is None else job.rows.source
 
 
 def _every(conn: psycopg.Connection[Any], job: Job) -> Iterator[Statements | RowStatements]:
@@ -153,14 +159,14 @@ def bad_data(conn: psycopg.Connection[Any], job: Job) -> BadData:
         with transaction(conn, read_only=True):
             rows = conn.execute(statements.samples(statements.failed, NAMED + 1 - len(problems))).fetchall()
         problems += [
-            Problem(what=_why(conn, statements, row[0]), where=f"{mapping.table} {named(mapping, row)}")
+            Problem(what=_why(conn, statements, row[0]), where=f"{_gone_through(job)} {named(mapping, row)}")
             for row in rows
         ]
         if len(problems) > NAMED:
             break
     many = f"more than {NAMED} rows" if len(problems) > NAMED else f"{len(problems)} rows"
     return BadData(
-        f"{many if len(problems) != 1 else '1 row'} of {mapping.table} cannot be mapped to the new version",
+        f"{many if len(problems) != 1 else '1 row'} of {_gone_through(job)} cannot be mapped to the new version",
         problems=problems[:NAMED],
         remedy="Correct these rows (an update of the old column is enough), or the migration's `up`, and run again.",
         changed="All other rows are settled; the old columns are untouched.",
@@ -181,7 +187,8 @@ def _why(conn: psycopg.Connection[Any], statements: Statements | RowStatements, 
             with transaction(conn, rollback=True):
                 row = conn.execute(query).fetchone()
         except psycopg.Error as error:
-            return f"up of {name} raised {error.sqlstate}: {error.diag.message_primary or str(error).strip()}"
+            detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+            return f"up of {name} raised {error.sqlstate}: {error.diag.message_primary or str(error).strip()}{detail}"
         if row is not None and row[0] and name in statements.promised:
             return statements.promised[name]
     if isinstance(statements, RowStatements):

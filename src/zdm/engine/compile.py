@@ -18,6 +18,7 @@ from zdm.engine.column_measure import measure_columns
 from zdm.engine.element_mapper import measure_elements
 from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
+from zdm.engine.orphans import measure_orphans
 from zdm.engine.parent_mapper import measure_parents
 from zdm.engine.promises import find_promises
 from zdm.engine.reference_mapper import refer
@@ -99,6 +100,7 @@ def compile_plan(
             else:
                 measure_rows(mapper, found, lossy=asked.lossy)
                 measure_union(mapper, found)
+            measure_orphans(mapper, found, asked)
         mapper.fail()
     expressions = mapper.requested()
     mapper.fail()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import psycopg
 from psycopg import sql
 
@@ -11,14 +13,19 @@ from zdm.db.queries import QueryChecker, Rows
 from zdm.db.session import transaction
 from zdm.engine.mapper import Mapper
 from zdm.errors import Problem
+from zdm.model.expression import Expression
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide, SideKind, SyncMode
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.sql import element_rows, group_sync
-from zdm.sql.identifiers import column, comma, qualified_name
+from zdm.sql.element_rows import one_to_many
+from zdm.sql.identifiers import column, comma, differs, qualified_name, type_name, without_length
 
 _SAMPLE = 20_000
+
+_SHOWN = 40
+"""How many characters of a value are told."""
 
 
 def element_mapping(
@@ -54,6 +61,17 @@ def element_mapping(
     )
     if len(mapper.problems) > before:
         return None
+    empty = mapper.check(
+        one.table.name,
+        [],
+        {
+            c.name: Request(draft.operation, asked.empty[c.name], c.type, c.collation, allow_volatile=True)
+            for c in asked.held
+            if c.name in asked.empty
+        },
+    )
+    if len(mapper.problems) > before:
+        return None
     id_ = many.table
     if asked.one == "new" and draft.new.kind is SideKind.ROWS:
         id_ = draft.new.table
@@ -61,7 +79,7 @@ def element_mapping(
         id_ = qualified(many.table.schema_, f"{draft.old.table.name} to {draft.new.table.name}")
     if id_ in taken:
         id_ = qualified(many.table.schema_, f"{draft.old.table.name} to {draft.new.table.name}")
-    return RowMapping(
+    mapping = RowMapping(
         id=id_,
         number=number,
         operation=draft.operation,
@@ -84,6 +102,41 @@ def element_mapping(
             append=tuple(append.items()),
         ),
     )
+    if empty:
+        _of_nothing(mapper, mapping, empty)
+    return mapping
+
+
+def _of_nothing(mapper: Mapper, mapping: RowMapping, empty: Mapping[str, Expression]) -> None:
+    """A row of the new version that has no elements yet must not get some of what its columns hold until then."""
+    one = mapping.source
+    held = {c.name: c.type for c in one_to_many(mapping).held}
+    row = comma(
+        sql.SQL("CAST({} AS {}) AS {}").format(
+            empty[c.name].render(sql.Identifier), type_name(held[c.name]), column(c.name)
+        )
+        if c.name in empty
+        else column(c.name, "zdm_o")
+        for c in mapper.draft.tables[one.table].columns
+    )
+    asked = sql.SQL(
+        "SELECT pg_catalog.count(zdm_e::text) OPERATOR(pg_catalog.>) 0 FROM (SELECT {row} FROM (SELECT) AS zdm_n LEFT JOIN (SELECT * FROM {one} LIMIT 1) AS zdm_o ON true) AS zdm_row"
+        " CROSS JOIN LATERAL ({split}) AS zdm_e"
+    ).format(row=row, one=qualified_name(one.table), split=element_rows.split(mapping, "zdm_row"))
+    reason = f"`up` makes elements of what {', '.join(empty)} is empty with"
+    try:
+        with transaction(mapper.conn, rollback=True):
+            found = mapper.conn.execute(asked).fetchone()
+    except psycopg.DataError as error:
+        found, reason = (True,), f"{reason.replace('makes elements', 'raises')}: {error.diag.message_primary}"
+    if found == (True,):
+        mapper.problems.append(
+            Problem(
+                f"{reason}, so that a row of the new version that has none would have them",
+                mapping.operation,
+                "Let `up` leave that value out, as in SELECT author WHERE author <> '', or give another `empty`.",
+            )
+        )
 
 
 def _columns(mapper: Mapper, found: list[DraftMirrored]) -> tuple[ElementColumn, ...]:
@@ -209,6 +262,32 @@ def _there_already(mapper: Mapper, mapping: RowMapping, elements: Elements) -> N
         )
 
 
+def _changes(mapping: RowMapping) -> sql.Composable:
+    """An expression over a row (`zdm_row`) and what its elements say of it (`zdm_j`): which columns come back otherwise, and as what."""
+
+    def shown(value: sql.Composable) -> sql.Composable:
+        text = sql.SQL("pg_catalog.quote_nullable({}::pg_catalog.text)").format(value)
+        return sql.SQL(
+            "CASE WHEN pg_catalog.length({0}) OPERATOR(pg_catalog.>) {1} THEN pg_catalog.left({0}, {1}) || '…' ELSE {0} END"
+        ).format(text, sql.Literal(_SHOWN))
+
+    changes = [
+        sql.SQL("CASE WHEN {} THEN {} || {} || ' as ' || {} END").format(
+            differs(
+                column(c.name, "zdm_row"),
+                element_rows.as_stored(number, c, "zdm_j"),
+                c.comparison,
+                without_length(c.type),
+            ),
+            sql.Literal(f"{c.name} "),
+            shown(column(c.name, "zdm_row")),
+            shown(element_rows.as_stored(number, c, "zdm_j")),
+        )
+        for number, c in enumerate(one_to_many(mapping).held)
+    ]
+    return sql.SQL("' (' || pg_catalog.concat_ws(', ', {}) || ')'").format(comma(changes))
+
+
 def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Composed:
     """A function that fills a temporary table with the elements of each row in turn, as the sync will: what it refuses is no element."""
     one = mapping.side(elements.one)
@@ -218,14 +297,14 @@ def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Compo
         share = max(0.0001, 100.0 * _SAMPLE / table.rows)
         source = sql.SQL("{} TABLESAMPLE SYSTEM ({})").format(source, sql.Literal(share))
     lost: sql.Composable = sql.SQL("false")
+    told: sql.Composable = sql.SQL("NULL")
     if not mapping.one_way and elements.join is not None:
         # What has no elements needs no way back: it stays as it is until somebody adds one.
+        joined = element_rows.join(mapping, "zdm_row", of=sql.Identifier("pg_temp", "_zdm_trial"))
         lost = sql.SQL(
             "EXISTS (SELECT FROM pg_temp._zdm_trial) AND NOT COALESCE((SELECT {} FROM ({}) AS zdm_j), false)"
-        ).format(
-            element_rows.held_alike(mapping, "zdm_row", "zdm_j"),
-            element_rows.join(mapping, "zdm_row", of=sql.Identifier("pg_temp", "_zdm_trial")),
-        )
+        ).format(element_rows.held_alike(mapping, "zdm_row", "zdm_j"), joined)
+        told = sql.SQL("(SELECT {} FROM ({}) AS zdm_j)").format(_changes(mapping), joined)
     types = dict(zip(one.key, one.key_types, strict=True))
     definitions = [
         sql.SQL("{} {} NOT NULL").format(column(of), sql.SQL(types[own]))
@@ -244,7 +323,8 @@ def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Compo
         " CREATE TEMPORARY TABLE _zdm_trial ({definitions}, UNIQUE ({arbiter}));"
         " FOR zdm_row IN SELECT * FROM {source} LIMIT {limit} LOOP rows := rows + 1; zdm_key := pg_catalog.concat_ws(', ', {key});"
         " BEGIN DELETE FROM pg_temp._zdm_trial; INSERT INTO pg_temp._zdm_trial ({columns}) SELECT {names} FROM ({split}) AS zdm_q;"
-        " IF {lost} THEN lost := lost + 1; IF lost <= 3 THEN lost_keys := lost_keys || zdm_key; END IF; END IF;"
+        " IF {lost} THEN lost := lost + 1; IF lost <= 3 THEN lost_keys := lost_keys || pg_catalog.concat(zdm_key, {told});"
+        " END IF; END IF;"
         " EXCEPTION WHEN query_canceled THEN RAISE; WHEN OTHERS THEN failed := failed + 1; message := SQLERRM;"
         " IF failed <= 3 THEN failed_keys := failed_keys || zdm_key; END IF; END; END LOOP; END"
     ).format(
@@ -261,6 +341,7 @@ def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Compo
         names=element_rows.elements_of(mapping, "zdm_q"),
         split=element_rows.split(mapping, "zdm_row"),
         lost=lost,
+        told=told,
     )
     return sql.SQL(
         "CREATE FUNCTION pg_temp._zdm_elements(OUT rows int8, OUT failed int8, OUT failed_keys text[], OUT message text,"

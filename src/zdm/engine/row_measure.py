@@ -100,7 +100,7 @@ def _within_filter(mapper: Mapper, mapping: RowMapping) -> None:
         for name in dict.fromkeys(where.columns)
     )
     wrong = sql.SQL("{} AND ({}) IS NOT TRUE").format(
-        _made(mapping, sql.SQL(" CROSS JOIN LATERAL (SELECT {}) AS zdm_b").format(back)),
+        made_rows(mapping, sql.SQL(" CROSS JOIN LATERAL (SELECT {}) AS zdm_b").format(back)),
         render(where, "zdm_b"),
     )
     count, keys = counted(mapper, wrong, mapping.old.key, "zdm_o")
@@ -132,7 +132,7 @@ def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
         or all(c.plain for c in (*mapping.new.followed, *mapping.old.followed))
     ):
         return
-    source = _made(mapping)
+    source = made_rows(mapping)
     rows, _ = counted(mapper, source, mapping.old.key, "zdm_o")
     changed = sql.SQL("{} AND {}").format(source, row_conditions.changed(mapping, "zdm_o", "zdm_n"))
     lost, keys = counted(mapper, changed, mapping.old.key, "zdm_o")
@@ -158,7 +158,7 @@ def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
         )
 
 
-def _made(mapping: RowMapping, beside: sql.Composable = sql.SQL("")) -> sql.Composed:  # noqa: B008 - a frozen value
+def made_rows(mapping: RowMapping, beside: sql.Composable = sql.SQL("")) -> sql.Composed:  # noqa: B008 - a frozen value
     """FROM and WHERE: rows of the old side (`zdm_o`) that have a new form, and that (`zdm_n`), though nothing is written.
 
     Parameters

@@ -27,6 +27,10 @@ class ListColumn(Value):
     keep: bool = Field(
         default=False, description="it stays in the new version, because it holds other things as well"
     )
+    empty: Sql | None = Field(
+        default=None,
+        description="what it holds in rows that the new version inserts, until they have elements; needed where it is NOT NULL without a default",
+    )
 
 
 class Form(Value):
@@ -125,10 +129,13 @@ class Form(Value):
             up = ddl.text("SELECT k, {v} FROM {s} AS zdm_l (k, v)", v=taken, s=source)
         else:
             up = ddl.text("SELECT k, {v} FROM {s} WITH ORDINALITY AS zdm_l (v, k)", v=taken, s=source)
-        return up, [ddl.text("{j}", j=_unless_empty(joined, held[0], self._nothing))], ordered
+        return up, [ddl.text("{j}", j=_unless_empty(joined, held[0], self.nothing))], ordered
 
     @property
-    def _nothing(self) -> str:
+    def nothing(self) -> str | None:
+        """A list without elements, as the column would hold it; None where several columns hold one each."""
+        if self.columns is not None:
+            return None
         if self.json_array is not None:
             return "'[]'"
         return "''" if self.delimited is not None else "'{}'"

@@ -25,6 +25,7 @@ from zdm.operations.target import (
     Target,
     existing_table,
     key_must_cascade,
+    lent_defaults,
     make_table,
     readable,
     refuse_loose_key,
@@ -290,7 +291,7 @@ class Explode(Operation):
             problems += key_must_cascade(draft, self.create.foreign_key, self.to, shape.name)
         asked = self.columns
         if self.form is not None:
-            asked = tuple(ListColumn(column=name) for name in self.form.held)
+            asked = tuple(ListColumn(column=name, empty=self.form.nothing) for name in self.form.held)
         held = self._held(shape, asked, problems)
         # What the other table would lack only because this one does is not told.
         known = len(held) == len(asked) and all(shape.table.column(name) for name in self.key.values())
@@ -343,6 +344,7 @@ class Explode(Operation):
                     split=up,
                     join=[] if self.one_way else [text or "" for text in downs],
                     order=order,
+                    empty={c.name: text for c, text in self._lent(held)},
                 ),
             )
         )
@@ -350,9 +352,20 @@ class Explode(Operation):
             if not (self.keep or found.keep):
                 shape.columns.remove(column)
                 shape.removed.append(column.physical)
-        draft.memo[label] = (shape, side)
+        draft.memo[label] = (shape, side, self._lent(held))
         draft.findings += self._notes(side, held, label)
         return []
+
+    def _lent(self, held: Sequence[tuple[ListColumn, ShapeColumn, Column]]) -> list[tuple[Column, str]]:
+        """The columns that rows of the new version would have no value for, and what they hold until these have elements."""
+        return [
+            (original, found.empty)
+            for found, _, original in held
+            if original.not_null
+            and original.default is None
+            and found.empty is not None
+            and not (self.keep or found.keep)
+        ]
 
     def _notes(
         self, target: Target, held: Sequence[tuple[ListColumn, ShapeColumn, Column]], label: str
@@ -431,14 +444,22 @@ class Explode(Operation):
                         rule="missing-down",
                     )
                 )
-            if original.not_null and original.default is None and not (self.keep or found.keep):
+            kept = self.keep or found.keep
+            if original.not_null and original.default is None and found.empty is None and not kept:
                 problems.append(
                     Problem(
                         f"column {original.name} of {shape.name} is NOT NULL without a default: rows that the new version inserts "
                         "have no value for it",
-                        remedy="Give it a default first, which is what no elements mean (an empty list); or let it be NULL first (drop_not_null), "
-                        "where no value means that (a reference).",
+                        remedy="Say with `empty`, beside its `down`, what it holds as long as a row has no elements (''), of which `up` makes none; or "
+                        "let it be NULL first, in a migration of its own (drop_not_null), where no value means that (a reference).",
                         rule="missing-down",
+                    )
+                )
+            if self.form is None and found.empty is not None and kept:
+                problems.append(
+                    Problem(
+                        f"column {original.name} of {shape.name} stays in the new version, which gives it a value by itself: `empty` means nothing",
+                        remedy="Leave out `empty`, or `keep`.",
                     )
                 )
             held.append((found, column, original))
@@ -505,8 +526,10 @@ class Explode(Operation):
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def plan(self, phase: Phase, context: Context) -> list[Step]:
-        shape, target = context.draft.memo[context.label]
+        shape, target, lent = context.draft.memo[context.label]
         steps = table_steps(target, phase, context)
+        if phase is Phase.PREPARATION:
+            steps += lent_defaults(shape, lent, context.draft.target, context.label, "explode")
         if phase is Phase.MIGRATION and self.create is not None and self.create.foreign_key is not None:
             steps += foreign_key_of(
                 target.side.table,

@@ -31,6 +31,16 @@ class DraftMirrored:
     reference: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key of a table that is made: its columns, and what they point at."""
+
+    name: str
+    columns: tuple[str, ...]
+    table: QualifiedName
+    referenced: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class DraftSide:
     """One side of a mapping.
@@ -42,6 +52,7 @@ class DraftSide:
     fixed / within / required / loose: as `RowSide` has them.
     told: of a new side that several old tables make rows of: what those of this mapping hold, a column and a constant. Columns of the
         key that are among them have no part in the other side's key.
+    refers: of a table that is made: its foreign keys to other tables.
     reactions: of a table that is made: its foreign keys that delete or write rows, and the tables that they point at.
     """
 
@@ -59,6 +70,7 @@ class DraftSide:
     required: list[str] = field(default_factory=list)
     loose: bool = False
     told: dict[str, str] = field(default_factory=dict)
+    refers: list[Reference] = field(default_factory=list)
     reactions: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -98,6 +110,7 @@ class DraftElements:
     one: the side that has one row.
     split: a SELECT over the one row's columns, whose columns are `columns` in their order; None where that is not mirrored.
     join: for each of `held`, an aggregate over the elements' columns and, where they have none of that name, the row's own.
+    empty: what held columns get in rows of the new version that have no elements yet, a column and an expression over no column.
     written / append: as in `Elements`; the expressions are over the columns of `over`, by name and physical name.
     """
 
@@ -109,6 +122,7 @@ class DraftElements:
     split: str | None
     join: list[str]
     order: str | None = None
+    empty: dict[str, str] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     append: dict[str, str] = field(default_factory=dict)
     over: list[tuple[str, str, str, str | None]] = field(default_factory=list)

@@ -19,7 +19,7 @@ from zdm.operations.add_foreign_key import ForeignKey
 from zdm.operations.base import Context, Draft
 from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
 from zdm.operations.params import Name, find_shape
-from zdm.operations.rows import DraftMirrored, DraftSide
+from zdm.operations.rows import DraftMirrored, DraftSide, Reference
 from zdm.operations.shape import TableShape
 from zdm.sql.templates import dollar_quoted
 
@@ -142,6 +142,10 @@ def make_table(
         readable=[(c.name, draft.type(c.type), c.collation) for c in made.columns],
         guarded=bool(created.unique or created.checks or created.foreign_keys),
         created=True,
+        refers=[
+            Reference(key.name_on(draft.name(written).name), key.columns, parent, tuple(there))
+            for key, (parent, there) in zip(created.foreign_keys, draft.memo[label][1], strict=True)
+        ],
         reactions=[
             (name, key.references.table)
             for key in created.foreign_keys
@@ -179,7 +183,9 @@ def tell_granted(draft: Draft, sources: Sequence[Table], made: CreateTable, labe
     """Say in the plan who may use the tables that rows come from, and not the one that is made for them."""
     given = {role for role, privileges in made.grants.items() if privileges}
     without = [
-        role for role in dict.fromkeys(role for table in sources for role in table.granted) if role not in given
+        role
+        for role in dict.fromkeys(role for table in sources for role in table.granted)
+        if role not in given
     ]
     if not without or any(role.upper() == "PUBLIC" for role in given):
         return

@@ -244,7 +244,7 @@ def test_what_cannot_be_is_refused_by_name(database: Database) -> None:
     assert "column more of public.tags is NOT NULL without a default" in existing
     assert "is mapped in one direction only" in refused(columns=["tags"])
     assert (
-        "what comes back from public.labels differs in 1 of 1 rows of public.posts (for example id=1)"
+        "what comes back from public.labels differs in 1 of 1 rows of public.posts (for example id=1 (tags 'a, b' as 'A, B'))"
         in refused(columns=[{"column": "tags", "down": "string_agg(upper(tag), ',' ORDER BY place, tag)"}])
     )
     assert "random() is volatile" in refused(up="SELECT tags, random()::int")

@@ -163,7 +163,8 @@ def test_who_gets_no_rights(database: Database) -> None:
     """Who may use the table that rows come from, and not the one that is made for them, is named before the new version is deployed."""
     app, reader, default = (database.create_role(stem) for stem in ("app", "reader", "default"))
     database.execute(
-        SETUP + f'GRANT SELECT, INSERT, UPDATE ON ledger TO "{app}"; GRANT SELECT (id), REFERENCES ON ledger TO "{reader}";'
+        SETUP
+        + f'GRANT SELECT, INSERT, UPDATE ON ledger TO "{app}"; GRANT SELECT (id), REFERENCES ON ledger TO "{reader}";'
         f' GRANT SELECT ON ledger TO "{default}"; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO "{default}"'
     )
     engine = Engine(database.dsn)
@@ -171,14 +172,22 @@ def test_who_gets_no_rights(database: Database) -> None:
 
     def warned(create: dict[str, Any]) -> list[str]:
         migration = Migration.model_validate(
-            {"id": "granted", "operations": [{"move_columns": {**MOVED, "create": create}}], "gates": OPEN_GATES}
+            {
+                "id": "granted",
+                "operations": [{"move_columns": {**MOVED, "create": create}}],
+                "gates": OPEN_GATES,
+            }
         )
         return [f.text for f in engine.plan(migration).findings if "gets no rights" in f.text]
 
     (text,) = warned({})
-    assert app in text and reader in text and default not in text and "on public.more" in text
+    assert app in text
+    assert reader in text
+    assert default not in text
+    assert "on public.more" in text
     (text,) = warned({"grants": {app: ["select"]}})
-    assert app not in text and reader in text
+    assert app not in text
+    assert reader in text
     assert not warned({"grants": {"public": ["select"]}})
 
 
