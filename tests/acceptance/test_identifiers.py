@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from tests.acceptance.command import Command
 from tests.conformance.harness import OPEN_GATES
 from tests.support.servers import Database
 from zdm.engine.rollout import Engine
@@ -156,6 +158,28 @@ def test_odd_names_everywhere(database: Database) -> None:
         assert values == ["new" + TAIL, "old" + TAIL, "new" + TAIL]
         assert read(database, new_schema, table, column, 4) == "old" + TAIL
     assert engine.status("odd")[0].state is State.COMPLETED
+
+
+def test_a_schema_is_told_as_it_is_quoted(database: Database, tmp_path: Path) -> None:
+    """In every text, so that it can be copied into SQL; values in JSON are the names themselves."""
+    target = 'Odd "Schema'
+    database.execute(
+        f"CREATE SCHEMA {quoted(target)}; CREATE TABLE {quoted(target)}.t (id int PRIMARY KEY, c int);"
+        f"INSERT INTO {quoted(target)}.t SELECT g, g FROM generate_series(1, 3) g"
+    )
+    zdm = Command(database.dsn, tmp_path, target=target)
+    to_text = {"table": "t", "column": "c", "to": "text", "up": "c::text", "down": "c::int"}
+    gates = {"soak": "0s", "old_version_unused": "off"}
+    file = zdm.write({"id": "odd", "operations": [{"change_type": to_text}], "gates": gates})
+    said = [zdm(*words).text for words in (("status", "odd"), ("init",), ("plan", file))]
+    said += [zdm(*words).done().text for words in (("advance", file), ("status", "odd"), ("advance", "odd"))]
+    said += [zdm(*words).done().text for words in (("advance", "odd"), ("fence", "odd"), ("rollback", "odd"))]
+    bad = zdm.write({"id": "bad", "operations": [{"drop_column": {"table": "t", "column": "x"}}]}, "bad.yaml")
+    said += [zdm("plan", bad).text, zdm("advance", file).text, zdm("status").done().text]
+    for text in said:
+        on_one_line = re.sub(r"\s+", " ", text)
+        assert "Odd" not in on_one_line.replace(quoted(target)[:-1], ""), text
+    assert zdm("status", "--json").done().json["rollouts"][0]["target"] == target
 
 
 ACCOUNT = """

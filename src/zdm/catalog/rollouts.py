@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from zdm.errors import BadInput, Busy, IllegalMove, of_another_version
 from zdm.model.mapping import Authority
-from zdm.model.names import QualifiedName, qualified
+from zdm.model.names import QualifiedName, qualified, sql_name
 from zdm.model.phases import State
 from zdm.model.plan import Plan
 from zdm.model.step import Phase
@@ -98,7 +98,7 @@ def create(conn: psycopg.Connection[Any], plan: Plan) -> Rollout:
         except psycopg.errors.UniqueViolation as error:
             other = find(conn, plan.migration, plan.target)
             raise BadInput(
-                f"Migration {plan.migration!r} already has a rollout on {plan.target!r}: "
+                f"Migration {plan.migration!r} already has a rollout on {sql_name(plan.target)}: "
                 + (f"number {other.id}, {other.state}." if other else "another one that began just now."),
                 remedy="Continue it with `zdm advance`, or take it back with `zdm rollback`.",
             ) from error

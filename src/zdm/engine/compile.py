@@ -33,7 +33,7 @@ from zdm.engine.version_views import view_steps
 from zdm.errors import Problem
 from zdm.model.hanging import Hanging, going, hanging_on
 from zdm.model.mapping import Expose, TableMapping
-from zdm.model.names import fit
+from zdm.model.names import fit, sql_name
 from zdm.model.plan import Plan, TableFacts
 from zdm.model.step import Phase, Step
 from zdm.operations import fidelity
@@ -212,7 +212,7 @@ def _same_names(migration: Migration, draft: Draft, mapped: Sequence[TableMappin
             tables = [str(table) for other, table in shown if other == name]
             if len(tables) > 1:
                 problems[name] = Problem(
-                    f"{' and '.join(tables)} would both be shown as {name} in the schema of one version",
+                    f"{' and '.join(tables)} would both be shown as {sql_name(name)} in the schema of one version",
                     remedy="Put them into migrations of their own.",
                 )
     return list(problems.values())

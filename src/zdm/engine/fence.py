@@ -14,6 +14,7 @@ from zdm.engine.results import FenceResult
 from zdm.engine.work import Work
 from zdm.errors import BadInput, IllegalMove, Problem
 from zdm.model.mapping import Authority, TableMapping
+from zdm.model.names import sql_name
 from zdm.model.phases import State, machine
 from zdm.model.plan import Plan
 from zdm.model.step import Phase
@@ -151,9 +152,9 @@ def _bring_back(work: Work, executor: Executor, part: FencePart) -> None:
             for statement in part.action.statements:
                 executor.session.execute(statement.encode())
             return
-    names = ", ".join(f"{other.migration} on {other.target}" for other in holders)
+    names = ", ".join(f"{other.migration} on {sql_name(other.target)}" for other in holders)
     work.reporter.note(
-        f"version schema {part.schema} stays aside, because it is behind the fence of {names} as well; lifting that brings it back"
+        f"version schema {sql_name(part.schema)} stays aside, because it is behind the fence of {names} as well; lifting that brings it back"
     )
 
 

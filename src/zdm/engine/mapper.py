@@ -37,7 +37,7 @@ from zdm.model.mapping import (
     TableMapping,
     ViewColumn,
 )
-from zdm.model.names import QualifiedName
+from zdm.model.names import QualifiedName, sql_name
 from zdm.model.plan import Finding, Roundtrip, Severity
 from zdm.model.table import Column, Table
 from zdm.operations import fidelity
@@ -72,7 +72,7 @@ class Mapper:
         if self.problems:
             count = len(self.problems)
             raise BadInput(
-                f"Migration {self.migration.id} cannot be planned on {self.target}: "
+                f"Migration {self.migration.id} cannot be planned on {sql_name(self.target)}: "
                 f"{count} problem{'s' if count > 1 else ''}.",
                 problems=self.problems,
                 changed="Nothing was changed.",

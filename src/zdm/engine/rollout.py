@@ -41,6 +41,7 @@ from zdm.engine.settings import EngineSettings
 from zdm.engine.status import history_of, status_of
 from zdm.engine.work import Work, find_rollout, open_session, person, registered_migration
 from zdm.errors import BadInput, Busy, IllegalMove, Problem, ZdmError
+from zdm.model.names import sql_name
 from zdm.model.phases import State, machine
 from zdm.model.plan import Plan
 from zdm.model.row_mapping import RowMapping
@@ -153,7 +154,7 @@ class Engine:
             names = readable_names(operation.tables(), self.target)
             problems += [
                 Problem(
-                    f"the rollout of {other.migration} on {other.target} is at table {table} ({other.state})",
+                    f"the rollout of {other.migration} on {sql_name(other.target)} is at table {table} ({other.state})",
                     f"{position}:{operation.kind}",
                 )
                 for table, other in rollouts.conflicts(session, names)
@@ -161,7 +162,7 @@ class Engine:
             ]
         if problems:
             raise Busy(
-                f"Migration {migration.id} has to wait for another rollout on {self.target}.",
+                f"Migration {migration.id} has to wait for another rollout on {sql_name(self.target)}.",
                 problems=problems,
                 remedy="Finish that one or roll it back first (`zdm status`).",
                 changed="Nothing was changed.",
@@ -252,7 +253,7 @@ class Engine:
         found = rollouts.find(session, migration.id, self.target)
         if found is not None and found.state is State.ROLLED_BACK and not restart:
             raise IllegalMove(
-                f"The rollout of {migration.id} on {self.target} was rolled back at {found.rolled_back_at:%Y-%m-%d %H:%M}.",
+                f"The rollout of {migration.id} on {sql_name(self.target)} was rolled back at {found.rolled_back_at:%Y-%m-%d %H:%M}.",
                 remedy="Begin again with `zdm advance --restart`.",
                 changed="Nothing was changed.",
             )

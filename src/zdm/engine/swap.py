@@ -10,7 +10,7 @@ from zdm.engine.key_swap import after_columns_stand, before_columns_go
 from zdm.engine.table_steps import brief, fresh_columns, not_null_proof, table, text
 from zdm.engine.version_views import created_view
 from zdm.model.mapping import TableMapping
-from zdm.model.names import QualifiedName, qualified
+from zdm.model.names import QualifiedName, qualified, sql_name
 from zdm.model.plan import Plan
 from zdm.model.step import Phase, Stage, Step, Sync, Transaction
 from zdm.operations import fidelity
@@ -56,7 +56,7 @@ def swap_steps(plan: Plan, context: Context, previous_schemas: Sequence[str]) ->
         steps.append(
             Step(
                 id=f"cleanup.schema.{schema}",
-                title=f"drop version schema {schema}",
+                title=f"drop version schema {sql_name(schema)}",
                 phase=Phase.CLEANUP,
                 stage=Stage.FINISH,
                 action=Transaction(

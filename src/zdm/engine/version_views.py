@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from zdm.model.mapping import Expose, TableMapping, ViewColumn
-from zdm.model.names import QualifiedName
+from zdm.model.names import QualifiedName, sql_name
 from zdm.model.plan import Plan
 from zdm.model.step import Phase, Stage, Step, Transaction
 from zdm.operations.base import Draft
@@ -32,7 +32,7 @@ def _step(side: str, schema: str, plan: Plan, shown: Iterable[TableMapping]) -> 
     undo = [text for mapping in shown for text in views.drop_view(mapping, schema, old=old)]
     return Step(
         id=f"preparation.views.{side}",
-        title=f"show the {side} version of the tables in schema {schema}",
+        title=f"show the {side} version of the tables in schema {sql_name(schema)}",
         phase=Phase.PREPARATION,
         stage=Stage.VIEWS,
         action=Transaction(statements=tuple(statements)),

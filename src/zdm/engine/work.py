@@ -18,7 +18,7 @@ from zdm.engine.reporter import Reporter
 from zdm.engine.settings import EngineSettings
 from zdm.errors import BadInput, of_another_version
 from zdm.model.mapping import TableMapping
-from zdm.model.names import QualifiedName
+from zdm.model.names import QualifiedName, sql_name
 from zdm.model.plan import Plan
 from zdm.model.row_mapping import RowMapping
 from zdm.operations.migration import Migration
@@ -117,7 +117,7 @@ def find_rollout(session: Session, migration: str, target: str) -> Rollout:
     if found is None:
         known = registry.get(session, migration)
         raise BadInput(
-            f"There is no rollout of {migration} on {target}."
+            f"There is no rollout of {migration} on {sql_name(target)}."
             if known
             else f"There is no migration {migration} in the catalog.",
             remedy="`zdm advance` begins one."

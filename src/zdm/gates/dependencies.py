@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from zdm.gates.base import Gate, enumerated
 from zdm.gates.context import GateContext
+from zdm.model.names import sql_name
 from zdm.model.phases import State
 from zdm.model.verdict import Verdict
 
@@ -21,7 +22,7 @@ class Dependencies(Gate):
         wanted = ctx.migration.depends_on
         if not wanted:
             return self.passed("depends on no other migration", "every migration of depends_on completed")
-        threshold = f"completed on {ctx.rollout.target}: {', '.join(wanted)}"
+        threshold = f"completed on {sql_name(ctx.rollout.target)}: {', '.join(wanted)}"
         states = ctx.facts.dependency_states(wanted)
         missing = [name for name in wanted if states.get(name) is not State.COMPLETED]
         if not missing:

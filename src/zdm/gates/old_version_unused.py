@@ -19,6 +19,7 @@ from zdm.gates.base import Gate, counted, enumerated
 from zdm.gates.context import GateContext
 from zdm.gates.statements import Counters, Vocabulary, Watch, read_counters
 from zdm.model.duration import Duration, format_duration
+from zdm.model.names import qualified
 from zdm.model.verdict import Verdict
 from zdm.sql.fence import is_fenceable, old_schemas, standing
 
@@ -29,7 +30,7 @@ WHERE n.nspname = ANY (%s) AND c.relkind = 'v'
 """
 
 _LOCKS = """
-SELECT n.nspname || '.' || c.relname, coalesce(a.application_name, ''), coalesce(a.usename, 'prepared transaction')
+SELECT n.nspname, c.relname, coalesce(a.application_name, ''), coalesce(a.usename, 'prepared transaction')
 FROM pg_catalog.pg_locks AS l
 JOIN pg_catalog.pg_class AS c ON c.oid = l.relation
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -183,9 +184,9 @@ class OldVersionUnused(Gate):
         for look in range(looks):
             if look:
                 pause(self.every.total_seconds())
-            for view, application, user in ctx.conn.execute(_LOCKS, (views,)):
+            for schema, view, application, user in ctx.conn.execute(_LOCKS, (views,)):
                 who = f"{application} as {user}" if application else user
-                found[f"{view} was read by {who}"] = True
+                found[f"{qualified(schema, view)} was read by {who}"] = True
             if found:
                 break
         return list(found)

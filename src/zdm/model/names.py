@@ -1,4 +1,4 @@
-"""Names of database objects, as values. Nothing here quotes: quoting is done where SQL is composed."""
+"""Names of database objects, as values, and as texts for people; what is executed is quoted where SQL is composed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class QualifiedName(Value):
     name: str
 
     def __str__(self) -> str:
-        return f"{_display(self.schema_)}.{_display(self.name)}"
+        return f"{sql_name(self.schema_)}.{sql_name(self.name)}"
 
     def __hash__(self) -> int:
         return hash((self.schema_, self.name))
@@ -43,7 +43,8 @@ def fit(name: str, *, limit: int = MAX_IDENTIFIER_BYTES) -> str:
     return raw[: limit - len(tail)].decode(errors="ignore") + tail
 
 
-def _display(name: str) -> str:
+def sql_name(name: str) -> str:
+    """The name as people read it, and may copy it into SQL: quoted where the server would quote it."""
     plain = (
         name.isascii()
         and name.replace("_", "a").isalnum()

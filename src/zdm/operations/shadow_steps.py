@@ -6,7 +6,7 @@ import json
 
 from psycopg import sql
 
-from zdm.model.names import qualified
+from zdm.model.names import qualified, sql_name
 from zdm.model.step import Lock, Phase, Scan, Stage, Step, TableLock, Transaction
 from zdm.model.table import Constraint, Table
 from zdm.operations import ddl
@@ -99,7 +99,7 @@ def _prepare(context: Context, shadow: Shadow) -> list[Step]:
     steps = [
         Step(
             id=f"preparation.{old.name}.shadow",
-            title=f"make the new {old.name} in schema {shadow.schema}"
+            title=f"make the new {old.name} in schema {sql_name(shadow.schema)}"
             + (f", with {len(shadow.partitions)} partitions" if shadow.partitioned else ""),
             phase=Phase.PREPARATION,
             stage=Stage.TABLES,
@@ -323,7 +323,7 @@ def _finish(context: Context, shadow: Shadow) -> list[Step]:
     steps.append(
         Step(
             id=f"cleanup.{final}.shadow.schema",
-            title=f"drop the schema {shadow.schema}, which held the new {final}",
+            title=f"drop the schema {sql_name(shadow.schema)}, which held the new {final}",
             phase=Phase.CLEANUP,
             stage=Stage.FINISH,
             operation=shadow.label,

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from zdm.model.expression import ColumnRef, Expression
 from zdm.model.mapping import Authority, ColumnGroup, Expose, TableMapping
-from zdm.model.names import QualifiedName, fit, qualified
+from zdm.model.names import QualifiedName, fit, qualified, sql_name
 from zdm.model.plan import Plan
 from zdm.model.row_mapping import ElementColumn, Elements, MirroredColumn, RowMapping, RowsQuery, RowsRef
 from zdm.model.step import Lock, TableLock, Transaction
@@ -256,7 +256,7 @@ def raise_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fen
     install: see `Install`; called with the mapping of after the part.
     """
     parts = [
-        _rename_schema(schema, schema, aside(schema), f"set version schema {schema} aside")
+        _rename_schema(schema, schema, aside(schema), f"set version schema {sql_name(schema)} aside")
         for schema in old_schemas(plan)
     ]
     for mapping in plan.mappings:
@@ -295,7 +295,7 @@ def lift_fence(plan: Plan, authority: Authority, install: Install) -> tuple[Fenc
             )
         )
     back = [
-        _rename_schema(schema, aside(schema), schema, f"bring version schema {schema} back")
+        _rename_schema(schema, aside(schema), schema, f"bring version schema {sql_name(schema)} back")
         for schema in reversed(old_schemas(plan))
     ]
     return (*parts, *back)

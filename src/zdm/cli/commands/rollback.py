@@ -23,10 +23,11 @@ def rollback(run: Run, migration: str, no_verify: bool, yes: bool) -> None:
     structure; a difference refuses. An interrupted rollback is continued by the same command.
     """
     from zdm.cli.render.moves import rollback_text
+    from zdm.model.names import sql_name
 
     identifier = run.find_id(migration)
     run.confirm(
-        f"Roll back {identifier} on {run.schema}? The new version's applications must be out of service.",
+        f"Roll back {identifier} on {sql_name(run.schema)}? The new version's applications must be out of service.",
         yes=yes,
     )
     run.left = run.reporter.left

@@ -20,6 +20,7 @@ from zdm.cli.render.text import (
     table,
     wrapped,
 )
+from zdm.model.names import sql_name
 
 if TYPE_CHECKING:
     from zdm.engine.results import (
@@ -97,6 +98,7 @@ def applications(phase: str, target: str, old: str, new: str) -> str:
 
     With version schemas a version is chosen by its `search_path`; without, by the columns it uses.
     """
+    target, old, new = (name and sql_name(name) for name in (target, old, new))
     if phase == "preparation":
         if new:
             return (
@@ -274,7 +276,7 @@ def reconcile_text(result: ReconcileResult) -> str:
         return careful(f"The database cannot be reached: {result.interrupted}")
     if not result.rollouts:
         return "No rollout is synced by log; there is nothing to reconcile."
-    lines = [f"{one.rollout} on {one.target}: {log_line(one)}." for one in result.rollouts]
+    lines = [f"{one.rollout} on {sql_name(one.target)}: {log_line(one)}." for one in result.rollouts]
     rate = f", {number(result.keys / result.seconds)} rows/s" if result.seconds > 0 and result.keys else ""
     return joined([*lines, f"{plural(result.keys, 'row')} reconciled in {seconds(result.seconds)}{rate}."])
 

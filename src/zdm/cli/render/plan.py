@@ -11,6 +11,7 @@ from zdm.cli.render.status import version_words
 from zdm.cli.render.text import careful, number, plural, seconds, size
 from zdm.errors import Problem
 from zdm.model.estimate import Effort
+from zdm.model.names import sql_name
 from zdm.model.row_mapping import RowMapping
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def plan_document(
 
 
 def _facts(migration: Migration, plan: Plan) -> Iterator[str]:
-    yield f"target: schema {plan.target}, PostgreSQL {version_words(plan.server_version)}"
+    yield f"target: schema {sql_name(plan.target)}, PostgreSQL {version_words(plan.server_version)}"
     if plan.new_schema:
-        yield f"version schemas: old {plan.old_schema}, new {plan.new_schema}"
+        yield f"version schemas: old {sql_name(plan.old_schema)}, new {sql_name(plan.new_schema)}"
     else:
         yield "no version schemas: applications see the new columns by their own names"
     yield _risk(migration, plan)

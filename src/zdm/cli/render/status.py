@@ -21,6 +21,7 @@ from zdm.cli.render.text import (
     when,
     wrapped,
 )
+from zdm.model.names import sql_name
 
 if TYPE_CHECKING:
     from zdm.engine.results import Check, HistoryEntry, InitResult, RolloutStatus, TableProgress
@@ -35,7 +36,7 @@ def overview_text(rollouts: Sequence[RolloutStatus]) -> str:
     rows = [
         (
             r.rollout,
-            r.target,
+            sql_name(r.target),
             _state(r),
             r.next_phase.value if r.next_phase else "-",
             "yes" if r.can_return else "no",
@@ -101,11 +102,11 @@ def status_text(status: RolloutStatus, now: datetime) -> str:
     facts = [
         ("state", f"{_state(status)}, since {when(status.state_since, now)}"),
         ("phases", phase_line(status)),
-        ("target", status.target),
+        ("target", sql_name(status.target)),
         ("authority", f"the {status.authority.value} structure"),
     ]
     if status.new_schema:
-        facts.append(("schemas", f"old {status.old_schema}, new {status.new_schema}"))
+        facts.append(("schemas", f"old {sql_name(status.old_schema)}, new {sql_name(status.new_schema)}"))
     facts.append(("risk", status.risk))
     if status.paused:
         facts.append(("paused", careful(f"yes; go on with `zdm resume {status.rollout}`")))
