@@ -12,15 +12,16 @@ from zdm.db.introspect import type_comparison
 from zdm.db.queries import QueryChecker, Rows
 from zdm.db.session import transaction
 from zdm.engine.mapper import Mapper
+from zdm.engine.trial import no_form, sample, tell_failed, tried
 from zdm.errors import Problem
 from zdm.model.expression import Expression
 from zdm.model.names import QualifiedName, qualified
-from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide, SideKind, SyncMode
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.sql import element_rows, group_sync
 from zdm.sql.element_rows import one_to_many
 from zdm.sql.identifiers import column, comma, differs, qualified_name, type_name, without_length
+from zdm.sql.trial import trial
 
 _SAMPLE = 20_000
 
@@ -181,27 +182,14 @@ def measure_elements(mapper: Mapper, mapping: RowMapping) -> None:
         return
     if not mapping.side(elements.many).created:
         _there_already(mapper, mapping, elements)
-    with transaction(mapper.conn, isolation="repeatable read", rollback=True):
-        mapper.conn.execute(_trial(mapper, mapping, elements))
-        row = mapper.conn.execute("SELECT * FROM pg_temp._zdm_elements()").fetchone()
-    assert row is not None
-    rows, failed, failed_keys, message, lost, lost_keys = row
     one, many = mapping.side(elements.one), mapping.side(elements.many)
-    if failed:
-        mapper.findings.append(
-            Finding(
-                severity=Severity.WARNING,
-                text=f"{failed} of {rows} rows of {one.table} have no form in {many.table}, for example "
-                f"{'; '.join(failed_keys)} ({message}); the backfill will stop there until they are corrected",
-                where=mapping.operation,
-                rule="up-raises",
-            )
-        )
-    if lost and not elements.lossy:
+    found = tried(mapper, _trial(mapper, mapping, elements))
+    tell_failed(mapper, mapping, found, no_form(found, one.table, many.table))
+    if found.lost and not elements.lossy:
         mapper.problems.append(
             Problem(
                 f"{', '.join(c.name for c in elements.held)}: what comes back from {many.table} differs in "
-                f"{lost} of {rows} rows of {one.table} (for example {'; '.join(lost_keys)})",
+                f"{found.lost} of {found.rows} rows of {one.table} (for example {'; '.join(found.lost_keys)})",
                 mapping.operation,
                 "Correct `up` or `down`, or declare the loss with `lossy: true`.",
                 "lossy-mapping",
@@ -211,26 +199,20 @@ def measure_elements(mapper: Mapper, mapping: RowMapping) -> None:
 
 def _gathered(mapper: Mapper, mapping: RowMapping) -> None:
     """Whether what many rows say together can be computed, and stored, for each of the rows of today."""
-    ones: sql.Composable = sql.SQL("{} AS zdm_o").format(qualified_name(mapping.source.table))
+    asked = sql.SQL("PERFORM ({}); zdm_lost := false;").format(element_rows.gathered(mapping, "zdm_row"))
     if mapping.gathers:
-        ones = group_sync.groups(mapping, "zdm_o")
-    try:
-        with transaction(mapper.conn, isolation="repeatable read", read_only=True, rollback=True):
-            mapper.conn.execute(
-                sql.SQL("SELECT pg_catalog.count(*) FROM {} WHERE ({}) IS NULL").format(
-                    ones, element_rows.gathered(mapping, "zdm_o")
-                )
-            )
-    except psycopg.DataError as error:
-        mapper.findings.append(
-            Finding(
-                severity=Severity.WARNING,
-                text=f"`up` raises on rows of {mapping.old.table} ({str(error).strip().splitlines()[0]}); the backfill will stop there "
-                "until they are corrected",
-                where=mapping.operation,
-                rule="up-raises",
-            )
-        )
+        ones: sql.Composable = group_sync.groups(mapping, "zdm_g")
+        key, what = mapping.new.key, f"keys of {mapping.old.table}"
+    else:
+        ones = sample(mapper.draft.tables[mapping.source.table], _SAMPLE)
+        key, what = mapping.source.key, f"rows of {mapping.source.table}"
+    found = tried(mapper, trial(ones, key, asked, row=sql.SQL("record")))
+    tell_failed(
+        mapper,
+        mapping,
+        found,
+        f"`up` over the rows of {mapping.old.table} raises for {found.failed} of {found.rows} {what}",
+    )
 
 
 def _there_already(mapper: Mapper, mapping: RowMapping, elements: Elements) -> None:
@@ -291,11 +273,6 @@ def _changes(mapping: RowMapping) -> sql.Composable:
 def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Composed:
     """A function that fills a temporary table with the elements of each row in turn, as the sync will: what it refuses is no element."""
     one = mapping.side(elements.one)
-    table = mapper.draft.tables[one.table]
-    source: sql.Composable = qualified_name(one.table)
-    if table.rows > _SAMPLE * 1.2:
-        share = max(0.0001, 100.0 * _SAMPLE / table.rows)
-        source = sql.SQL("{} TABLESAMPLE SYSTEM ({})").format(source, sql.Literal(share))
     lost: sql.Composable = sql.SQL("false")
     told: sql.Composable = sql.SQL("NULL")
     if not mapping.one_way and elements.join is not None:
@@ -318,32 +295,21 @@ def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Compo
         )
         for c in elements.columns
     ]
-    body = sql.SQL(
-        "DECLARE zdm_row {table}; zdm_key text; BEGIN rows := 0; failed := 0; lost := 0; failed_keys := '{{}}'; lost_keys := '{{}}';"
-        " CREATE TEMPORARY TABLE _zdm_trial ({definitions}, UNIQUE ({arbiter}));"
-        " FOR zdm_row IN SELECT * FROM {source} LIMIT {limit} LOOP rows := rows + 1; zdm_key := pg_catalog.concat_ws(', ', {key});"
-        " BEGIN DELETE FROM pg_temp._zdm_trial; INSERT INTO pg_temp._zdm_trial ({columns}) SELECT {names} FROM ({split}) AS zdm_q;"
-        " IF {lost} THEN lost := lost + 1; IF lost <= 3 THEN lost_keys := lost_keys || pg_catalog.concat(zdm_key, {told});"
-        " END IF; END IF;"
-        " EXCEPTION WHEN query_canceled THEN RAISE; WHEN OTHERS THEN failed := failed + 1; message := SQLERRM;"
-        " IF failed <= 3 THEN failed_keys := failed_keys || zdm_key; END IF; END; END LOOP; END"
-    ).format(
-        table=qualified_name(one.table),
-        definitions=comma(definitions),
-        arbiter=comma(column(name) for name in (*elements.of, *elements.key)),
-        source=source,
-        limit=sql.Literal(_SAMPLE * 2),
-        key=comma(
-            sql.SQL("{} || zdm_row.{}::text").format(sql.Literal(f"{name}="), column(name))
-            for name in one.key
+    return trial(
+        sample(mapper.draft.tables[one.table], _SAMPLE),
+        one.key,
+        sql.SQL(
+            "DELETE FROM pg_temp._zdm_trial; INSERT INTO pg_temp._zdm_trial ({columns}) SELECT {names} FROM ({split}) AS zdm_q;"
+            " zdm_lost := {lost};"
+        ).format(
+            columns=comma(column(name) for name in (*elements.of, *(c.name for c in elements.columns))),
+            names=element_rows.elements_of(mapping, "zdm_q"),
+            split=element_rows.split(mapping, "zdm_row"),
+            lost=lost,
         ),
-        columns=comma(column(name) for name in (*elements.of, *(c.name for c in elements.columns))),
-        names=element_rows.elements_of(mapping, "zdm_q"),
-        split=element_rows.split(mapping, "zdm_row"),
-        lost=lost,
+        row=qualified_name(one.table),
+        begin=sql.SQL("CREATE TEMPORARY TABLE _zdm_trial ({}, UNIQUE ({}));").format(
+            comma(definitions), comma(column(name) for name in (*elements.of, *elements.key))
+        ),
         told=told,
     )
-    return sql.SQL(
-        "CREATE FUNCTION pg_temp._zdm_elements(OUT rows int8, OUT failed int8, OUT failed_keys text[], OUT message text,"
-        " OUT lost int8, OUT lost_keys text[]) LANGUAGE plpgsql AS {}"
-    ).format(sql.Literal(body.as_string(None)))

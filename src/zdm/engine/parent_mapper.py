@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from psycopg import sql
-
 from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
-from zdm.db.session import transaction
 from zdm.engine.mapper import Mapper
 from zdm.engine.sync_limits import reads_generated
+from zdm.engine.trial import no_form, sample, tell_failed, tried
 from zdm.errors import Problem
 from zdm.model.expression import ColumnRef, Expression
 from zdm.model.names import QualifiedName, qualified
-from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import PARENT, MirroredColumn, ParentSide, RowMapping, RowSide, SyncMode
 from zdm.operations.rows import DraftRows, DraftSide
-from zdm.sql import parent_trial
-from zdm.sql.identifiers import qualified_name
+from zdm.sql.parent_trial import parent_trial
 
 _SAMPLE = 100_000
 
@@ -157,47 +153,18 @@ def measure_parents(mapper: Mapper, mapping: RowMapping) -> None:
     draft = next(d for d in mapper.draft.rows if d.operation == mapping.operation).parent
     assert mapping.parent is not None
     assert draft is not None
-    statement = _trial(mapper, mapping, mapping.parent)
-    with transaction(mapper.conn, isolation="repeatable read", rollback=True):
-        mapper.conn.execute(statement)
-        row = mapper.conn.execute("SELECT * FROM pg_temp._zdm_parents()").fetchone()
-    assert row is not None
-    rows, failed, failed_keys, message, lost, lost_keys = row
-    if failed:
-        mapper.findings.append(
-            Finding(
-                severity=Severity.WARNING,
-                text=f"{failed} of {rows} rows of {mapping.old.table} have no form in {mapping.parent.table}, for example "
-                f"{'; '.join(failed_keys)} ({message}); the backfill will stop there until they are corrected",
-                where=mapping.operation,
-                rule="up-raises",
-            )
-        )
-    if lost and not draft.lossy:
+    table = mapper.draft.tables[mapping.old.table]
+    staying = {c.physical for c in mapper.draft.shapes[mapping.old.table].columns}
+    gone = {c.name for c in mapping.old.columns} - staying
+    found = tried(mapper, parent_trial(mapping, mapping.parent, sample(table, _SAMPLE), gone=gone))
+    tell_failed(mapper, mapping, found, no_form(found, mapping.old.table, mapping.parent.table))
+    if found.lost and not draft.lossy:
         mapper.problems.append(
             Problem(
                 f"{', '.join(c.name for c in mapping.old.columns)}: what comes back from {mapping.parent.table} differs in "
-                f"{lost} of {rows} rows of {mapping.old.table} (for example {'; '.join(lost_keys)})",
+                f"{found.lost} of {found.rows} rows of {mapping.old.table} (for example {'; '.join(found.lost_keys)})",
                 mapping.operation,
                 "Correct `values` or `down`, or declare the loss with `lossy: true`.",
                 "lossy-mapping",
             )
         )
-
-
-def _trial(mapper: Mapper, mapping: RowMapping, parent: ParentSide) -> sql.Composed:
-    table = mapper.draft.tables[mapping.old.table]
-    source: sql.Composable = qualified_name(mapping.old.table)
-    if table.rows > _SAMPLE * 1.2:
-        share = max(0.0001, 100.0 * _SAMPLE / table.rows)
-        source = sql.SQL("{} TABLESAMPLE SYSTEM ({})").format(source, sql.Literal(share))
-    staying = {c.physical for c in mapper.draft.shapes[mapping.old.table].columns}
-    gone = {c.name for c in mapping.old.columns} - staying
-    return sql.SQL(
-        "CREATE FUNCTION pg_temp._zdm_parents(OUT rows int8, OUT failed int8, OUT failed_keys text[], OUT message text,"
-        " OUT lost int8, OUT lost_keys text[]) LANGUAGE plpgsql AS {body}"
-    ).format(
-        body=sql.Literal(
-            parent_trial.trial(mapping, parent, source, gone=gone, limit=_SAMPLE * 2).as_string(None)
-        )
-    )

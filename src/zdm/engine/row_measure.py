@@ -7,14 +7,20 @@ from psycopg import sql
 
 from zdm.db.session import transaction
 from zdm.engine.mapper import Mapper
+from zdm.engine.trial import no_form, sample, tell_failed, tried
 from zdm.errors import Problem
 from zdm.model.plan import Finding, Roundtrip, Severity
 from zdm.model.row_mapping import RowMapping, SideKind
 from zdm.sql import row_conditions
 from zdm.sql.identifiers import all_of, column, comma, qualified_name, type_name
 from zdm.sql.rows import render
+from zdm.sql.trial import trial
 
 SAMPLES = 5
+_SAMPLE = 100_000
+"""Of so many rows each is tried for itself, where one raises."""
+_MADE = sql.SQL("ROW(zdm_n.*)::pg_catalog.text")
+"""All of a row's new form at once, so that nothing of it is left out."""
 
 
 def measure_rows(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
@@ -25,18 +31,52 @@ def measure_rows(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
         elif not mapping.new.created:
             _there_already(mapper, mapping)
         if not mapping.one_way:
-            _round_trip(mapper, mapping, lossy=lossy)
             _within_filter(mapper, mapping)
-    except psycopg.DataError as error:
+        if mapping.one_way or not _comes_back(mapping):
+            _has_form(mapper, mapping)
+        else:
+            _round_trip(mapper, mapping, lossy=lossy)
+    except psycopg.DatabaseError as error:
+        _failing(mapper, mapping, error, lossy=lossy)
+
+
+def _failing(mapper: Mapper, mapping: RowMapping, error: psycopg.DatabaseError, *, lossy: bool) -> None:
+    """Name the rows on which the mapping raises, each of which is tried for itself, and what the others lose."""
+    if isinstance(error, psycopg.OperationalError):
+        raise error
+    reads_back = not mapping.one_way and _comes_back(mapping)
+    lost = row_conditions.changed(mapping, "zdm_row", "zdm_n") if reads_back else sql.SQL("false")
+    body = sql.SQL(
+        "zdm_lost := false; IF {wanted} THEN SELECT {made} IS NOT NULL AND {lost} INTO zdm_lost FROM {new}; END IF;"
+    ).format(
+        wanted=row_conditions.wanted(mapping, "zdm_row"),
+        made=_MADE,
+        lost=lost,
+        new=_new_form(mapping, "zdm_row"),
+    )
+    table = mapper.draft.tables[mapping.old.table]
+    found = tried(
+        mapper,
+        trial(sample(table, _SAMPLE), mapping.old.key, body, row=qualified_name(mapping.old.table)),
+    )
+    if not found.failed:
+        if not isinstance(error, psycopg.DataError | psycopg.IntegrityError | psycopg.errors.RaiseException):
+            raise error
+        # It is a row that the other table has already.
+        first = str(error).strip().splitlines()[0]
         mapper.findings.append(
             Finding(
                 severity=Severity.WARNING,
-                text=f"`up` or `down` raises on rows of {mapping.old.table} ({str(error).strip().splitlines()[0]}); they are recorded, "
-                "and refuse the gates until they are corrected",
+                text=f"`down` raises on rows of {mapping.new.table} ({first}); they refuse the gates until they are corrected",
                 where=mapping.operation,
                 rule="up-raises",
             )
         )
+        return
+    tell_failed(mapper, mapping, found, no_form(found, mapping.old.table, mapping.new.table))
+    if reads_back:
+        keys = "; ".join(found.lost_keys)
+        _tell_round_trip(mapper, mapping, found.rows, found.lost, found.failed, keys, lossy=lossy)
 
 
 def _there_already(mapper: Mapper, mapping: RowMapping) -> None:
@@ -124,25 +164,39 @@ def _known(mapping: RowMapping) -> set[str]:
     }
 
 
-def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
+def _comes_back(mapping: RowMapping) -> bool:
+    """Whether what a row of the old side holds can be asked of its new form alone, and may not come back."""
     read = {name for c in mapping.old.followed for name in c.value.columns}
-    if (
-        not read
-        or not read <= _known(mapping)
-        or all(c.plain for c in (*mapping.new.followed, *mapping.old.followed))
-    ):
+    plain = all(c.plain for c in (*mapping.new.followed, *mapping.old.followed))
+    return bool(read) and read <= _known(mapping) and not plain
+
+
+def _has_form(mapper: Mapper, mapping: RowMapping) -> None:
+    """Compute what every row is in the new version, for nothing but the errors."""
+    if mapping.where is None and all(c.plain for c in mapping.new.followed):
         return
+    nowhere = sql.SQL("{} AND {} IS NULL").format(made_rows(mapping), _MADE)
+    counted(mapper, nowhere, mapping.old.key, "zdm_o")
+
+
+def _round_trip(mapper: Mapper, mapping: RowMapping, *, lossy: bool) -> None:
     source = made_rows(mapping)
     rows, _ = counted(mapper, source, mapping.old.key, "zdm_o")
     changed = sql.SQL("{} AND {}").format(source, row_conditions.changed(mapping, "zdm_o", "zdm_n"))
     lost, keys = counted(mapper, changed, mapping.old.key, "zdm_o")
+    _tell_round_trip(mapper, mapping, rows, lost, 0, keys, lossy=lossy)
+
+
+def _tell_round_trip(
+    mapper: Mapper, mapping: RowMapping, rows: int, lost: int, failed: int, keys: str, *, lossy: bool
+) -> None:
     mapper.roundtrips.append(
         Roundtrip(
             table=mapping.old.table,
             group=mapping.new.table.name,
             rows=rows,
             lost=lost,
-            failed=0,
+            failed=failed,
             sample_keys=(keys,) if lost else (),
             declared_lossy=lossy,
         )
@@ -165,24 +219,32 @@ def made_rows(mapping: RowMapping, beside: sql.Composable = sql.SQL("")) -> sql.
     ----------
     beside: joined after both.
     """
+    return sql.SQL("FROM {} AS zdm_o CROSS JOIN LATERAL {}{} WHERE {}").format(
+        qualified_name(mapping.old.table),
+        _new_form(mapping, "zdm_o"),
+        beside,
+        row_conditions.wanted(mapping, "zdm_o"),
+    )
+
+
+def _new_form(mapping: RowMapping, old: str) -> sql.Composed:
+    """A FROM item: what the row of the old side under this alias is in the new version, as ``zdm_n``."""
     made = comma(
         [
             *(
-                sql.SQL("{} AS {}").format(render(value, "zdm_o"), column(name))
+                sql.SQL("{} AS {}").format(render(value, old), column(name))
                 for name, value in zip(mapping.new.key, mapping.new.key_values, strict=True)
             ),
             *(
                 sql.SQL("CAST({} AS {}) AS {}").format(
-                    render(c.value, "zdm_o"), type_name(c.type), column(c.name)
+                    render(c.value, old), type_name(c.type), column(c.name)
                 )
                 for c in mapping.new.columns
             ),
             *(sql.SQL("{} AS {}").format(render(t.value), column(t.name)) for t in mapping.new.given),
         ]
     )
-    return sql.SQL("FROM {} AS zdm_o CROSS JOIN LATERAL (SELECT {}) AS zdm_n{} WHERE {}").format(
-        qualified_name(mapping.old.table), made, beside, row_conditions.wanted(mapping, "zdm_o")
-    )
+    return sql.SQL("(SELECT {}) AS zdm_n").format(made)
 
 
 def counted(mapper: Mapper, found: sql.Composable, key: tuple[str, ...], alias: str) -> tuple[int, str]:

@@ -29,10 +29,10 @@ from zdm.operations.target import (
     MadeTable,
     Target,
     keys_of,
+    loose_key,
     make_table,
     readable,
     table_steps,
-    unique_over,
 )
 
 _TOTALS = Scenario(
@@ -409,14 +409,7 @@ class Collapse(Operation):
         if many.name == one.name:
             problems.append(Problem("a table's rows cannot be collapsed into the table itself"))
         wanted = tuple(self.key.values())
-        if not unique_over(one, wanted):
-            problems.append(
-                Problem(
-                    f"({', '.join(wanted)}) is no unique key of {one.name} whose columns are NOT NULL",
-                    remedy=f"Use its key ({', '.join(one.key)})." if one.key else "Add a primary key first.",
-                    rule="no-key",
-                )
-            )
+        problems.extend(loose_key(one, wanted))
         if not any(
             c.kind == "foreign key"
             and c.references == one.name

@@ -68,7 +68,13 @@ class CreateEnum(Operation):
             if len(value.encode()) > MAX_IDENTIFIER_BYTES
         ]
         if name in draft.taken or name in draft.types or name in draft.created:
-            problems.append(Problem(f"the name {name} is taken", rule="name-taken"))
+            problems.append(
+                Problem(
+                    f"the name {name} is taken",
+                    remedy="Choose another one; or, if the type that has it is meant, leave this out.",
+                    rule="name-taken",
+                )
+            )
         if problems:
             return problems
         draft.types.add(name)

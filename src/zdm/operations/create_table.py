@@ -150,7 +150,14 @@ class CreateTable(Operation):
             return [Problem(str(error))]
         problems = self._check_columns(name)
         if name in draft.taken or name in draft.tables or name in draft.created or name in draft.types:
-            problems.append(Problem(f"the name {name} is taken", rule="name-taken"))
+            by = ", by another operation of this migration" if name in draft.created else ""
+            problems.append(
+                Problem(
+                    f"the name {name} is taken{by}",
+                    remedy="Choose another one; or, if the table that has it is meant, leave out what would make it.",
+                    rule="name-taken",
+                )
+            )
         draft.created[name] = {
             c.name: ColumnType(type=draft.type(c.type), collation=c.collation) for c in self.columns
         }
@@ -180,7 +187,11 @@ class CreateTable(Operation):
         used += [c for key in self.unique for c in key.columns]
         used += [c for key in self.foreign_keys for c in key.columns]
         problems += [
-            Problem(f"there is no column {one} in {name}", rule="unknown-column")
+            Problem(
+                f"there is no column {one} in {name}, of which a key is to be",
+                remedy=f"It has {', '.join(names)}.",
+                rule="unknown-column",
+            )
             for one in dict.fromkeys(used)
             if one not in names
         ]

@@ -22,7 +22,7 @@ from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, nam
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape, is_sequence_default
 from zdm.operations.split_table import CreatedPart
-from zdm.operations.target import quoted, readable, required, unique_over, without_old_form
+from zdm.operations.target import loose_key, quoted, readable, required, without_old_form
 from zdm.operations.union import Union, UnitedTable
 from zdm.operations.union_scenarios import SCENARIOS
 
@@ -389,14 +389,8 @@ class MergeTables(Operation):
                 )
             )
         for shape, names in ((target, tuple(self.key)), (source, tuple(self.key.values()))):
-            if not unique_over(shape.table, names):
-                problems.append(
-                    Problem(
-                        f"({', '.join(names)}) is no unique key of {shape.name} whose columns are NOT NULL",
-                        remedy="Add the unique constraint first; without it two rows could claim one place.",
-                        rule="no-key",
-                    )
-                )
+            remedy = "Add the unique constraint first; without it two rows could claim one place."
+            problems.extend(loose_key(shape.table, names, remedy))
         for name, other in self.key.items():
             here, there = target.table.column(name), source.table.column(other)
             if here is not None and there is not None and here.type != there.type:

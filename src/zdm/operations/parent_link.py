@@ -18,7 +18,7 @@ from zdm.operations.params import Name, TableName
 from zdm.operations.rows import DraftSide
 from zdm.operations.shape import TableShape
 from zdm.operations.shared_parent import Made
-from zdm.operations.target import unique_over
+from zdm.operations.target import loose_key
 
 
 class LinkTable(Value):
@@ -43,16 +43,7 @@ class LinkTable(Value):
     def check(self, shape: TableShape, held: Sequence[str], problems: list[Problem]) -> None:
         """Append what stands in the way of telling rows of the table apart by what the links hold of them."""
         wanted = tuple(self.source.values())
-        if not unique_over(shape.table, wanted):
-            problems.append(
-                Problem(
-                    f"({', '.join(wanted)}) is no unique key of {shape.name} whose columns are NOT NULL",
-                    remedy=f"Use its key ({', '.join(shape.table.key)})."
-                    if shape.table.key
-                    else "Add a primary key first.",
-                    rule="no-key",
-                )
-            )
+        problems.extend(loose_key(shape.table, wanted))
         problems.extend(
             Problem(f"column {name} is both normalised and part of the key")
             for name in wanted

@@ -67,7 +67,9 @@ class RenameTable(Operation):
             or final in draft.taken
             or any(s.final_name == self.to and s.name.schema_ == final.schema_ for s in draft.shapes.values())
         ):
-            problems.append(Problem(f"the name {final} is taken", rule="name-taken"))
+            problems.append(
+                Problem(f"the name {final} is taken", remedy="Choose another one.", rule="name-taken")
+            )
         if problems:
             return problems
         shape.final_name = self.to

@@ -18,7 +18,7 @@ from zdm.operations.create_table import Check, CreateTable, Privilege, TableColu
 from zdm.operations.params import Name, find_column, find_shape
 from zdm.operations.rows import DraftSide
 from zdm.operations.shape import TableShape
-from zdm.operations.target import readable, required, unique_over
+from zdm.operations.target import loose_key, readable, required
 
 
 class ParentTable(Value):
@@ -69,20 +69,25 @@ def made_parent(
     draft: Draft, wanted: Wanted, create: ParentTable, label: str, problems: list[Problem]
 ) -> tuple[DraftSide, Made] | None:
     """The shared table that the migration makes; what stands in the way is appended."""
-    names = {c.name for c in create.columns}
+    names = [c.name for c in create.columns]
+    missing = [name for name in wanted.natural if name not in names]
     problems.extend(
-        Problem(f"there is no column {name} in {wanted.table}", rule="unknown-column")
-        for name in wanted.natural
-        if name not in names
+        Problem(
+            f"there is no column {name} in {wanted.table}, which `values` names",
+            remedy=f"`create` gives it {', '.join(names)}.",
+            rule="unknown-column",
+        )
+        for name in missing
     )
-    unique = [key for key in create.unique if set(key.columns) == set(wanted.natural)]
+    # A key over a column that is not there would be told as well.
+    own = bool(missing) or any(set(key.columns) == set(wanted.natural) for key in create.unique)
     table = CreateTable(
         name=wanted.table,
         columns=tuple(
             c.model_copy(update={"not_null": True}) if c.name in wanted.natural else c for c in create.columns
         ),
         primary_key=create.primary_key,
-        unique=create.unique if unique else (UniqueKey(columns=wanted.natural), *create.unique),
+        unique=create.unique if own else (UniqueKey(columns=wanted.natural), *create.unique),
         checks=create.checks,
         foreign_keys=create.foreign_keys,
         comment=create.comment,
@@ -142,14 +147,8 @@ def found_parent(
     for name in wanted.natural:
         find_column(other, name, problems)
     for what, names in (("the natural key", wanted.natural), ("what rows refer to", wanted.identity)):
-        if not unique_over(table, names):
-            problems.append(
-                Problem(
-                    f"({', '.join(names)}), {what}, is no unique key of {table.name} whose columns are NOT NULL",
-                    remedy="Add the unique constraint first; without it two rows could be made for one value.",
-                    rule="no-key",
-                )
-            )
+        remedy = "Add the unique constraint first; without it two rows could be made for one value."
+        problems.extend(loose_key(table, names, remedy, called=what))
     given = [c.name for c in table.columns if required(c) and c.name not in wanted.natural]
     if given:
         draft.findings.append(

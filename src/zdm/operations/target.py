@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from psycopg import sql
@@ -241,14 +241,9 @@ def existing_table(
                 rule="not-owner",
             )
         )
-    if not unique_over(table, names):
-        problems.append(
-            Problem(
-                f"({', '.join(names)}) is no unique key of {table.name} whose columns are NOT NULL",
-                remedy="Add the unique constraint first; without it two rows could claim one place.",
-                rule="no-key",
-            )
-        )
+    problems.extend(
+        loose_key(table, names, "Add the unique constraint first; without it two rows could claim one place.")
+    )
     for name, source in key.items():
         there, here = table.column(name), shape.table.column(source)
         if there is not None and here is not None and there.type != here.type:
@@ -389,6 +384,43 @@ def unique_over(table: Table, columns: Sequence[str]) -> bool:
     return any(set(key) == set(columns) for key in keys)
 
 
+def loose_key(table: Table, columns: Sequence[str], remedy: str = "", called: str = "") -> Iterator[Problem]:
+    """Why rows of the table cannot be found, and met, by these columns; nothing if they can.
+
+    Parameters
+    ----------
+    remedy: where no constraint is over them; to use the key that the table has, if empty.
+    called: what the columns are, for people.
+    """
+    if unique_over(table, columns):
+        return
+    named = f"({', '.join(columns)}){f', {called},' if called else ''}"
+    over = [
+        c for c in table.constraints if c.kind in {"primary key", "unique"} and set(c.columns) == set(columns)
+    ]
+    if not over:
+        own = f"Use its key ({', '.join(table.key)})." if table.key else "Add a primary key first."
+        what = f"{named} is no unique key of {table.name} whose columns are NOT NULL"
+        yield Problem(what, remedy=remedy or own, rule="no-key")
+        return
+    by = f"{named} is unique in {table.name} by {over[0].name}"
+    empty = [c.name for c in table.columns if c.name in columns and not c.not_null]
+    if empty:
+        yield Problem(
+            f"{by}, but {', '.join(empty)} may be NULL, and rows with NULL have no key",
+            remedy=f"Make {', '.join(empty)} NOT NULL in a migration before this one (set_not_null).",
+            rule="no-key",
+        )
+    if all("DEFERRABLE" in c.definition for c in over):
+        yield Problem(
+            f"{by}, which is deferrable: it is checked late, so that two rows may have one key until then, and INSERT … ON CONFLICT "
+            "cannot go by it",
+            remedy="Add a unique constraint over the same columns that is not deferrable in a migration before this one (add_unique); "
+            "it refuses at once what the deferrable one refuses late.",
+            rule="no-key",
+        )
+
+
 def refuse_loose_key(table: Table, wanted: Sequence[str], problems: list[Problem]) -> None:
     """Append a problem unless rows of the table can be found, and met, by these columns."""
     unknown = [name for name in wanted if table.column(name) is None]
@@ -400,14 +432,8 @@ def refuse_loose_key(table: Table, wanted: Sequence[str], problems: list[Problem
         )
         for name in unknown
     )
-    if not unknown and not unique_over(table, wanted):
-        problems.append(
-            Problem(
-                f"({', '.join(wanted)}) is no unique key of {table.name} whose columns are NOT NULL",
-                remedy=f"Use its key ({', '.join(table.key)})." if table.key else "Add a primary key first.",
-                rule="no-key",
-            )
-        )
+    if not unknown:
+        problems.extend(loose_key(table, wanted))
 
 
 def keys_of(key: Mapping[str, str], table: Table) -> list[TableColumn]:

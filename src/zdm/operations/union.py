@@ -26,12 +26,12 @@ from zdm.operations.split_table import CreatedPart, PartColumn
 from zdm.operations.target import (
     Target,
     existing_table,
+    loose_key,
     make_table,
     quoted,
     readable,
     required,
     table_steps,
-    unique_over,
     without_old_form,
 )
 from zdm.sql.templates import dollar_quoted
@@ -243,16 +243,9 @@ class Union:
             )
             return None
         key = tuple(asked.key.get(name, self.key[name]) for name in self.shared)
-        if not unique_over(shape.table, key):
-            problems.append(
-                Problem(
-                    f"({', '.join(key)}) is no unique key of {shape.name} whose columns are NOT NULL",
-                    remedy=f"Use its key ({', '.join(shape.table.key)})."
-                    if shape.table.key
-                    else "Add a primary key first.",
-                    rule="no-key",
-                )
-            )
+        loose = list(loose_key(shape.table, key))
+        problems.extend(loose)
+        if loose:
             return None
         return _Source(asked, shape, key)
 

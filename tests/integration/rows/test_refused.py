@@ -14,7 +14,7 @@ from zdm.operations.migration import Migration
 
 SETUP = """
 CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int); CREATE TABLE c (id int PRIMARY KEY, v int);
-CREATE TABLE ledger (id int PRIMARY KEY, amount int, status text, data jsonb);
+CREATE TABLE ledger (id int PRIMARY KEY, amount int, status text, data jsonb, late int UNIQUE DEFERRABLE);
 INSERT INTO ledger SELECT g, g, CASE WHEN g % 2 = 0 THEN 'active' ELSE 'void' END FROM generate_series(1, 9) g;
 """
 
@@ -113,6 +113,14 @@ NO_TYPE = "'nosuch' is not a column type here"
                 "public.more a column value, which the operation makes by itself",
             ],
         ),
+        # Why a unique constraint is no key.
+        (
+            [{"move_columns": {**MOVED, "key": {"ledger": "late"}}}],
+            [
+                r"\(late\) is unique in public.ledger by ledger_late_key, which is deferrable.*\n +Add a unique constraint",
+                r"\(late\) is unique in public.ledger by ledger_late_key, but late may be NULL.*\n +Make late NOT NULL",
+            ],
+        ),
         (
             [
                 {
@@ -149,6 +157,21 @@ def test_refused(database: Database, operations: list[dict[str, Any]], told: lis
         engine.plan(migration)
     for part in told:
         refused.match(part)
+
+
+def test_what_is_wrong_with_a_made_parent_is_told_once(database: Database) -> None:
+    database.execute(SETUP)
+    engine = Engine(database.dsn)
+    engine.init()
+    create = {"columns": [{"name": "id", "type": "int", "identity": "always"}], "primary_key": ["id"]}
+    normalise = {"table": "ledger", "columns": ["status"], "parent": "kinds", "values": {"name": "status"}}
+    normalise |= {"create": create, "reference": {"kind_id": "id"}}
+    migration = Migration.model_validate({"id": "bad", "operations": [{"normalise": normalise}]})
+    with pytest.raises(BadInput) as refused:
+        engine.plan(migration)
+    (problem,) = refused.value.problems
+    assert problem.what == "there is no column name in kinds, which `values` names"
+    assert problem.remedy == "`create` gives it id."
 
 
 def test_a_filter_that_what_comes_back_meets(database: Database) -> None:
