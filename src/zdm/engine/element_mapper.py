@@ -17,10 +17,11 @@ from zdm.errors import Problem
 from zdm.model.expression import Expression
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide, SideKind, SyncMode
-from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
+from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
 from zdm.sql import element_rows, group_sync
 from zdm.sql.element_rows import one_to_many
 from zdm.sql.identifiers import column, comma, differs, qualified_name, type_name, without_length
+from zdm.sql.rows import render
 from zdm.sql.trial import trial
 
 _SAMPLE = 20_000
@@ -62,6 +63,7 @@ def element_mapping(
     )
     if len(mapper.problems) > before:
         return None
+    where = _told_apart(mapper, draft, asked, many)
     empty = mapper.check(
         one.table.name,
         [],
@@ -98,6 +100,7 @@ def element_mapping(
             split=split,
             join=join,
             order=asked.order,
+            where=where,
             lossy=draft.lossy,
             written=tuple(asked.written),
             append=tuple(append.items()),
@@ -106,6 +109,27 @@ def element_mapping(
     if empty:
         _of_nothing(mapper, mapping, empty)
     return mapping
+
+
+def _told_apart(mapper: Mapper, draft: DraftRows, asked: DraftElements, many: DraftSide) -> Expression | None:
+    """What tells the elements of a table from its other rows. Only the key may say it, since by that an element finds its place."""
+    if asked.where is None:
+        return None
+    found = mapper.check(
+        many.table.name,
+        [CheckColumn(name, name, type_, collation) for name, type_, collation in many.readable],
+        {"where": Request(draft.operation, asked.where, "boolean")},
+    ).get("where")
+    others = [] if found is None else [name for name in found.columns if name not in many.key]
+    if others:
+        mapper.problems.append(
+            Problem(
+                f"`elements_where` reads {', '.join(others)} of {many.table}, by which a row that is there already may be another one's",
+                draft.operation,
+                f"Let it read columns of the key only: {', '.join(many.key)}.",
+            )
+        )
+    return found
 
 
 def _of_nothing(mapper: Mapper, mapping: RowMapping, empty: Mapping[str, Expression]) -> None:
@@ -223,7 +247,7 @@ def _there_already(mapper: Mapper, mapping: RowMapping, elements: Elements) -> N
         " WHERE kind <> 'missing' OR EXISTS (SELECT FROM {} AS zdm_m WHERE {})"
     ).format(
         element_rows.disagreeing(mapping, 0, known=False),
-        qualified_name(many.table),
+        element_rows.among(mapping, 0),
         element_rows.keys_equal(mapping, "zdm_m", "zdm_w"),
     )
     with transaction(mapper.conn, isolation="repeatable read", read_only=True, rollback=True):
@@ -238,7 +262,8 @@ def _there_already(mapper: Mapper, mapping: RowMapping, elements: Elements) -> N
             Problem(
                 f"{row[0]} rows of {many.table} are not what {one.table} says of them, for example {'; '.join(row[1])}",
                 mapping.operation,
-                "Which of them is right nobody can tell but you: correct or delete them first.",
+                "Which of them is right nobody can tell but you: correct or delete them first. If they are of something else, say with "
+                "`elements_where` which rows are its elements.",
                 "rows-disagree",
             )
         )
@@ -295,6 +320,8 @@ def _trial(mapper: Mapper, mapping: RowMapping, elements: Elements) -> sql.Compo
         )
         for c in elements.columns
     ]
+    if elements.where is not None:
+        definitions.append(sql.SQL("CONSTRAINT elements_where CHECK ({})").format(render(elements.where)))
     return trial(
         sample(mapper.draft.tables[one.table], _SAMPLE),
         one.key,

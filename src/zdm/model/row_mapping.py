@@ -278,6 +278,7 @@ class Elements(Value):
     split: the elements of a row: `columns`, over the one side's rows; None where that is not mirrored.
     join: `held`, over the many rows of one row, and that row itself; always one row.
     order: a column that only says in which order elements come; gaps in it have no form in the one row.
+    where: over the columns of the many side's key: the rows that are elements, others being left alone; all of them, if None.
     lossy: elements that do not come back as they were are accepted.
     written: where the one row only follows: those of `held` that the new version may write nevertheless; that makes a row of the many.
     append: its columns besides `of`, and what they hold, over the one row.
@@ -291,6 +292,7 @@ class Elements(Value):
     split: RowsQuery | None
     join: RowsQuery | None
     order: str | None = None
+    where: Expression | None = None
     lossy: bool = False
     written: tuple[str, ...] = ()
     append: tuple[tuple[str, Expression], ...] = ()

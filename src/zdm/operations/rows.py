@@ -122,6 +122,7 @@ class DraftElements:
     split: str | None
     join: list[str]
     order: str | None = None
+    where: str | None = None
     empty: dict[str, str] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     append: dict[str, str] = field(default_factory=dict)

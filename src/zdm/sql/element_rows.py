@@ -25,6 +25,7 @@ from zdm.sql.row_objects import (
     failed,
     name_of,
 )
+from zdm.sql.rows import render
 
 MANY, ELEMENT, JOINED = "zdm_m", "zdm_e", "zdm_j"
 
@@ -39,9 +40,15 @@ def one_to_many(mapping: RowMapping) -> Elements:
 
 
 def belongs(mapping: RowMapping, many: str, one: str) -> sql.Composable:
-    """A condition over two aliases: the element is of this row."""
+    """A condition over two aliases: the row of the many side is an element of this row."""
     elements = one_to_many(mapping)
-    return equal(elements.of, many, mapping.side(elements.one).key, one)
+    return all_of([equal(elements.of, many, mapping.side(elements.one).key, one), *is_element(mapping, many)])
+
+
+def is_element(mapping: RowMapping, alias: str) -> list[sql.Composable]:
+    """Conditions over a row of the many side: it is an element, and not a row of something else; none where all of them are."""
+    where = one_to_many(mapping).where
+    return [] if where is None else [sql.SQL("(({}) IS TRUE)").format(render(where, alias))]
 
 
 def among(mapping: RowMapping, rollout: int) -> sql.Composable:
@@ -53,7 +60,11 @@ def among(mapping: RowMapping, rollout: int) -> sql.Composable:
     """
     if mapping.records:
         return records.counted(mapping, rollout)
-    return qualified_name(mapping.side(one_to_many(mapping).many).table)
+    table = qualified_name(mapping.side(one_to_many(mapping).many).table)
+    counting = is_element(mapping, "zdm_b")
+    if counting:
+        return sql.SQL("(SELECT zdm_b.* FROM {} AS zdm_b WHERE {})").format(table, all_of(counting))
+    return table
 
 
 def split(mapping: RowMapping, alias: str) -> sql.Composed:
@@ -330,7 +341,7 @@ def comparison(mapping: RowMapping) -> sql.Composed:
         "SELECT count(*) FROM ({}) AS zdm_e FULL JOIN {} AS zdm_m ON {} AND {} WHERE zdm_e IS NULL OR zdm_m IS NULL OR {}"
     ).format(
         split_all(mapping, sql.SQL("<range>"), "zdm_o"),
-        qualified_name(mapping.side(elements.many).table),
+        among(mapping, 0),
         keys_equal(mapping, MANY, ELEMENT),
         same_element(mapping, MANY, ELEMENT),
         unlike(mapping, MANY, ELEMENT),

@@ -17,6 +17,7 @@ from zdm.sql.element_rows import (
     among,
     belongs,
     elements_of,
+    is_element,
     is_in_order,
     is_joined,
     is_split,
@@ -103,21 +104,32 @@ class ElementObjects(Objects):
                 self._trigger("delete", "DELETE", on),
                 self._statement_trigger(on),
             )
-        moved = self._changed(self.elements.of)
+        moved, was, now = self._changed(self.elements.of), self._counting("old"), self._counting("new")
+        if was:
+            # What becomes an element comes as one that is inserted does.
+            moved = any_of([moved, sql.SQL("NOT {}").format(all_of(was))])
+        updated = [self._when_updated, *([any_of([*was, *now])] if was else [])]
         return (
-            self._before("enter", "INSERT", self._named("enter"), self._not_backfilled),
-            self._before("move", "UPDATE", self._named("enter"), all_of([self._not_backfilled, moved])),
+            self._before("enter", "INSERT", self._named("enter"), all_of([self._not_backfilled, *now])),
+            self._before("move", "UPDATE", self._named("enter"), all_of([self._not_backfilled, *now, moved])),
             *self._taking_away(),
-            self._trigger("insert", "INSERT", on, self._not_backfilled),
-            self._trigger("update", "UPDATE", on, self._when_updated),
-            self._trigger("delete", "DELETE", on),
+            self._trigger("insert", "INSERT", on, all_of([self._not_backfilled, *now])),
+            self._trigger("update", "UPDATE", on, all_of(updated)),
+            self._trigger("delete", "DELETE", on, all_of(was) if was else None),
             self._statement_trigger(on),
         )
+
+    def _counting(self, alias: str) -> list[sql.Composable]:
+        """Conditions over a row of the many side: it is an element; none where every row is."""
+        return is_element(self.mapping, alias)
 
     def _taking_away(self) -> tuple[Trigger, ...]:
         """What notes that a statement takes elements away."""
         gone = self._named("gone")
-        moving = sql.SQL("UPDATE OF {}").format(comma(column(name) for name in self.elements.of))
+        told = self.elements.where.columns if self.elements.where is not None else ()
+        moving = sql.SQL("UPDATE OF {}").format(
+            comma(column(name) for name in dict.fromkeys((*self.elements.of, *told)))
+        )
         return (
             self._before("gone", "DELETE", gone, None, level="STATEMENT"),
             self._before("going", moving.as_string(None), gone, None, level="STATEMENT"),
@@ -275,8 +287,22 @@ class ElementObjects(Objects):
         return []
 
     def _over(self) -> sql.Composable:
-        """What comes before the elements that a row says are written."""
-        return sql.SQL("")
+        """What comes before the elements that a row says are written: nothing that would be a row of something else is one."""
+        counting = self._counting(MANY)
+        if not counting:
+            return sql.SQL("")
+        names = (*self.elements.of, *(c.name for c in self.elements.columns))
+        return sql.SQL(
+            "        IF EXISTS (SELECT FROM ({}) AS zdm_m ({}) WHERE NOT {}) THEN\n"
+            "          RAISE check_violation USING MESSAGE = {};\n        END IF;"
+        ).format(
+            self._rows("zdm_row"),
+            comma(column(name) for name in names),
+            all_of(counting),
+            sql.Literal(
+                f"`up` makes a row of {self.many.table} of it that `elements_where` does not take for an element"
+            ),
+        )
 
     def _rows(self, alias: str) -> sql.Composed:
         """The elements of a row, as an INSERT takes them."""
@@ -313,7 +339,7 @@ class ElementObjects(Objects):
             ),
             "guard": self._guard(comma(keys)),
             "own_key": own_key,
-            "match": is_key(elements.of, MANY),
+            "match": all_of([is_key(elements.of, MANY), *self._counting(MANY)]),
             "agree": self._agrees("zdm_row"),
             # A version of the row that this transaction wrote meets every older snapshot already.
             "touch": sql.SQL(
@@ -375,7 +401,7 @@ class ElementObjects(Objects):
             **self.tables,
             guard=self._guard(self._of_element("new")),
             own_key=equal(self.one.key, "zdm_s", self.elements.of, "new"),
-            match=equal(self.elements.of, MANY, self.elements.of, "new"),
+            match=all_of([equal(self.elements.of, MANY, self.elements.of, "new"), *self._counting(MANY)]),
             filled=self._filled(self.mapping.id),
             wanted=wanted_by(mapping, self.rollout),
             settle_many=self._called(f"settle_{self.elements.many}"),
@@ -412,11 +438,18 @@ class ElementObjects(Objects):
             "truncated": sql.SQL(
                 "{}\n    DELETE FROM zdm.sync_failures WHERE rollout = {} AND group_name = {};"
             ).format(
-                load("row_truncate").fill(target=self.tables["many"], guard=self.others),
+                self._taking_all(),
                 sql.Literal(self.rollout),
                 sql.Literal(str(self.mapping.id)),
             ),
         }
+
+    def _taking_all(self) -> sql.Composable:
+        """What makes all elements go."""
+        where = {"target": self.tables["many"], "guard": self.others}
+        if counting := self._counting(MANY):
+            return load("element_truncate").fill(**where, element=all_of(counting))
+        return load("row_truncate").fill(**where)
 
     def _on_many(self) -> dict[str, sql.Composable]:
         settle = self._called(f"settle_{self.elements.one}")

@@ -375,8 +375,16 @@ class _Elements:
 
     def astray(self) -> sql.Composed:
         """Elements of no row."""
-        return sql.SQL("FROM {} AS zdm_m WHERE NOT EXISTS (SELECT FROM {} AS zdm_o WHERE {})").format(
-            self._many, self._one, element_rows.belongs(self._mapping, "zdm_m", "zdm_o")
+        return sql.SQL("FROM {} AS zdm_m WHERE {}").format(
+            self._many,
+            all_of(
+                [
+                    *element_rows.is_element(self._mapping, "zdm_m"),
+                    sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_o WHERE {})").format(
+                        self._one, element_rows.belongs(self._mapping, "zdm_m", "zdm_o")
+                    ),
+                ]
+            ),
         )
 
     def dropping(self) -> sql.Composed:
