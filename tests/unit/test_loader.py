@@ -66,6 +66,7 @@ operations:
       to: int
       collation: 2
       lossy: maybe
+  - move_columns: {table: t, to: u, key: {a: b}, columns: [{colum: c}]}
   - chnge_type: {}
   - change_type:
     table: t
@@ -97,24 +98,26 @@ gates: {replication_lagg: 5s, soak: soon}
         ("m.yaml:9", "unknown key 'colum' of change_type", "Did you mean 'column'?"),
         ("m.yaml:11", "collation must be text, not 2", 'Quote it: collation: "2"'),
         ("m.yaml:12", "lossy must be true or false, not 'maybe'", ""),
-        ("m.yaml:13", "there is no operation 'chnge_type'", "Did you mean 'change_type'?"),
+        ("m.yaml:13", "the key 'columns.1.column' of move_columns is missing", "It is the column."),
+        ("m.yaml:13", "unknown key 'columns.1.colum' of move_columns", "Did you mean 'column'?"),
+        ("m.yaml:14", "there is no operation 'chnge_type'", "Did you mean 'change_type'?"),
         (
-            "m.yaml:14",
-            "operation 3 is one key, its kind, with its parameters below it; found 2 keys (change_type, table)",
+            "m.yaml:15",
+            "operation 4 is one key, its kind, with its parameters below it; found 2 keys (change_type, table)",
             "Indent the parameters below the kind, and begin each operation with a dash.",
         ),
         (
-            "m.yaml:16",
-            "operation 4 is one key, its kind, with its parameters below it; found a number",
+            "m.yaml:17",
+            "operation 5 is one key, its kind, with its parameters below it; found a number",
             "Indent the parameters below the kind, and begin each operation with a dash.",
         ),
-        ("m.yaml:17", "rename_column needs a mapping of its parameters, not a list", ""),
-        ("m.yaml:19", "validations.1.sql must not be empty", ""),
-        ("m.yaml:19", "the key 'validations.1.expect' is missing", "It is the value it must return."),
-        ("m.yaml:19", "unknown key 'validations.1.expct'", "Did you mean 'expect'?"),
-        ("m.yaml:20", "there is no gate 'replication_lagg'", "Did you mean replication_lag?"),
+        ("m.yaml:18", "rename_column needs a mapping of its parameters, not a list", ""),
+        ("m.yaml:20", "validations.1.sql must not be empty", ""),
+        ("m.yaml:20", "the key 'validations.1.expect' is missing", "It is the value it must return."),
+        ("m.yaml:20", "unknown key 'validations.1.expct'", "Did you mean 'expect'?"),
+        ("m.yaml:21", "there is no gate 'replication_lagg'", "Did you mean replication_lag?"),
         (
-            "m.yaml:20",
+            "m.yaml:21",
             "gate soak.min: 'soon' is not a duration; write it as 250ms, 5s, 1m30s, 24h or 7d",
             "It takes min, or a bare value for min, or off.",
         ),

@@ -231,8 +231,8 @@ def _masked(value: Any) -> Any:
 
 
 def located(error: ZdmError, source: Source) -> tuple[Any, ...]:
-    """The error's problems with file and line."""
-    return tuple(source.locate(problem) for problem in error.problems)
+    """The error's problems with file and line, in the order of the file; what is not of the file comes last."""
+    return tuple(sorted(map(source.locate, error.problems), key=source.line))
 
 
 def open_engine(run: Run, settings: Mapping[str, Any]) -> Engine:

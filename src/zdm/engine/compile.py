@@ -86,9 +86,10 @@ def compile_plan(
     mapper = Mapper(conn, migration, target, draft)
     mapper.apply()
     mappings = {name: mapper.mapping(shape) for name, shape in draft.shapes.items()}
+    # Every expression is asked about before anything fails, so that all that is wrong with them is told in one run.
+    rows = row_mappings(mapper, mappings.values()) if mapper.typed else ()
+    expressions = mapper.requested() if mapper.typed else {}
     mapper.fail_with(lambda: _cannot_follow(conn, draft, Allowance(lock_budget if measure else None)))
-    rows = row_mappings(mapper, mappings.values())
-    mapper.fail()
     mappings, rows = refer(mapper, mappings, rows)
     if measure:
         measure_columns(mapper, mappings)
@@ -102,8 +103,6 @@ def compile_plan(
                 measure_union(mapper, found)
             measure_orphans(mapper, found, asked)
         mapper.fail()
-    expressions = mapper.requested()
-    mapper.fail()
     # The session's own prelude makes the migration's types, so none is passed on.
     shadows = draft.shadows.values()
     allowance = Allowance(lock_budget if measure else None)

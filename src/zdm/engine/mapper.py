@@ -61,6 +61,8 @@ class Mapper:
     problems: list[Problem] = field(default_factory=list)
     refused: list[Problem] = field(default_factory=list)
     """What hangs on replaced columns and cannot follow them; told together with what is wrong with the mappings."""
+    typed: bool = True
+    """Whether the server knows all types, so that it can be asked about expressions over their columns."""
     findings: list[Finding] = field(default_factory=list)
     roundtrips: list[Roundtrip] = field(default_factory=list)
     _types: dict[str, ResolvedType] = field(default_factory=dict)
@@ -199,6 +201,7 @@ class Mapper:
         return self._paths[asked]
 
     def _groups(self, shape: TableShape) -> tuple[ColumnGroup, ...]:
+        before = len(self.problems)
         if not shape.groups:
             self._spell_defaults(shape)
             return ()
@@ -216,7 +219,7 @@ class Mapper:
         for group in shape.groups:
             for new in group.new:
                 self._resolve_new(shape, group.operation, new)
-        if self.problems:
+        if len(self.problems) > before:
             return ()
         ups, fills, downs = self._expressions(shape)
         derived = DerivedDefaults(self.conn, self.target, shape, self.problems, self.findings)
@@ -225,7 +228,7 @@ class Mapper:
         self.problems += sync_limits.reads_generated(shape, [*ups.items(), *downs.items()])
         self.problems += refused_keys(self.conn, shape, fills)
         self.problems += refused_copies(self.conn, self.draft, shape)
-        if self.problems:
+        if len(self.problems) > before:
             return ()
         made = []
         for number, group in enumerate(shape.groups):
@@ -325,6 +328,7 @@ class Mapper:
             found = self._type(new.type)
         except BadInput as error:
             self.problems.append(Problem(error.message, operation, error.remedy))
+            self.typed = False
             return
         new.type, new.domain = found.name, found.kind == "domain"
         if not self._adds_instantly(found.name, None):

@@ -61,7 +61,8 @@ def check_overrides(overrides: Mapping[str, Any]) -> list[Problem]:
         except ValidationError as error:
             found += [
                 Problem(
-                    f"gate {'.'.join((name, *map(str, e['loc'])))}: {_plain(e['msg'])}",
+                    f"gate {'.'.join((name, *map(str, e['loc'])))}: "
+                    + ("there is no such key" if e["type"] == "extra_forbidden" else _plain(e["msg"])),
                     remedy=f"It takes {_usage(known)}.",
                 )
                 for e in error.errors()

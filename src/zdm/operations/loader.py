@@ -166,13 +166,8 @@ def _read_document(
     if root is None:
         return None
     migration = _build(root, reader, problems, check_gates)
-    problems[before:] = sorted(problems[before:], key=_line)
+    problems[before:] = sorted(problems[before:], key=reader.source.line)
     return Loaded(migration, reader.source) if migration is not None and len(problems) == before else None
-
-
-def _line(problem: Problem) -> int:
-    line = problem.where.rpartition(":")[2]
-    return int(line) if line.isdigit() else 0
 
 
 # ---------------------------------------------------------------------------------------------------------- building

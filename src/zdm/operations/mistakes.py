@@ -19,8 +19,13 @@ def translate(
 ) -> Iterator[tuple[Trail, Problem]]:
     """Pydantic's findings as problems, each with its trail inside `model`; several about one value become one."""
     by_place: dict[Trail, list[Any]] = {}
-    for item in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for item in errors:
         loc = tuple(item["loc"])
+        if item["type"] == "too_short" and any(
+            tuple(e["loc"])[: len(loc)] == loc != e["loc"] for e in errors
+        ):
+            continue  # pydantic counts only the items that are right
         known = tuple(part for part in loc if _is_written(part, loc, base, reader)) or loc[:1]
         by_place.setdefault(known, []).append(item)
     for trail, items in by_place.items():

@@ -33,6 +33,11 @@ class Source:
                 return f"{self.name}:{line}"
         return self.name
 
+    def line(self, problem: Problem) -> float:
+        """The line of the file that a problem names; beyond the end if it names none."""
+        found = re.match(rf"{re.escape(self.name)}:(\d+)", problem.where)
+        return int(found[1]) if found is not None else float("inf")
+
     def locate(self, problem: Problem) -> Problem:
         """The same problem with file and line, if its `where` is an operation's label (``2:split_column``).
 

@@ -174,6 +174,35 @@ def test_what_is_wrong_with_a_made_parent_is_told_once(database: Database) -> No
     assert problem.remedy == "`create` gives it id."
 
 
+def test_wrong_expressions_of_all_operations_are_told_at_once(database: Database) -> None:
+    """Of one table, of another one, between two tables, and of a constraint: in one run."""
+    database.execute(SETUP)
+    engine = Engine(database.dsn)
+    engine.init()
+    change = {"column": "v", "to": "text", "down": "v::int"}
+    operations = [
+        {"change_type": {"table": "a", "up": "nope", **change}},
+        {"change_type": {"table": "b", "up": "v +", **change}},
+        {"add_check": {"table": "c", "name": "c", "check": "nowhere > 1"}},
+        {
+            "move_columns": {
+                **MOVED,
+                "create": {},
+                "columns": [{"column": "amount", "up": "gone", "down": "amount", "type": "int"}],
+            }
+        },
+    ]
+    migration = Migration.model_validate({"id": "bad", "operations": operations})
+    with pytest.raises(BadInput) as refused:
+        engine.plan(migration)
+    assert sorted(problem.where for problem in refused.value.problems) == [
+        "1:change_type",
+        "2:change_type",
+        "3:add_check",
+        "4:move_columns",
+    ]
+
+
 def test_a_filter_that_what_comes_back_meets(database: Database) -> None:
     database.execute(SETUP)
     engine = Engine(database.dsn)

@@ -103,7 +103,11 @@ def _duplicates(loaded: list[Loaded]) -> list[Problem]:
         place = one.source.place(("id",))
         if seen.setdefault(one.migration.id, place) != place:
             problems.append(
-                Problem(f"the id {one.migration.id!r} is taken by {seen[one.migration.id]} as well", place)
+                Problem(
+                    f"the id {one.migration.id!r} is taken by {seen[one.migration.id]} as well",
+                    place,
+                    "Give each migration an id of its own.",
+                )
             )
     return problems
 
