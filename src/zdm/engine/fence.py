@@ -61,13 +61,13 @@ def set_fence(work: Work, *, up: bool) -> FenceResult:
     """
     if work.rollout.state in (State.COMPLETED, State.ROLLED_BACK):
         raise IllegalMove(
-            f"The rollout is {work.rollout.state}: there are no two versions any more.",
+            f"The rollout is {work.rollout.state.words}: there are no two versions any more.",
             changed="Nothing was changed.",
         )
     allowed = (State.SWITCHED_OVER, State.CLEANUP_FAILED) if up else tuple(State)
     if work.rollout.state not in allowed:
         raise IllegalMove(
-            f"The fence can be raised only after switchover; the rollout is {work.rollout.state}.",
+            f"The fence can be raised only after switchover; the rollout is {work.rollout.state.words}.",
             remedy=f"`zdm advance {work.rollout.migration}` until it is switched over.",
             changed="Nothing was changed.",
         )

@@ -94,7 +94,7 @@ def _why_not(state: State) -> str:
     }
     return reasons.get(
         state,
-        f"The rollout is {state}: cleanup has begun, and there is no way back. `zdm advance` finishes it.",
+        f"The rollout is {state.words}: cleanup has begun, and there is no way back. `zdm advance` finishes it.",
     )
 
 

@@ -154,7 +154,7 @@ class Engine:
             names = readable_names(operation.tables(), self.target)
             problems += [
                 Problem(
-                    f"the rollout of {other.migration} on {sql_name(other.target)} is at table {table} ({other.state})",
+                    f"the rollout of {other.migration} on {sql_name(other.target)} is at table {table} ({other.state.words})",
                     f"{position}:{operation.kind}",
                 )
                 for table, other in rollouts.conflicts(session, names)
@@ -381,7 +381,7 @@ class Engine:
         )
         if work.rollout.state not in standing and not whole:
             raise IllegalMove(
-                f"The rollout is {work.rollout.state}: there are not both sides of the rows.",
+                f"The rollout is {work.rollout.state.words}: there are not both sides of the rows.",
                 remedy="This works from the end of preparation until cleanup.",
                 changed="Nothing was changed.",
             )
@@ -413,7 +413,8 @@ class Engine:
             rollout = find_rollout(session, migration, self.target)
             if not machine().follows(rollout.state):
                 raise IllegalMove(
-                    f"The rollout is {rollout.state}; nothing of it runs.", changed="Nothing was changed."
+                    f"The rollout is {rollout.state.words}; nothing of it runs.",
+                    changed="Nothing was changed.",
                 )
             rollouts.set_paused(session, rollout.id, paused)
             return PauseResult(
@@ -421,9 +422,19 @@ class Engine:
             )
 
     def approve(self, migration: str, phase: Phase, by: str = "", comment: str = "") -> Approval:
-        """Record somebody's approval of the move into a phase; repeating it changes nothing."""
+        """Record somebody's approval of the move into a phase; repeating it changes nothing.
+
+        Raises
+        ------
+        IllegalMove: the phase is done.
+        """
         with open_session(self.url) as session:
             rollout = find_rollout(session, migration, self.target)
+            if machine().is_past(rollout.state, phase):
+                raise IllegalMove(
+                    f"The {phase.value} of {migration} is done: there is nothing to approve.",
+                    changed="Nothing was changed.",
+                )
             approver = by or person()
             approvals.add(session, rollout.id, phase, approver, comment)
             found = [a for a in approvals.all_of(session, rollout.id, phase) if a.approver == approver]

@@ -36,6 +36,11 @@ class State(StrEnum):
     ROLLBACK_FAILED = "rollback_failed"
     ROLLED_BACK = "rolled_back"
 
+    @property
+    def words(self) -> str:
+        """As people say it."""
+        return self.replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class PhaseDefinition:
