@@ -151,18 +151,6 @@ def _table(row: Sequence[Any], facts: dict[tuple[int, int, int], tuple[str, Comp
     )
 
 
-def columns_exist(conn: Connection, table: QualifiedName, columns: Iterable[str]) -> dict[str, bool]:
-    """Whether each column exists; all False if the table does not."""
-    rows = conn.execute(
-        "SELECT a.attname FROM pg_catalog.pg_attribute a"
-        " JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        (table.schema_, table.name),
-    ).fetchall()
-    found = {name for (name,) in rows}
-    return {column: column in found for column in columns}
-
-
 @contextmanager
 def _reading(conn: Connection) -> Iterator[None]:
     """One snapshot under the pinned settings; inside a transaction of the caller's, that one."""
@@ -281,15 +269,6 @@ def resolve_collation(conn: Connection, text: str, target_schema: str = "public"
         conn.execute(search_path_of([]))
         found = fetch_value(conn, "SELECT %s::pg_catalog.oid::pg_catalog.regcollation::text", (oid,))
     return None if found is None else str(found)
-
-
-def type_exists(conn: Connection, text: str, target_schema: str = "public") -> bool:
-    """Whether `resolve_type` finds a type."""
-    try:
-        resolve_type(conn, text, target_schema)
-    except BadInput:
-        return False
-    return True
 
 
 def type_comparison(conn: Connection, type_: str, collation: str | None = None) -> Comparison:

@@ -8,13 +8,11 @@ import pytest
 from tests.integration.db.support import public
 from tests.support import Database, on_all_versions
 from zdm.db.introspect import (
-    columns_exist,
     read_table,
     read_tables,
     resolve_type,
     rewrite_free,
     type_comparison,
-    type_exists,
 )
 from zdm.db.session import Session
 from zdm.errors import BadInput
@@ -168,11 +166,6 @@ def test_who_may_alter(database: Database) -> None:
     assert not table.may_alter
 
 
-def test_columns_exist(database: Database, conn: Session) -> None:
-    database.execute("CREATE TABLE t (a int, b int); ALTER TABLE t DROP b")
-    assert columns_exist(conn, public("t"), ["a", "b", "ctid"]) == {"a": True, "b": False, "ctid": False}
-
-
 @pytest.mark.parametrize(
     ("written", "name"),
     [
@@ -211,7 +204,6 @@ def test_not_a_type(database: Database, conn: Session, written: str) -> None:
     database.execute("CREATE TABLE t (a int); CREATE SCHEMA s; CREATE TYPE s.mood AS ENUM ('a')")
     with pytest.raises(BadInput):
         resolve_type(conn, written)
-    assert not type_exists(conn, written)
     assert database.value("SELECT to_regclass('public.t') IS NOT NULL AND to_regclass('public.x') IS NULL")
 
 
