@@ -154,9 +154,13 @@ def measure_parents(mapper: Mapper, mapping: RowMapping) -> None:
     assert mapping.parent is not None
     assert draft is not None
     table = mapper.draft.tables[mapping.old.table]
-    staying = {c.physical for c in mapper.draft.shapes[mapping.old.table].columns}
-    gone = {c.name for c in mapping.old.columns} - staying
-    found = tried(mapper, parent_trial(mapping, mapping.parent, sample(table, _SAMPLE), gone=gone))
+    shape = mapper.draft.shapes[mapping.old.table]
+    gone = {c.name for c in mapping.old.columns} - {c.physical for c in shape.columns}
+    required = [
+        new.final for new in shape.all_new() if new.not_null and new.physical in mapping.parent.reference
+    ]
+    source = sample(table, _SAMPLE)
+    found = tried(mapper, parent_trial(mapping, mapping.parent, source, gone=gone, required=required))
     tell_failed(mapper, mapping, found, no_form(found, mapping.old.table, mapping.parent.table))
     if found.lost and not draft.lossy:
         mapper.problems.append(

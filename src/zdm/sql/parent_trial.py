@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
@@ -25,7 +25,12 @@ from zdm.sql.trial import trial
 
 
 def parent_trial(
-    mapping: RowMapping, parent: ParentSide, source: sql.Composable, *, gone: Collection[str]
+    mapping: RowMapping,
+    parent: ParentSide,
+    source: sql.Composable,
+    *,
+    gone: Collection[str],
+    required: Sequence[str] = (),
 ) -> sql.Composed:
     """What creates a function (`sql.trial`) that tries the mapping on rows of the source, without writing.
 
@@ -35,6 +40,7 @@ def parent_trial(
     Parameters
     ----------
     gone: the held columns that go.
+    required: columns that refer to the parent, and may not be NULL.
     """
     variables = {f"{PARENT}{name}": variable(number) for number, name in enumerate(parent.key)}
     known = all(
@@ -66,11 +72,15 @@ def parent_trial(
         ).format(v=variable(number), e=render(value, "zdm_row"), m=sql.Literal(f"{name} would be NULL"))
         for number, (name, value) in enumerate(zip(parent.key, parent.key_values, strict=True))
     ]
+    none: sql.Composable = sql.SQL("zdm_lost := {};").format(left)
+    if required:
+        message = f"the row has none, and {', '.join(required)} is NOT NULL"
+        none = sql.SQL("RAISE not_null_violation USING MESSAGE = {};").format(sql.Literal(message))
     return trial(
         source,
         mapping.old.key,
-        sql.SQL("IF {} THEN {} zdm_lost := {}; ELSE zdm_lost := {}; END IF;").format(
-            wants(mapping, parent, "zdm_row"), sql.SQL(" ").join(lines), lost, left
+        sql.SQL("IF {} THEN {} zdm_lost := {}; ELSE {} END IF;").format(
+            wants(mapping, parent, "zdm_row"), sql.SQL(" ").join(lines), lost, none
         ),
         row=qualified_name(mapping.old.table),
         declare=sql.SQL(" ").join(

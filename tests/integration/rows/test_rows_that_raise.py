@@ -86,3 +86,24 @@ def test_what_the_other_rows_lose_is_told_as_well(database: Database) -> None:
         "down(up(x)) differs from x in 16 of 20 rows of public.stock (for example id=1; id=2; id=3)"
         in problem.what
     )
+
+
+def test_a_row_without_a_parent_where_each_must_have_one(database: Database) -> None:
+    database.execute(SETUP + "UPDATE stock SET amount = NULL WHERE id IN (3, 4)")
+    Engine(database.dsn).init()
+    create = {
+        "columns": [
+            {"name": "id", "type": "int", "identity": "always"},
+            {"name": "amount", "type": "varchar(3)"},
+        ],
+        "primary_key": ["id"],
+    }
+    normalise: dict[str, Any] = {"table": "stock", "columns": ["amount"], "parent": "amounts"}
+    normalise |= {"values": {"amount": "amount"}, "create": create}
+    required = {"columns": {"amount_id": "id"}, "not_null": True}
+    plan = planned(database, {"normalise": {**normalise, "reference": required}})
+    (text,) = [f.text for f in plan.findings if f.rule == "up-raises"]
+    assert "2 of 20 rows of public.stock have no form in public.amounts, for example id=3; id=4 (" in text
+    assert "the row has none, and amount_id is NOT NULL" in text
+    plan = planned(database, {"normalise": {**normalise, "reference": {"amount_id": "id"}}})
+    assert [f.text for f in plan.findings if f.rule == "up-raises"] == []
