@@ -13,7 +13,7 @@ from zdm.operations import ddl
 from zdm.operations.base import Context
 from zdm.operations.fidelity.columns import attribute_statements
 from zdm.operations.fidelity.indexes import attributes_of
-from zdm.operations.fidelity.review import constraint_comment, temporary
+from zdm.operations.fidelity.review import constraint_comment, own_timing, succeed_key, temporary
 from zdm.operations.shadows import Shadow, ShadowIndex, literal
 from zdm.sql import views
 from zdm.sql.templates import dollar_quoted
@@ -236,34 +236,8 @@ def _add_key(context: Context, shadow: Shadow, child: Table | None, key: Constra
     )
 
 
-def _timing(key: Constraint, table: Table | None, shadow: Shadow) -> list[str]:
-    """The timing of the old key, instead of the most patient one that it had until here."""
-    if not key.definition.endswith(" DEFERRABLE"):
-        return []
-    on = shadow.old.name if table is None else table.name
-    return [
-        ddl.text(
-            "ALTER TABLE {t} ALTER CONSTRAINT {c} DEFERRABLE INITIALLY IMMEDIATE",
-            t=ddl.table(on),
-            c=ddl.ident(key.name),
-        )
-    ]
-
-
 def _release(shadow: Shadow, child: Table, key: Constraint) -> Step:
     """Another table's key points at the new table alone; dropping one locks both tables, so each has its own transaction."""
-    table, name = ddl.table(child.name), ddl.ident(key.name)
-    statements = [
-        ddl.text("ALTER TABLE {t} DROP CONSTRAINT {c}", t=table, c=name),
-        ddl.text(
-            "ALTER TABLE {t} RENAME CONSTRAINT {old} TO {c}",
-            t=table,
-            old=ddl.ident(temporary(key.name)),
-            c=name,
-        ),
-        *_timing(key, child, shadow),
-        *constraint_comment(key, child.name),
-    ]
     return Step(
         id=f"cleanup.{child.name}.shadow.{key.name}",
         title=f"let the foreign key {key.name} of {child.name} point at the new {shadow.old.name} alone",
@@ -271,7 +245,7 @@ def _release(shadow: Shadow, child: Table, key: Constraint) -> Step:
         stage=Stage.RELEASE,
         operation=shadow.label,
         action=Transaction(
-            statements=tuple(statements),
+            statements=tuple(succeed_key(key, child.name)),
             locks=ddl.locks((child.name, shadow.old.name), Lock.ACCESS_EXCLUSIVE),
         ),
         naive="drop-foreign-key-locks-both",
@@ -296,9 +270,7 @@ def _finish(context: Context, shadow: Shadow) -> list[Step]:
     """Comments and settings of what took the old names, and the end of the schema that held the new table."""
     del context
     final = shadow.old.name
-    statements = [
-        s for key in shadow.own for s in (*_timing(key, None, shadow), *constraint_comment(key, final))
-    ]
+    statements = [s for key in shadow.own for s in (*own_timing(key, final), *constraint_comment(key, final))]
     built = {index.name for index in shadow.indexes}
     for constraint in shadow.old.constraints:
         if constraint.kind in {"check", "exclusion", "primary key", "unique"} and (

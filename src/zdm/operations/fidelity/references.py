@@ -23,6 +23,7 @@ from zdm.operations.fidelity.review import (
     carry_key,
     constraint_comment,
     final_names,
+    succeed_key,
     temporary,
 )
 from zdm.operations.params import is_partitioned
@@ -340,23 +341,9 @@ END
 
 def _release(request: CarryRequest, key: Constraint, parent: QualifiedName, *, partitioned: bool) -> Step:
     """The old key goes and the new one takes its name, and its timing, which was the most patient one until here."""
-    table, name = ddl.table(request.table), ddl.ident(key.name)
-    statements = [
-        ddl.text("ALTER TABLE {t} DROP CONSTRAINT {c}", t=table, c=name),
-        ddl.text(
-            "ALTER TABLE {t} RENAME CONSTRAINT {old} TO {c}",
-            t=table,
-            old=ddl.ident(temporary(key.name)),
-            c=name,
-        ),
-    ]
-    if key.definition.removesuffix(" NOT VALID").endswith(" DEFERRABLE"):
-        statements.append(
-            ddl.text("ALTER TABLE {t} ALTER CONSTRAINT {c} DEFERRABLE INITIALLY IMMEDIATE", t=table, c=name)
-        )
-    statements += constraint_comment(key, request.table)
+    statements = succeed_key(key, request.table)
     if partitioned:
-        where = {"t": sql.Literal(table.as_string(None)), "c": sql.Literal(key.name)}
+        where = {"t": sql.Literal(ddl.table(request.table).as_string(None)), "c": sql.Literal(key.name)}
         statements.append(ddl.text("DO {body}", body=sql.Literal(ddl.text(_NAMES, **where))))
     return Step(
         id=f"cleanup.{request.table}.carry.{key.name}",

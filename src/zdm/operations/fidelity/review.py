@@ -181,3 +181,31 @@ def constraint_comment(constraint: Constraint, table: QualifiedName) -> list[str
             text=sql.Literal(constraint.comment),
         )
     ]
+
+
+def own_timing(key: Constraint, table: QualifiedName) -> list[str]:
+    """A foreign key's own timing, instead of the most patient one, which it has until cleanup."""
+    if not key.definition.removesuffix(" NOT VALID").endswith(" DEFERRABLE"):
+        return []
+    return [
+        ddl.text(
+            "ALTER TABLE {t} ALTER CONSTRAINT {c} DEFERRABLE INITIALLY IMMEDIATE",
+            t=ddl.table(table),
+            c=ddl.ident(key.name),
+        )
+    ]
+
+
+def succeed_key(key: Constraint, table: QualifiedName) -> list[str]:
+    """The old foreign key goes, and the one that stands beside it takes its name, timing and comment."""
+    return [
+        ddl.text("ALTER TABLE {t} DROP CONSTRAINT {c}", t=ddl.table(table), c=ddl.ident(key.name)),
+        ddl.text(
+            "ALTER TABLE {t} RENAME CONSTRAINT {old} TO {c}",
+            t=ddl.table(table),
+            old=ddl.ident(temporary(key.name)),
+            c=ddl.ident(key.name),
+        ),
+        *own_timing(key, table),
+        *constraint_comment(key, table),
+    ]
