@@ -422,7 +422,8 @@ class Collapse(Operation):
                 Problem(
                     f"({', '.join(self.key)}) of {many.name} has no valid foreign key to {one.name} that is not deferrable: "
                     "rows that belong to none have no new form",
-                    remedy="Add it first (add_foreign_key).",
+                    remedy=f"Add it first (add_foreign_key). Where rows of several tables share {many.name}, let those of this one have a table of "
+                    "their own first (split_table with `where`, and `foreign_keys` and `indexes` in `create`).",
                     rule="no-key",
                 )
             )

@@ -27,6 +27,7 @@ from zdm.operations.target import (
     key_must_cascade,
     lent_defaults,
     make_table,
+    nothing_comes_back,
     readable,
     refuse_loose_key,
     table_steps,
@@ -149,7 +150,10 @@ class Explode(Operation):
     keep: bool = Field(
         default=False, description="the columns stay in the new version; nothing follows them after cleanup"
     )
-    one_way: bool = Field(default=False, description="what the new version writes to `to` does not flow back")
+    one_way: bool = Field(
+        default=False,
+        description="nothing flows back: until cleanup the new version only reads `to`, besides columns of its own",
+    )
     lossy: bool = Field(default=False, description="lists that do not come back as they were are accepted")
     without_old_form: WithoutOldForm = Field(
         default=WithoutOldForm.REFUSE,
@@ -401,11 +405,7 @@ class Explode(Operation):
         self, target: Target, held: Sequence[tuple[ListColumn, ShapeColumn, Column]], label: str
     ) -> Iterable[Finding]:
         if self.one_way:
-            yield Finding(
-                severity=Severity.WARNING,
-                text=f"what the new version writes to {target.side.table} does not flow back; a rollback loses it",
-                where=label,
-            )
+            yield nothing_comes_back(target.side.table, label)
         else:
             yield Finding(
                 severity=Severity.NOTE,

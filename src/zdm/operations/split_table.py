@@ -11,7 +11,6 @@ from pydantic import Field, field_validator
 
 from zdm.errors import Problem
 from zdm.model.names import QualifiedName, Value
-from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import SideKind, WithoutOldForm
 from zdm.model.sample import Scenario
 from zdm.model.step import Phase, Step
@@ -28,6 +27,7 @@ from zdm.operations.target import (
     Target,
     existing_table,
     make_table,
+    nothing_comes_back,
     quoted,
     readable,
     refuse_loose_key,
@@ -90,7 +90,8 @@ class Part(Value):
         description="what the old row is given instead of being deleted, when its row here is; `where` must then leave it out",
     )
     one_way: bool = Field(
-        default=False, description="what the new version writes here does not flow back to the old table"
+        default=False,
+        description="nothing flows back to the old table: until cleanup the new version only reads this one, besides columns of its own",
     )
     without_old_form: WithoutOldForm = Field(
         default=WithoutOldForm.REFUSE,
@@ -339,13 +340,7 @@ class SplitTable(Operation):
             draft.memo[f"{label}/dropping"] = drop
         for part, found in made:
             if part.one_way:
-                draft.findings.append(
-                    Finding(
-                        severity=Severity.WARNING,
-                        text=f"what the new version writes to {found.side.table} does not flow back; a rollback loses it",
-                        where=label,
-                    )
-                )
+                draft.findings.append(nothing_comes_back(found.side.table, label))
             else:
                 problems += without_old_form(
                     draft,

@@ -200,6 +200,17 @@ def tell_granted(draft: Draft, sources: Sequence[Table], made: CreateTable, labe
     )
 
 
+def nothing_comes_back(to: QualifiedName, label: str) -> Finding:
+    """What `one_way` means for the new version, which has to know before it is deployed."""
+    return Finding(
+        severity=Severity.WARNING,
+        text=f"what the new version writes to {to} before cleanup does not flow back, but in columns of its own: the verification counts it as a "
+        "difference, which refuses switchover and cleanup; `zdm verify --repair`, or what the old version writes to that row next, takes it away; "
+        "and a rollback loses it. Let the new version only read these rows until cleanup is done",
+        where=label,
+    )
+
+
 def existing_table(
     draft: Draft,
     shape: TableShape,

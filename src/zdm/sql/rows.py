@@ -76,7 +76,9 @@ def describe(counts: Mapping[str, int]) -> str:
     """What a verification found, for people: by `Kind`, and by constraint for rows that break one."""
     kinds = set(Kind)
     return ", ".join(
-        f"{count} {kind.replace('_', ' ')}" if kind in kinds else f"{count} that break {kind}"
+        f"{count} {kind.replace('_', ' ')}"
+        if kind in kinds
+        else f"{count} {'rows that break' if count != 1 else 'row that breaks'} {kind}"
         for kind, count in sorted(counts.items())
         if count
     )

@@ -91,7 +91,7 @@ def test_rows_that_break_added_constraints(database: Database) -> None:
     assert refused.outcome is Outcome.REFUSED
     (verdict,) = [v for v in refused.verdicts if not v.lets_through]
     assert verdict.gate == "verification"
-    assert "3 that break unique people_email_key" in verdict.observed
+    assert "3 rows that break unique people_email_key" in verdict.observed
     # Repairing derives sides again; it cannot invent values.
     assert broken(engine.verify("promised", repair=True).tables[0]) == broken(found)
 

@@ -139,3 +139,41 @@ def test_rows_that_refer_to_nothing_are_counted(database: Database) -> None:
     database.execute("UPDATE posts SET author = 'ann' WHERE author IN ('ghost', 'spirit')")
     engine.advance("many")
     assert engine.verify("many").clean
+
+
+def test_what_one_way_means_for_the_new_version(database: Database) -> None:
+    """It may write columns of its own; anything else is a difference, which the plan says before the new version is deployed."""
+    database.execute(SETUP)
+    engine = Engine(database.dsn)
+    engine.init()
+    own = {"create": {"columns": [{"name": "seen", "type": "int"}]}}
+    kept = {
+        "table": "authors",
+        "keep": True,
+        "into": [
+            {
+                "to": "hashes",
+                "key": {"id": "id"},
+                "columns": [{"column": "hash", "type": "text", "up": "md5(id)"}],
+                "one_way": True,
+                **own,
+            }
+        ],
+    }
+    tags = {**TAGS, **own, "one_way": True}
+    wanted = Migration.model_validate(
+        {"id": "many", "operations": [{"explode": tags}, {"split_table": kept}], "gates": OPEN_GATES}
+    )
+    told = [f.text for f in engine.plan(wanted).findings if "only read these rows until cleanup" in f.text]
+    assert [text.split()[6] for text in told] == ["public.post_tags", "public.hashes"]
+    engine.advance(wanted)
+    engine.advance(wanted)
+    database.execute("UPDATE public_many.post_tags SET seen = 1; UPDATE public_many.hashes SET seen = 1")
+    assert engine.verify("many").clean
+    database.execute(
+        "INSERT INTO public_many.post_tags (post, place, tag) VALUES (2, 9, 'mine'); UPDATE public_many.hashes SET hash = 'mine' WHERE id = 'ann'"
+    )
+    assert not engine.verify("many").clean
+    assert engine.advance("many").outcome == "refused"
+    assert engine.verify("many", repair=True).clean
+    assert engine.advance("many").outcome != "refused"
