@@ -66,7 +66,7 @@ def test_unknown_rollouts_and_migrations(conn: Connection) -> None:
 
 def test_one_live_rollout_per_migration_and_target(conn: Connection, new_rollout: NewRollout) -> None:
     first = new_rollout()
-    with pytest.raises(BadInput, match=rf"already has a rollout on 'public': number {first.id}, planned\."):
+    with pytest.raises(BadInput, match=rf"already has a rollout on public: number {first.id}, planned\."):
         rollouts.create(conn, make_plan())
     assert rollouts.create(conn, make_plan(target="tenant_2")).target == "tenant_2"
     go(conn, first, State.PREPARING, State.ROLLING_BACK, State.ROLLED_BACK)
