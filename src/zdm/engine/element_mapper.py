@@ -16,6 +16,7 @@ from zdm.engine.trial import no_form, sample, tell_failed, tried
 from zdm.errors import Problem
 from zdm.model.expression import Expression
 from zdm.model.names import QualifiedName, qualified
+from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import ElementColumn, Elements, RowMapping, RowSide, SideKind, SyncMode
 from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
 from zdm.sql import element_rows, group_sync
@@ -106,7 +107,7 @@ def element_mapping(
             append=tuple(append.items()),
         ),
     )
-    if empty:
+    if asked.one == "old" and split is not None:
         _of_nothing(mapper, mapping, empty)
     return mapping
 
@@ -133,28 +134,17 @@ def _told_apart(mapper: Mapper, draft: DraftRows, asked: DraftElements, many: Dr
 
 
 def _of_nothing(mapper: Mapper, mapping: RowMapping, empty: Mapping[str, Expression]) -> None:
-    """A row of the new version that has no elements yet must not get some of what its columns hold until then."""
-    one = mapping.source
-    held = {c.name: c.type for c in one_to_many(mapping).held}
-    row = comma(
-        sql.SQL("CAST({} AS {}) AS {}").format(
-            empty[c.name].render(sql.Identifier), type_name(held[c.name]), column(c.name)
-        )
-        if c.name in empty
-        else column(c.name, "zdm_o")
-        for c in mapper.draft.tables[one.table].columns
-    )
-    asked = sql.SQL(
-        "SELECT pg_catalog.count(zdm_e::text) OPERATOR(pg_catalog.>) 0 FROM (SELECT {row} FROM (SELECT) AS zdm_n LEFT JOIN (SELECT * FROM {one} LIMIT 1) AS zdm_o ON true) AS zdm_row"
-        " CROSS JOIN LATERAL ({split}) AS zdm_e"
-    ).format(row=row, one=qualified_name(one.table), split=element_rows.split(mapping, "zdm_row"))
+    """A row of the new version that has no elements yet must not get some of what its columns hold until then; of their defaults it may."""
+    table = mapper.draft.tables[mapping.source.table]
+    held = [c.name for c in one_to_many(mapping).held]
+    lent = {name: value.render(sql.Identifier) for name, value in empty.items()}
+    given = {c.name: sql.SQL(c.default) for c in table.columns if c.name in held and c.default is not None}
     reason = f"`up` makes elements of what {', '.join(empty)} is empty with"
     try:
-        with transaction(mapper.conn, rollback=True):
-            found = mapper.conn.execute(asked).fetchone()
+        found = bool(lent) and _says(mapper, mapping, lent) and not _says(mapper, mapping, {})
     except psycopg.DataError as error:
-        found, reason = (True,), f"{reason.replace('makes elements', 'raises')}: {error.diag.message_primary}"
-    if found == (True,):
+        found, reason = True, f"{reason.replace('makes elements', 'raises')}: {error.diag.message_primary}"
+    if found:
         mapper.problems.append(
             Problem(
                 f"{reason}, so that a row of the new version that has none would have them",
@@ -162,6 +152,42 @@ def _of_nothing(mapper: Mapper, mapping: RowMapping, empty: Mapping[str, Express
                 "Let `up` leave that value out, as in SELECT author WHERE author <> '', or give another `empty`.",
             )
         )
+        return
+    try:
+        by_default = bool(given) and _says(mapper, mapping, {**given, **lent})
+    except psycopg.Error:
+        # Some row of the old version would raise as well: it is told of where rows are tried.
+        return
+    if by_default:
+        mapper.findings.append(
+            Finding(
+                severity=Severity.NOTE,
+                text=f"a row that the new version inserts into {table.name} gets the elements that the defaults of {', '.join(given)} say: let it "
+                "insert its own with ON CONFLICT",
+                where=mapping.operation,
+            )
+        )
+
+
+def _says(mapper: Mapper, mapping: RowMapping, given: Mapping[str, sql.Composable]) -> bool:
+    """Whether a row whose list is in these columns, and nothing in the others that hold it, has elements; what else it holds, some row of today does."""
+    one = mapping.source
+    held = {c.name: c.type for c in one_to_many(mapping).held}
+    row = comma(
+        sql.SQL("CAST({} AS {}) AS {}").format(
+            given.get(c.name, sql.NULL), type_name(held[c.name]), column(c.name)
+        )
+        if c.name in held
+        else column(c.name, "zdm_o")
+        for c in mapper.draft.tables[one.table].columns
+    )
+    asked = sql.SQL(
+        "SELECT pg_catalog.count(zdm_e::text) OPERATOR(pg_catalog.>) 0 FROM (SELECT {row} FROM (SELECT) AS zdm_n"
+        " LEFT JOIN (SELECT * FROM {one} LIMIT 1) AS zdm_o ON true) AS zdm_row CROSS JOIN LATERAL ({split}) AS zdm_e"
+    ).format(row=row, one=qualified_name(one.table), split=element_rows.split(mapping, "zdm_row"))
+    with transaction(mapper.conn, rollback=True):
+        found = mapper.conn.execute(asked).fetchone()
+    return found == (True,)
 
 
 def _columns(mapper: Mapper, found: list[DraftMirrored]) -> tuple[ElementColumn, ...]:

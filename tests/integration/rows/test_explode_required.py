@@ -95,6 +95,15 @@ def test_what_it_is_empty_with_has_no_elements(database: Database) -> None:
     assert 'column "tags" does not exist' in refused(empty="tags::text")
     assert "`empty` means nothing" in refused(keep=True)
     assert "Say with `empty`, beside its `down`" in refused(empty=None)
+    # What another column holds is no element of what this one is empty with; what its default says is noted.
+    database.execute("ALTER TABLE posts ADD COLUMN editor text DEFAULT 'ann'")
+    both = "SELECT p, v FROM (VALUES (0, author), (1, editor)) AS e (p, v) WHERE v <> ''"
+    editor = {"column": "editor", "down": "max(author) FILTER (WHERE place = 1)"}
+    found = engine.plan(
+        migration({**AUTHORS, "columns": [AUTHOR, editor], "up": both, "lossy": True})
+    ).findings
+    assert [f.text for f in found if "gets the elements that the defaults of editor say" in f.text]
+    database.execute("ALTER TABLE posts DROP COLUMN editor")
     # What comes back is told column by column.
     assert "(for example id=1 (author 'ann' as 'ANN'); id=2 (author 'bob' as 'BOB'))" in refused(
         down="upper(coalesce(max(author), ''))"
