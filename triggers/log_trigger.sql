@@ -1,8 +1,9 @@
 -- template: log_trigger
--- version: 3
--- parameters: function, settings, quote, changes, here, mine, mine_before, all, key, key_before, key_changed, inserted, updated, declare, arrived, left, went, came_here, went_away
+-- version: 4
+-- parameters: function, settings, quote, changes, here, mine, mine_before, all, key, key_before, changed, key_changed, inserted, updated, declare, arrived, left, went, came_here, went_away
 -- What the triggers on one side of a logged row mapping call: it notes which row was written, and of an update which parts. Nothing of
 -- the other side is read or locked. What the reconciler itself mirrors is not noted: `zdm.row` names the row.
+-- Whether an update says anything is asked here, not by WHEN: the server reads a trigger's condition anew in each statement.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SECURITY DEFINER
   SET search_path = pg_catalog, pg_temp{settings} AS {quote}
@@ -16,7 +17,8 @@ BEGIN
       INSERT INTO {changes} (rollout, mapping, side, event, key, parts) VALUES ({here}, 'insert', {key}, {inserted});
     END IF;
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-    IF zdm_guard OPERATOR(pg_catalog.=) '' OR zdm_guard OPERATOR(pg_catalog.<>) ALL (ARRAY[{mine}, {mine} OPERATOR(pg_catalog.||) '!', {all}]) THEN
+    IF {changed}
+      AND (zdm_guard OPERATOR(pg_catalog.=) '' OR zdm_guard OPERATOR(pg_catalog.<>) ALL (ARRAY[{mine}, {mine} OPERATOR(pg_catalog.||) '!', {all}])) THEN
       IF {came_here} THEN
         INSERT INTO {changes} (rollout, mapping, side, event, key, parts) VALUES ({here}, 'insert', {key}, {inserted});
       ELSIF {went_away} THEN

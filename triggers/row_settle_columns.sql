@@ -1,5 +1,5 @@
 -- template: row_settle_columns
--- version: 4
+-- version: 5
 -- parameters: function, quote, source, target, declare, own_key, match, compute, depth, quick, agree, mine, all, there, holds, first, write, clear, unmapped, back, forget
 -- Makes the columns of the other side's row hold what this side's row says at this moment; without such a row, what they are empty
 -- with.
@@ -10,13 +10,14 @@ DECLARE
   zdm_row {source};
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_next pg_catalog.text := {there};
-  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.=) {mine} OR pg_catalog.starts_with(zdm_guard, {mine} OPERATOR(pg_catalog.||) '@');
+  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.<>) ''
+    AND (zdm_guard OPERATOR(pg_catalog.=) {mine} OR pg_catalog.starts_with(zdm_guard, {mine} OPERATOR(pg_catalog.||) '@'));
   zdm_wanted pg_catalog.bool := false;
   zdm_stored pg_catalog.bool;
   zdm_set pg_catalog.text;
 {declare}
 BEGIN
-  IF zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all} THEN
+  IF zdm_guard OPERATOR(pg_catalog.<>) '' AND (zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all}) THEN
     RETURN true;
   ELSIF zdm_mirrored THEN
     zdm_next := zdm_next OPERATOR(pg_catalog.||) '!';

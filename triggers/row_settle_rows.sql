@@ -1,5 +1,5 @@
 -- template: row_settle_rows
--- version: 3
+-- version: 4
 -- parameters: function, quote, source, target, declare, own_key, match, compute, depth, lazy, quick, agree, first, mine, all, there, write, go, settled
 -- Makes the other side's row hold what this side's row says at this moment, or go with it; false if that raised, and is recorded. The caller holds the row's lock. A row
 -- that agrees already, by the mapping of either direction, is left alone: a mapping that loses something must not be derived again
@@ -11,13 +11,14 @@ DECLARE
   zdm_row {source};
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_next pg_catalog.text := {there};
-  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.=) {mine} OR pg_catalog.starts_with(zdm_guard, {mine} OPERATOR(pg_catalog.||) '@');
+  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.<>) ''
+    AND (zdm_guard OPERATOR(pg_catalog.=) {mine} OR pg_catalog.starts_with(zdm_guard, {mine} OPERATOR(pg_catalog.||) '@'));
   zdm_wanted pg_catalog.bool := false;
   zdm_stored pg_catalog.bool;
   zdm_set pg_catalog.text;
 {declare}
 BEGIN
-  IF zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all} THEN
+  IF zdm_guard OPERATOR(pg_catalog.<>) '' AND (zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all}) THEN
     RETURN true;
   ELSIF zdm_mirrored THEN
     zdm_next := zdm_next OPERATOR(pg_catalog.||) '!';

@@ -125,6 +125,7 @@ class ElementLogObjects(Logged, ElementObjects):
             all=self.others,
             key=key_text(self.one, "new"),
             key_before=key_text(self.one, "old"),
+            changed=self._changed(self._reads),
             key_changed=self._changed(self.one.key),
             # The new application may insert the elements itself.
             inserted=noted("NEW, NEW, true"),

@@ -81,6 +81,11 @@ def all_of(parts: Iterable[sql.Composable]) -> sql.Composable:
     return sql.SQL("({})").format(sql.SQL(" AND ").join(found)) if found else sql.SQL("true")
 
 
+def is_true(condition: sql.Composable) -> bool:
+    """Whether a condition is `all_of` nothing, and need not be asked."""
+    return condition.as_string(None) == "true"
+
+
 def any_of(parts: Iterable[sql.Composable]) -> sql.Composable:
     """The parts joined by OR; FALSE for none."""
     found = list(parts)

@@ -10,7 +10,7 @@ from zdm.model.row_mapping import (
     SideKind,
 )
 from zdm.sql import row_conditions
-from zdm.sql.identifiers import SCHEMA, all_of, any_of, column, comma, trusted
+from zdm.sql.identifiers import SCHEMA, all_of, any_of, column, comma, is_true, trusted
 from zdm.sql.row_objects import (
     RAISED,
     Function,
@@ -41,17 +41,15 @@ class Generator(Settling):
     @property
     def triggers(self) -> tuple[Trigger, ...]:
         on, late = self._function_name("on"), self._function_name("late")
-        inserted = self._when_inserted
         made = [
-            self._trigger(
-                "insert", "INSERT", on, all_of([*self._backfilled, inserted, *self._others("new")])
-            ),
-            self._trigger("update", "UPDATE", on, all_of([self._when_updated, *self._others("old", "new")])),
+            self._trigger("insert", "INSERT", on, all_of(self._backfilled)),
+            self._trigger("update", "UPDATE", on),
             self._trigger("delete", "DELETE", on),
             self._statement_trigger(on),
         ]
         if "INSERT" in self._late_events:
-            made.append(self._trigger("late", "INSERT", late, sql.SQL("NOT {}").format(inserted), late=True))
+            later = self._foreign if self._shared else sql.SQL("NOT {}").format(self._when_inserted)
+            made.append(self._trigger("late", "INSERT", late, later, late=True))
         if "DELETE" in self._late_events:
             made.append(self._trigger("late", "DELETE", late, late=True))
         return tuple(made)
@@ -69,18 +67,9 @@ class Generator(Settling):
         """Which updates are mirrored."""
         return self._changed(self._reads)
 
-    def _others(self, *aliases: str) -> list[sql.Composable]:
-        """A condition: it is not this mapping that writes this very row here; what triggers of the application write meanwhile, they write deeper."""
-        if not self._direct:
-            return []
-        written = sql.SQL(
-            "(pg_catalog.current_setting('zdm.row', true) IS DISTINCT FROM pg_catalog.concat({}, '@', pg_catalog.pg_trigger_depth()))"
-        ).format(self._guard(self.side, self.mine, "new"))
-        return [written if len(aliases) == 1 else any_of([written, self._changed(self.mine.key)])]
-
     @property
     def _backfilled(self) -> list[sql.Composable]:
-        """What the backfill inserts follows from the other side already."""
+        """What the backfill inserts follows from the other side already; of so many rows the function is not even told."""
         if self.side == "old":
             return []
         return [
@@ -106,6 +95,13 @@ class Generator(Settling):
         return sql.SQL("({0} OPERATOR(pg_catalog.=) '' OR pg_catalog.starts_with({0}, {1}))").format(
             guard, sql.Literal(f"{self.mapping.number}:")
         )
+
+    @property
+    def _foreign(self) -> sql.Composable:
+        """The contrary, in few words: the server reads a trigger's condition anew in each statement."""
+        return sql.SQL(
+            "(pg_catalog.split_part(pg_catalog.current_setting('zdm.row', true), ':', 1) OPERATOR(pg_catalog.<>) ALL (ARRAY['', {}]))"
+        ).format(sql.Literal(str(self.mapping.number)))
 
     @property
     def _late_events(self) -> tuple[str, ...]:
@@ -146,6 +142,10 @@ class Generator(Settling):
             settings=self._settings,
             settle=self._settle_name,
             along=self._along,
+            inserted=self._passed(self._when_inserted),
+            updated=self._passed(self._when_updated),
+            written_insert=self._written_from_there(["new"]),
+            written_update=self._written_from_there(["old", "new"]),
             key_changed=self._changed(self.mine.key),
             taken_over=self._taken_over,
             declare=sql.SQL("  zdm_moved {};").format(self.table) if self.mine.within else sql.SQL(""),
@@ -158,6 +158,23 @@ class Generator(Settling):
             truncate=self._truncate(),
         )
         return Function(name, sql.SQL(""), definition, self._label("row_trigger", definition))
+
+    @staticmethod
+    def _passed(condition: sql.Composable) -> sql.Composable:
+        """The end of a trigger on a row of which this does not hold."""
+        if is_true(condition):
+            return sql.SQL("")
+        return sql.SQL("    IF NOT {} THEN\n      RETURN NULL;\n    END IF;").format(condition)
+
+    def _written_from_there(self, aliases: list[str]) -> sql.Composable:
+        """The end of a trigger on a row that this mapping writes from the other side at this moment."""
+        if not self._direct:
+            return sql.SQL("")
+        kept = [sql.SQL("NOT {}").format(self._changed(self.mine.key))] if "old" in aliases else []
+        return load("row_written").fill(
+            key=self._guard(self.side, self.mine, "new"),
+            kept=all_of(kept),
+        )
 
     def _outside(self, aliases: list[str]) -> sql.Composable:
         """A row that the filter leaves out, as it did before, has nothing to mirror: one over there comes of the same statement."""

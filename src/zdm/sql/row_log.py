@@ -162,7 +162,7 @@ class LogObjects(Reconciling):
             inserted.append(row_conditions.holds(self.mine, "new"))
         made = [
             self._trigger("insert", "INSERT", log, all_of(inserted)),
-            self._trigger("update", "UPDATE", log, self._changed(self._reads)),
+            self._trigger("update", "UPDATE", log),
             self._trigger("delete", "DELETE", log),
             self._statement_trigger(log),
         ]
@@ -205,6 +205,7 @@ class LogObjects(Reconciling):
             all=sql.Literal(f"{self.mapping.number}:{self.side}:*"),
             key=key_text(self.mine, "new"),
             key_before=key_text(self.mine, "old"),
+            changed=self._changed(self._reads),
             key_changed=self._changed(self.mine.key),
             inserted=self._inserted(),
             updated=self._with_fields(

@@ -13,7 +13,7 @@ from psycopg import sql
 from zdm.model.expression import Expression, Volatility
 from zdm.model.names import QualifiedName, fit
 from zdm.model.row_mapping import RowMapping, RowSide
-from zdm.sql.identifiers import SCHEMA, all_of, column, comma, look_up, qualified_name
+from zdm.sql.identifiers import SCHEMA, all_of, column, comma, is_true, look_up, qualified_name
 from zdm.sql.rows import PINNED_SETTINGS
 from zdm.sql.templates import dollar_quoted, load
 
@@ -143,7 +143,7 @@ class Objects(ABC):
             trigger=sql.Identifier(name),
             event=sql.SQL(event),
             table=self.table,
-            condition=sql.SQL("WHEN ({})").format(when) if when is not None else sql.SQL(""),
+            condition=sql.SQL("") if when is None or is_true(when) else sql.SQL("WHEN ({})").format(when),
             function=sql.Identifier(SCHEMA, function),
         )
         return Trigger(name, definition, self._label("row_trigger_row", definition))

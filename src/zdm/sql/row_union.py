@@ -45,10 +45,8 @@ class UnionObjects(row_generator.Generator):
         on = self._function_name("on")
         if self.side == "old":
             made = [
-                self._trigger("insert", "INSERT", on, all_of(self._others("new"))),
-                self._trigger(
-                    "update", "UPDATE", on, all_of([self._when_updated, *self._others("old", "new")])
-                ),
+                self._trigger("insert", "INSERT", on),
+                self._trigger("update", "UPDATE", on),
                 self._trigger("delete", "DELETE", on),
                 self._statement_trigger(on),
             ]
@@ -59,13 +57,8 @@ class UnionObjects(row_generator.Generator):
             return tuple(made)
         was, now = (row_conditions.theirs(self.mine, alias) for alias in ("old", "new"))
         made = [
-            self._trigger("insert", "INSERT", on, all_of([*self._backfilled, now, *self._others("new")])),
-            self._trigger(
-                "update",
-                "UPDATE",
-                on,
-                all_of([any_of([was, now]), self._when_updated, *self._others("old", "new")]),
-            ),
+            self._trigger("insert", "INSERT", on, all_of([*self._backfilled, now])),
+            self._trigger("update", "UPDATE", on, any_of([was, now])),
             self._trigger("delete", "DELETE", on, was),
             self._statement_trigger(on),
         ]

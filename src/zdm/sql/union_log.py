@@ -45,7 +45,7 @@ class UnionLogObjects(LogObjects, UnionObjects):
             self._trigger("first", "INSERT", first, inserted),
             self._trigger("first_update", "UPDATE", first, self._came),
             self._trigger("insert", "INSERT", log, inserted),
-            self._trigger("update", "UPDATE", log, all_of([any_of([was, now]), self._changed(self._reads)])),
+            self._trigger("update", "UPDATE", log, any_of([was, now])),
             self._trigger("delete", "DELETE", log, was),
             self._statement_trigger(log),
             *self._refusing(),
