@@ -88,9 +88,11 @@ class ElementLogObjects(Logged, ElementObjects):
     @property
     def triggers(self) -> tuple[Trigger, ...]:
         log = self._named(f"log_{self.side}")
+        # Of the list, what notes it asks whether it changed.
+        changed = None if self.side == self.elements.one else self._changed(self._reads)
         made = [
             self._trigger("insert", "INSERT", log),
-            self._trigger("update", "UPDATE", log, self._changed(self._reads)),
+            self._trigger("update", "UPDATE", log, changed),
             self._trigger("delete", "DELETE", log),
             self._statement_trigger(log),
         ]
