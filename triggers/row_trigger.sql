@@ -1,6 +1,6 @@
 -- template: row_trigger
 -- version: 7
--- parameters: function, path, settings, quote, settle, along, declare, written_insert, inserted, inserted_outside, written_update, updated, key_changed, unfilled, move, taken_over, updated_outside, left, lazy, truncate
+-- parameters: function, path, settings, quote, settle, written, along, declare, inserted, inserted_outside, updated, key_changed, unfilled, move, taken_over, updated_outside, left, lazy, truncate
 -- What the triggers on one side of a row mapping call. The application's role need have no rights on the other side, hence
 -- SECURITY DEFINER; nobody may call it. A changed key first takes the other row along, so that what only that side knows of it stays. The
 -- guard says so meanwhile: neither must the row be written back as it was, nor be missed under the key that it leaves, which another row
@@ -15,14 +15,15 @@ DECLARE
   zdm_set pg_catalog.text;
 {declare}
 BEGIN
+  IF zdm_guard OPERATOR(pg_catalog.<>) '' THEN
+{written}
 {along}
+  END IF;
   IF TG_OP OPERATOR(pg_catalog.=) 'INSERT' THEN
-{written_insert}
 {inserted}
 {inserted_outside}
     zdm_done := {settle}(NEW, {lazy}, true);
   ELSIF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
-{written_update}
 {updated}
 {unfilled}
     IF {key_changed} THEN

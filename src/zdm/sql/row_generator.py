@@ -144,8 +144,7 @@ class Generator(Settling):
             along=self._along,
             inserted=self._passed(self._when_inserted),
             updated=self._passed(self._when_updated),
-            written_insert=self._written_from_there(["new"]),
-            written_update=self._written_from_there(["old", "new"]),
+            written=self._written(),
             key_changed=self._changed(self.mine.key),
             taken_over=self._taken_over,
             declare=sql.SQL("  zdm_moved {};").format(self.table) if self.mine.within else sql.SQL(""),
@@ -166,14 +165,12 @@ class Generator(Settling):
             return sql.SQL("")
         return sql.SQL("    IF NOT {} THEN\n      RETURN NULL;\n    END IF;").format(condition)
 
-    def _written_from_there(self, aliases: list[str]) -> sql.Composable:
+    def _written(self) -> sql.Composable:
         """The end of a trigger on a row that this mapping writes from the other side at this moment."""
         if not self._direct:
             return sql.SQL("")
-        kept = [sql.SQL("NOT {}").format(self._changed(self.mine.key))] if "old" in aliases else []
         return load("row_written").fill(
-            key=self._guard(self.side, self.mine, "new"),
-            kept=all_of(kept),
+            key=self._guard(self.side, self.mine, "new"), key_changed=self._changed(self.mine.key)
         )
 
     def _outside(self, aliases: list[str]) -> sql.Composable:
@@ -228,7 +225,7 @@ class Generator(Settling):
     def _along(self) -> sql.Composable:
         """The end of a trigger on a row that is taken along to another key by what was written on the other side."""
         return sql.SQL(
-            "  IF zdm_guard OPERATOR(pg_catalog.=) pg_catalog.concat({}, pg_catalog.pg_trigger_depth()) THEN\n    RETURN NULL;\n  END IF;"
+            "    IF zdm_guard OPERATOR(pg_catalog.=) pg_catalog.concat({}, pg_catalog.pg_trigger_depth()) THEN\n      RETURN NULL;\n    END IF;"
         ).format(sql.Literal(f"{self.mapping.number}:{self.side}:along@"))
 
     @property
