@@ -11,7 +11,7 @@ from zdm.db.dependants import follow
 from zdm.db.dependants.under_lock import Allowance
 from zdm.db.dependants.views import recreate
 from zdm.db.introspect import read_tables
-from zdm.db.mentions import functions_that_mention
+from zdm.db.mentions import functions_that_mention, functions_that_mention_table
 from zdm.db.new_indexes import spell_indexes
 from zdm.db.session import Session
 from zdm.engine.column_measure import measure_columns
@@ -118,7 +118,7 @@ def compile_plan(
     mapper.findings += fidelity.told(draft, recreation) + fidelity.kept_casts(draft, carried)
     mapper.findings += fidelity.mentioned(
         draft, functions_that_mention(conn, fidelity.replaced_columns(draft))
-    )
+    ) + fidelity.mentioned_tables(draft, functions_that_mention_table(conn, fidelity.gone_tables(draft)))
     mapper.fail()
     context = [
         Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried, followed, recreation)

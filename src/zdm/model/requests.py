@@ -247,3 +247,11 @@ class Mention(Value):
     function: str
     table: QualifiedName
     column: str
+
+
+class TableMention(Value):
+    """A function whose body has the word for a table. `triggers`: those of other tables that call it."""
+
+    function: str
+    table: QualifiedName
+    triggers: tuple[str, ...] = ()

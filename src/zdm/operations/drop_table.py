@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from pydantic import Field
@@ -16,6 +16,7 @@ from zdm.model.table import Constraint
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.params import TableName, find_shape
+from zdm.operations.shape import TableShape
 
 _BLOCKING = {"view", "materialized view", "function", "column of the row type"}
 
@@ -149,3 +150,37 @@ class DropTable(Operation):
             action=ddl.drop_constraint(key, child, parent),
             naive="drop-foreign-key-locks-both",
         )
+
+
+def left_behind(
+    draft: Draft, label: str, shape: TableShape, into: Sequence[QualifiedName], columns: Collection[str]
+) -> None:
+    """Say what goes with a table whose rows stand in others from cleanup on.
+
+    Parameters
+    ----------
+    columns: those that the others have; what is on none of them has no place there.
+    """
+    table = shape.table
+    names = [
+        f"{c.kind} constraint {c.name}"
+        for c in table.constraints
+        if c.kind in {"unique", "check", "exclusion", "foreign key"}
+        and c.references not in into
+        and set(c.columns) & set(columns)
+    ]
+    names += [
+        f"index {i.name}" for i in table.indexes if i.constraint is None and set(i.columns) & set(columns)
+    ]
+    names += [f"trigger {t.name}" for t in table.triggers]
+    if not names:
+        return
+    others = " or ".join(str(name) for name in dict.fromkeys(into))
+    draft.findings.append(
+        Finding(
+            severity=Severity.WARNING,
+            text=f"what is on {shape.name} goes with it: {', '.join(names)}; give {others} what it needs of that, in this "
+            "migration (create_index, add_unique, add_check, add_foreign_key, or in `create`; sql for triggers)",
+            where=label,
+        )
+    )

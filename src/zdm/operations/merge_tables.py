@@ -17,7 +17,7 @@ from zdm.model.step import Phase, Step
 from zdm.model.table import Column
 from zdm.operations.add_column import AddColumn
 from zdm.operations.base import Context, Draft, Operation
-from zdm.operations.drop_table import DropTable
+from zdm.operations.drop_table import DropTable, left_behind
 from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape, is_sequence_default
@@ -317,6 +317,7 @@ class MergeTables(Operation):
         assert len(made) == len(added)
         drop = DropTable(table=self._goes)
         problems += drop.apply(draft, f"{label}/drop")
+        left_behind(draft, label, source, [target.name], [c.column for c in self.columns])
         draft.memo[label] = ([column for _, _, column in added], drop)
         if self.discard:
             draft.findings.append(

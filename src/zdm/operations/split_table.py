@@ -18,7 +18,7 @@ from zdm.model.table import Table
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.create_table import TableColumn
-from zdm.operations.drop_table import DropTable
+from zdm.operations.drop_table import DropTable, left_behind
 from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape, is_sequence_default
@@ -337,6 +337,13 @@ class SplitTable(Operation):
             problems += self._numbered(shape)
             drop = DropTable(table=self.table)
             problems += drop.apply(draft, f"{label}/drop")
+            left_behind(
+                draft,
+                label,
+                shape,
+                [found.side.table for _, found in made],
+                [c.name for c in shape.table.columns],
+            )
             draft.memo[f"{label}/dropping"] = drop
         for part, found in made:
             if part.one_way:

@@ -18,7 +18,7 @@ from zdm.model.table import Column
 from zdm.operations import ddl
 from zdm.operations.base import Context, Draft
 from zdm.operations.create_table import TableColumn
-from zdm.operations.drop_table import DropTable
+from zdm.operations.drop_table import DropTable, left_behind
 from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, names_too
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape, is_sequence_default
@@ -157,6 +157,8 @@ class Union:
             if not self.keep:
                 drops.append(DropTable(table=source.asked.table))
                 problems += drops[-1].apply(draft, f"{label}/{number}/drop")
+                gone = [c.name for c in source.shape.table.columns if c.name not in source.asked.discard]
+                left_behind(draft, label, source.shape, [target.side.table for target in sides], gone)
             problems += without_old_form(
                 draft,
                 label,

@@ -22,6 +22,7 @@ from zdm.errors import BadInput, Drift
 from zdm.model.names import qualified
 from zdm.model.phases import State
 from zdm.model.requests import Dependents
+from zdm.model.step import Phase
 from zdm.operations.migration import Migration
 
 OPEN = {"soak": "0s", "old_version_unused": False, "replication_lag": False, "approvals": 0}
@@ -205,6 +206,53 @@ def test_a_subscriber_gets_one_stream_without_a_break(make_server: ServerFactory
     finally:
         subscriber.drop()
         publisher.drop()
+
+
+def test_the_plan_names_what_goes_with_a_table_and_the_functions_that_would_miss_it(
+    database: Database,
+) -> None:
+    database.execute(
+        "CREATE TABLE items (id int PRIMARY KEY); CREATE TABLE counts (item_id int PRIMARY KEY, n int DEFAULT 0 CHECK (n >= 0), at int);"
+        "CREATE INDEX by_n ON counts (n); CREATE INDEX by_at ON counts (at); CREATE TABLE counts_else (id int);"
+        "CREATE FUNCTION counts_items() RETURNS trigger LANGUAGE plpgsql AS"
+        "  $$ BEGIN INSERT INTO COUNTS (item_id) VALUES (NEW.id) ON CONFLICT DO NOTHING; RETURN NULL; END $$;"
+        "CREATE FUNCTION others() RETURNS int LANGUAGE sql AS 'SELECT id FROM counts_else';"
+        "CREATE TRIGGER makes_counts AFTER INSERT ON items FOR EACH ROW EXECUTE FUNCTION counts_items();"
+        "CREATE FUNCTION fires() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER touched BEFORE UPDATE ON counts FOR EACH ROW EXECUTE FUNCTION fires()"
+    )
+    engine = Engine(database.dsn)
+    engine.init()
+    merge = {"table": "counts", "to": "items", "key": {"id": "item_id"}, "columns": ["n"], "discard": ["at"]}
+    contract = {"name": "triggers", "contract": ["DROP TRIGGER makes_counts ON items"]}
+    migration = Migration.model_validate(
+        {"id": "merged", "operations": [{"sql": contract}, {"merge_tables": merge}], "gates": OPEN}
+    )
+    plan = engine.plan(migration)
+    (named,) = [f.text for f in plan.findings if f.rule == "function-names-table"]
+    assert named.startswith(
+        "the bodies of public.counts_items() seem to name public.counts, which cleanup drops"
+    )
+    assert named.endswith("Triggers that call them: makes_counts of public.items.")
+    (left,) = [f.text for f in plan.findings if "goes with it" in f.text]
+    assert left.startswith(
+        "what is on public.counts goes with it: check constraint counts_n_check, index by_n, trigger touched; give public.items"
+    )
+    cleanup = [step.id for step in plan.steps if step.phase is Phase.CLEANUP]
+    assert cleanup.index("cleanup.public.counts.drop_table") > next(
+        number for number, step in enumerate(cleanup) if "triggers" in step
+    )
+    rename = {
+        "id": "renamed",
+        "operations": [{"rename_table": {"table": "counts", "to": "tallies"}}],
+        "gates": OPEN,
+    }
+    (named,) = [
+        f.text
+        for f in engine.plan(Migration.model_validate(rename)).findings
+        if f.rule == "function-names-table"
+    ]
+    assert "which is called tallies after cleanup" in named
 
 
 def test_the_plan_names_functions_that_seem_to_name_the_column_and_a_promise_that_cannot_be_kept(

@@ -14,7 +14,7 @@ from zdm.operations.fidelity.columns import attribute_steps, review_columns
 from zdm.operations.fidelity.constraints import constraint_steps, review_constraints
 from zdm.operations.fidelity.dependents import BLOCKING, review_dependents
 from zdm.operations.fidelity.following import InSwap, follow_steps, in_swap
-from zdm.operations.fidelity.functions import mentioned, replaced_columns
+from zdm.operations.fidelity.functions import gone_tables, mentioned, mentioned_tables, replaced_columns
 from zdm.operations.fidelity.guards import guarded
 from zdm.operations.fidelity.indexes import (
     between_backfills,
@@ -46,11 +46,13 @@ __all__ = [
     "InSwap",
     "carry_key",
     "exchanged_key",
+    "gone_tables",
     "guarded",
     "in_swap",
     "kept_casts",
     "key_parts",
     "mentioned",
+    "mentioned_tables",
     "only_in_swap",
     "plan",
     "primary_key",
