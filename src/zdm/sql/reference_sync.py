@@ -24,6 +24,8 @@ from zdm.sql.rows import REPAIR
 from zdm.sql.sync_conditions import calls_of
 from zdm.sql.templates import load
 
+_NO_OLD_FORM = "Until cleanup every row must have an old form, or a rollback would lose it."
+
 
 def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     """The functions that are made for one side."""
@@ -128,10 +130,7 @@ class ReferenceObjects(ParentObjects):
             referred=self._referred("zdm_row"),
             no_parent=sql.Literal(f"there is no such row in {parent.table}"),
             belongs=same_natural(mapping, parent, "zdm_row", "zdm_parent", held=False),
-            stranger=sql.Literal(
-                f"a row of {mapping.old.table} and its row of {parent.table} do not belong together: they differ in "
-                f"{', '.join(parent.key)}, which the old version could not hold"
-            ),
+            stranger=sql.Literal(self._stranger),
             assign=sql.SQL("\n").join(
                 sql.SQL("  zdm_row.{} := {};").format(column(c.name), back(c.value, "zdm_row", "zdm_parent"))
                 for c in mapping.old.columns
@@ -171,5 +170,28 @@ class ReferenceObjects(ParentObjects):
             ),
             refers(self.parent, "zdm_s", "new"),
         )
-        updated = sql.SQL("\n").join([follow, self._unseen(let_go)])
+        updated = sql.SQL("\n").join([self._left_behind(), follow, self._unseen(let_go)])
         return {"inserted": nothing, "updated": updated, "deleted": nothing, "truncated": nothing}
+
+    def _left_behind(self) -> sql.Composable:
+        """What of the natural key reads no held column cannot follow: rows that have the parent would not belong to it any more."""
+        belongs = same_natural(self.mapping, self.parent, "zdm_s", "new", held=False)
+        return sql.SQL(
+            "    IF EXISTS (SELECT FROM {} AS zdm_s WHERE {} AND NOT {}) THEN\n"
+            "      RAISE integrity_constraint_violation USING MESSAGE = {}, HINT = {};\n    END IF;"
+        ).format(
+            self.names["source"],
+            refers(self.parent, "zdm_s", "new"),
+            belongs,
+            sql.Literal(self._stranger),
+            sql.Literal(_NO_OLD_FORM),
+        )
+
+    @property
+    def _stranger(self) -> str:
+        """What is wrong where a row has a parent of another one's."""
+        mapping, parent = self.mapping, self.parent
+        return (
+            f"a row of {mapping.old.table} and its row of {parent.table} do not belong together: they differ in "
+            f"{', '.join(parent.key)}, which the old version could not hold"
+        )

@@ -242,6 +242,19 @@ def test_everybody_at_once(database: Database, unused: str) -> None:
     assert (goods.found(), goods.bad()) == ({}, 0)
 
 
+def test_a_parent_that_goes_to_somebody_else_while_rows_have_it(database: Database) -> None:
+    """Whose parent it is cannot be written back to its rows, so it stays as long as there are any."""
+    goods = Goods(database, rows=4)
+    goods.fill()
+    mine = goods.id_of("k1")
+    for statement in (f"shop = 7 WHERE id = {mine}", f"shop = 7, name = 'other' WHERE id = {mine}"):
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="do not belong together"):
+            database.execute(f"UPDATE kinds SET {statement}")
+    database.execute("UPDATE goods SET kind = NULL WHERE kind = 'k1'")
+    database.execute(f"UPDATE kinds SET shop = 7 WHERE id = {mine}")
+    assert goods.bad() == 0
+
+
 @on_all_versions_at_length
 def test_whoever_waits_for_a_parent_at_most_so_long_is_told(database: Database) -> None:
     """An application that sets a lock timeout tries again; the row is not taken for one whose value has no parent."""
