@@ -11,6 +11,7 @@ from zdm.db.expressions import CheckColumn, Request
 from zdm.db.introspect import type_comparison
 from zdm.db.session import fetch_value, transaction
 from zdm.db.write_path import open_to_all
+from zdm.engine.comparable import refuse_incomparable
 from zdm.engine.element_mapper import element_mapping
 from zdm.engine.key_mapper import forced
 from zdm.engine.mapper import Mapper
@@ -32,7 +33,7 @@ OURS: Final = "zdm_"
 def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMapping, ...]:
     """Every row mapping of the draft, checked; problems are collected in the mapper."""
     _refuse_our_names(mapper)
-    if _refuse_forced(mapper):
+    if _refuse_forced(mapper) or refuse_incomparable(mapper):
         return ()  # their rows cannot be measured
     taken = {table.table for table in tables if table.needs_sync}
     found: list[RowMapping] = []

@@ -25,6 +25,7 @@ from zdm.operations.target import (
     Target,
     existing_table,
     key_must_cascade,
+    keys_of,
     lent_defaults,
     make_table,
     nothing_comes_back,
@@ -527,11 +528,7 @@ class Explode(Operation):
             wanted = {**self.key, **dict.fromkeys(self._element_key, "")}
             found = existing_table(draft, shape, self.to, wanted, mapped, problems)
         else:
-            keys = [
-                TableColumn(name=name, type=column.type, not_null=True)
-                for name, source in self.key.items()
-                if (column := shape.table.column(source)) is not None
-            ]
+            keys = keys_of(self.key, shape.table)
             made = [TableColumn(name=c.name, type=c.type, not_null=c.not_null) for c in mapped]
             keys += [c for name in self._element_key for c in made if c.name == name]
             others = [c for c in made if c.name not in self._element_key]

@@ -148,7 +148,7 @@ class ExtractJson(Operation):
             new_reads=("SELECT id, category, city, payload FROM items LIMIT 5",),
             agree="SELECT bool_and((payload ->> 'category', payload ->> 'size', payload -> 'address' ->> 'city')"
             " IS NOT DISTINCT FROM (category::text, item_size::text, city)) FROM items",
-            after="SELECT bool_or(payload ? 'category') AND bool_or(category LIKE 'o%') AND bool_or(city = 'x') FROM items",
+            after="SELECT bool_or(payload ? 'category') AND bool_or(category ~ '^[con]') AND bool_or(city IN ('x', 'y')) FROM items",
         ),
         Scenario(
             setup="CREATE TABLE things (id serial PRIMARY KEY, data jsonb); CREATE INDEX ON things USING gin (data);"
@@ -230,7 +230,7 @@ class ExtractJson(Operation):
             agree="SELECT NOT EXISTS (SELECT FROM public.orders o FULL JOIN order_details d ON d.order_id = o.id WHERE o.id IS NULL OR d.order_id IS NULL"
             " OR (o.payload ->> 'category', o.payload ->> 'size', o.payload -> 'address' ->> 'city')"
             " IS DISTINCT FROM (d.category::text, d.order_size::text, d.city))",
-            after="SELECT bool_or(o.payload ? 'other') AND bool_or(o.payload ? 'a') AND bool_or(d.category LIKE 'o%') AND bool_or(d.city = 'x')"
+            after="SELECT bool_or(o.payload ? 'other') AND bool_or(o.payload ? 'a') AND bool_or(d.category ~ '^[con]') AND bool_or(d.city IN ('x', 'y'))"
             " FROM orders o JOIN order_details d ON d.order_id = o.id",
         ),
         _PREFERENCES,

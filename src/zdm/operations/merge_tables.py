@@ -103,7 +103,7 @@ _STATS = Scenario(
     agree="SELECT NOT EXISTS (SELECT FROM accounts a LEFT JOIN public.account_stats s ON s.account_id = a.id"
     " WHERE (a.statuses_count, lower(a.remark)) IS DISTINCT FROM (coalesce(s.statuses_count, 0), lower(s.note)))",
     after="SELECT to_regclass('account_stats') IS NULL AND bool_and(statuses_count IS NOT NULL)"
-    " AND bool_or(remark = 'N1') FROM accounts",
+    " AND bool_or(remark ~ '^[NX]') FROM accounts",
 )
 
 

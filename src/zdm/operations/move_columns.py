@@ -489,12 +489,19 @@ class MoveColumns(Operation):
                 type=c.type,
                 not_null=original.not_null,
                 default=original.default if m.type is None else None,
+                collation=c.collation,
                 comment=original.comment,
             )
             for c, (m, original) in zip(columns, originals, strict=False)
         ]
         moved += [
-            TableColumn(name=name, type=column.type, not_null=column.not_null, comment=column.comment)
+            TableColumn(
+                name=name,
+                type=column.type,
+                not_null=column.not_null,
+                collation=column.collation,
+                comment=column.comment,
+            )
             for name, column in repeated
         ]
         return make_table(

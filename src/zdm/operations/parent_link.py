@@ -54,15 +54,13 @@ class LinkTable(Value):
         self, draft: Draft, shape: TableShape, parent: DraftSide, label: str, problems: list[Problem]
     ) -> tuple[DraftSide, Made] | None:
         """The table; what stands in the way is appended."""
-        types = {name: type_ for name, type_, _ in parent.readable}
-        own = {c.name: c.type for c in shape.table.columns}
+        theirs = {name: (type_, collation) for name, type_, collation in parent.readable}
+        own = {c.name: (c.type, c.collation) for c in shape.table.columns}
         keys = [
-            *(TableColumn(name=n, type=own[c], not_null=True) for n, c in self.source.items() if c in own),
-            *(
-                TableColumn(name=n, type=types[c], not_null=True)
-                for n, c in self.parent.items()
-                if c in types
-            ),
+            TableColumn(name=name, type=types[source][0], not_null=True, collation=types[source][1])
+            for wanted, types in ((self.source, own), (self.parent, theirs))
+            for name, source in wanted.items()
+            if source in types
         ]
         problems.extend(
             Problem(

@@ -401,19 +401,24 @@ class SplitTable(Operation):
                 continue
             type_ = draft.type(c.type) if c.type else (source.type if source else "")
             not_null = c.not_null if c.not_null is not None else bool(source and source.not_null)
+            collation = source.collation if source is not None and c.type is None else None
             columns.append(
                 DraftMirrored(
                     name=c.column,
                     type=type_,
                     value=c.up or quoted(c.column),
-                    collation=source.collation if source is not None and c.type is None else None,
+                    collation=collation,
                     not_null=not_null,
                 )
             )
             if part.create is not None:
                 copied = source is not None and c.type is None and c.default is None
                 default = source.default if source is not None and copied else c.default
-                made.append(TableColumn(name=c.column, type=type_, not_null=not_null, default=default))
+                made.append(
+                    TableColumn(
+                        name=c.column, type=type_, not_null=not_null, default=default, collation=collation
+                    )
+                )
         # What the other table would lack only because this one does is not told.
         if len(columns) < len(part.columns) or any(table.column(name) is None for name in wanted):
             return None
@@ -445,7 +450,9 @@ class SplitTable(Operation):
                 t=sql.Literal(ddl.table(table.name).as_string(None)),
                 c=sql.Literal(source),
             )
-        return TableColumn(name=name, type=column.type, not_null=True, default=default)
+        return TableColumn(
+            name=name, type=column.type, not_null=True, default=default, collation=column.collation
+        )
 
     def _numbered(self, shape: TableShape) -> list[Problem]:
         keys = {name for part in self.into if part.create is not None for name in part.key.values()}

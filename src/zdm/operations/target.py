@@ -450,7 +450,7 @@ def refuse_loose_key(table: Table, wanted: Sequence[str], problems: list[Problem
 def keys_of(key: Mapping[str, str], table: Table) -> list[TableColumn]:
     """The key columns of a table to make, which equal those of `table`."""
     return [
-        TableColumn(name=name, type=column.type, not_null=True)
+        TableColumn(name=name, type=column.type, not_null=True, collation=column.collation)
         for name, source in key.items()
         if (column := table.column(source)) is not None
     ]

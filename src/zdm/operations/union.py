@@ -451,7 +451,13 @@ class Union:
                 d.not_null = not_null
             defaults = {_default(s, c) for (s, _), c in zip(filled, written, strict=True)}
             default = defaults.pop() if len(filled) == len(sources) and len(defaults) == 1 else None
-            made.append(TableColumn(name=name, type=types[0], not_null=not_null, default=default))
+            collations = {d.collation for _, d in filled}
+            collation = collations.pop() if len(collations) == 1 else None
+            for _, d in filled:
+                d.collation = collation
+            made.append(
+                TableColumn(name=name, type=types[0], not_null=not_null, default=default, collation=collation)
+            )
         return made
 
     def _existing(
@@ -524,7 +530,9 @@ class Union:
         column = _column(sources[0], sources[0].key[at])
         found = [number for s in sources if (number := _number(s, s.key[at])) is not None]
         default = None if name in self._numbered_apart(sources) else next(iter(found), None)
-        return TableColumn(name=name, type=column.type, not_null=True, default=default)
+        return TableColumn(
+            name=name, type=column.type, not_null=True, default=default, collation=column.collation
+        )
 
     def _numbered_apart(self, sources: Sequence[_Source]) -> list[str]:
         """Key columns that each table numbers, or does not, in its own way, so that no default can do it."""

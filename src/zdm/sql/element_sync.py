@@ -49,6 +49,7 @@ from zdm.sql.row_objects import (
     record_failure,
     referring,
     same_key,
+    truncated,
 )
 from zdm.sql.rows import PINNED_SETTINGS
 from zdm.sql.templates import load
@@ -446,10 +447,10 @@ class ElementObjects(Objects):
 
     def _taking_all(self) -> sql.Composable:
         """What makes all elements go."""
-        where = {"target": self.tables["many"], "guard": self.others}
+        many = self.tables["many"]
         if counting := self._counting(MANY):
-            return load("element_truncate").fill(**where, element=all_of(counting))
-        return load("row_truncate").fill(**where)
+            return load("element_truncate").fill(target=many, guard=self.others, element=all_of(counting))
+        return truncated(many, self.others)
 
     def _on_many(self) -> dict[str, sql.Composable]:
         settle = self._called(f"settle_{self.elements.one}")

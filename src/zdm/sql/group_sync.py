@@ -11,8 +11,7 @@ from zdm.model.row_mapping import RowMapping
 from zdm.sql.element_rows import Besides, is_joined
 from zdm.sql.gathered_sync import GatheredObjects
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
-from zdm.sql.row_objects import Function, Trigger, equal, failed, record_failure, same_key
-from zdm.sql.templates import load
+from zdm.sql.row_objects import Function, Trigger, equal, failed, record_failure, same_key, truncated
 
 _MANY = "zdm_m"
 
@@ -194,7 +193,7 @@ class GroupObjects(GatheredObjects):
             "truncated": sql.SQL(
                 "{}\n    DELETE FROM zdm.sync_failures WHERE rollout = {} AND group_name = {};"
             ).format(
-                load("row_truncate").fill(target=self.tables["one"], guard=self.others),
+                truncated(self.tables["one"], self.others),
                 sql.Literal(self.rollout),
                 sql.Literal(str(self.mapping.id)),
             ),

@@ -49,6 +49,7 @@ from zdm.sql.row_objects import (
     record_failure,
     referring,
     same_key,
+    truncated,
 )
 from zdm.sql.rows import render
 from zdm.sql.templates import load
@@ -419,7 +420,7 @@ class ParentObjects(Objects):
             "truncated": sql.SQL(
                 "{}\n    DELETE FROM zdm.sync_failures WHERE rollout = {} AND group_name = {};"
             ).format(
-                load("row_truncate").fill(target=self.names["link"], guard=self.others),
+                truncated(self.names["link"], self.others),
                 sql.Literal(self.rollout),
                 sql.Literal(str(mapping.id)),
             ),

@@ -17,6 +17,7 @@ from zdm.sql.row_objects import (
     Trigger,
     equal,
     same_key,
+    truncated,
 )
 from zdm.sql.row_settle import Settling
 from zdm.sql.row_write import settle
@@ -332,7 +333,6 @@ class Generator(Settling):
                 "    PERFORM pg_catalog.set_config('zdm.row', {}, true);\n    {}\n"
                 "    PERFORM pg_catalog.set_config('zdm.row', '', true);"
             ).format(sql.Literal(f"{self.mapping.number}:{row_conditions.across(self.side)}:*"), what)
-        return load("row_truncate").fill(
-            target=self.target,
-            guard=sql.Literal(f"{self.mapping.number}:{row_conditions.across(self.side)}:*"),
+        return truncated(
+            self.target, sql.Literal(f"{self.mapping.number}:{row_conditions.across(self.side)}:*")
         )

@@ -237,6 +237,11 @@ def equal(mine: Sequence[str], left: str, yours: Sequence[str], right: str) -> s
     )
 
 
+def truncated(table: sql.Composable, guard: sql.Composable) -> sql.Composable:
+    """What empties a table when all rows of the other side have gone; `guard` says so to its triggers."""
+    return load("row_truncate").fill(target=table, named=sql.Literal(text_of(table)), guard=guard)
+
+
 def referring(many: RowSide, one: RowSide) -> sql.Composable:
     """A query that finds a foreign key of `many` to `one`, if there is any."""
     return sql.SQL(
