@@ -145,7 +145,7 @@ class Generator(Settling):
             along=self._along,
             inserted=self._passed(self._when_inserted),
             updated=self._passed(self._when_updated),
-            written=self._written(),
+            written=self._own_write(),
             key_changed=self._changed(self.mine.key),
             taken_over=self._taken_over,
             declare=sql.SQL("  zdm_moved {};").format(self.table) if self.mine.within else sql.SQL(""),
@@ -166,7 +166,7 @@ class Generator(Settling):
             return sql.SQL("")
         return sql.SQL("    IF NOT {} THEN\n      RETURN NULL;\n    END IF;").format(condition)
 
-    def _written(self) -> sql.Composable:
+    def _own_write(self) -> sql.Composable:
         """The end of a trigger on a row that this mapping writes from the other side at this moment."""
         if not self._direct:
             return sql.SQL("")
