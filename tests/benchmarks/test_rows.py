@@ -27,7 +27,7 @@ pytestmark = pytest.mark.bench
 MIGRATION = Migration.model_validate(
     {"id": "bench", "operations": [{"shadow_table": {"table": "account", "storage": {"fillfactor": 100}}}]}
 )
-UPDATES = 1000
+UPDATES = 2000
 """Of each of the sessions, in one measurement."""
 
 
@@ -105,25 +105,42 @@ def test_backfill_and_comparison_of_two_tables() -> None:
         assert times.ratio("compare, 2 workers", "count(*)") >= 0.25
 
 
-@pytest.mark.xfail(strict=False, reason="0.71 to 0.76: both tables' WAL, and the second UPDATE")
+@pytest.mark.xfail(strict=False, reason="0.75, where a trigger of one UPDATE without a question reaches 0.9")
 def test_updates_while_rows_are_mirrored() -> None:
-    """Single-row updates with durable commits, by four sessions, without the sync's triggers and with them."""
+    """Single-row updates with durable commits, by four sessions: without triggers, with the sync's, and with one that only writes the other row."""
     with bench_database() as database:
         mapping, rollout = staged(database)
         backfill(
             partial(connect, database.dsn, application_name="bench"), rollout, mapping, Options(workers=2)
         )
+        database.execute(
+            "CREATE TABLE plain (LIKE account INCLUDING ALL); INSERT INTO plain SELECT * FROM account"
+        )
+        database.execute(
+            "CREATE FUNCTION one_update() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " UPDATE public.plain SET branch = NEW.branch, balance = NEW.balance, filler = NEW.filler WHERE id = OLD.id;"
+            " RETURN NULL; END $$"
+        )
+        database.execute(
+            "CREATE TRIGGER one_update AFTER UPDATE ON account FOR EACH ROW EXECUTE FUNCTION one_update()"
+        )
+        database.execute("VACUUM (ANALYZE) plain")
+        mirroring = [
+            name
+            for (name,) in database.execute(
+                "SELECT tgname FROM pg_trigger WHERE tgrelid = 'account'::regclass AND tgname ~ 'zdm'"
+            )
+        ]
+        enabled = {"nothing": [], "one UPDATE": ["one_update"], "mirroring": mirroring}
 
         def write(conn: Connection, rng: random.Random, n: int) -> None:
             del n
             conn.execute("UPDATE account SET balance = balance + 1 WHERE id = %s", [rng.randint(1, ROWS)])
             conn.commit()
 
-        def rate(mirrored: bool) -> float:
-            verb = "ENABLE ALWAYS" if mirrored else "DISABLE"
-            for (name,) in database.execute(
-                "SELECT tgname FROM pg_trigger WHERE tgrelid = 'account'::regclass AND tgname ~ 'zdm'"
-            ):
+        def rate(kind: str) -> float:
+            for name in [*mirroring, "one_update"]:
+                verb = "ENABLE ALWAYS" if name in enabled[kind] else "DISABLE"
                 database.execute(f'ALTER TABLE account {verb} TRIGGER "{name}"')
             begun = time.perf_counter()
             with Writers(database.dsn) as writers:
@@ -133,10 +150,13 @@ def test_updates_while_rows_are_mirrored() -> None:
             report.assert_only()
             return report.count / (time.perf_counter() - begun)
 
-        rates: dict[bool, list[float]] = {True: [], False: []}
+        rates: dict[str, list[float]] = {kind: [] for kind in enabled}
         for _ in range(ROUNDS):
-            for mirrored in (False, True):
-                rates[mirrored].append(rate(mirrored))
-        without, with_ = (sorted(rates[m])[ROUNDS // 2] for m in (False, True))
-        tell(f"\n{without:.0f} updates/s without, {with_:.0f} with mirroring: {with_ / without:.2f}")
-        assert with_ / without >= 0.85
+            for kind, found in rates.items():
+                found.append(rate(kind))
+        medians = {kind: sorted(found)[ROUNDS // 2] for kind, found in rates.items()}
+        ratios = {kind: median / medians["nothing"] for kind, median in medians.items()}
+        tell(
+            "\n" + ", ".join(f"{kind}: {medians[kind]:.0f} updates/s, {ratios[kind]:.2f}" for kind in medians)
+        )
+        assert ratios["mirroring"] >= 0.85
