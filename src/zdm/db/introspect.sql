@@ -115,6 +115,11 @@ SELECT
          JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = p.attnum GROUP BY a.attname) AS mentioned),
       'definition', pg_get_indexdef(x.oid), 'unique', i.indisunique, 'primary', i.indisprimary,
       'valid', i.indisvalid AND i.indisready AND i.indislive,
+      'key', CASE WHEN i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+        THEN (SELECT CASE WHEN bool_and(o.opcdefault AND i.indcollation[k.n - 1] = a.attcollation) THEN jsonb_agg(a.attname ORDER BY k.n) END
+              FROM unnest(i.indkey) WITH ORDINALITY AS k (attnum, n)
+              JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = k.attnum JOIN pg_opclass o ON o.oid = i.indclass[k.n - 1]
+              WHERE k.n <= i.indnkeyatts) END,
       'constraint', (SELECT min(c.conname::text) FROM pg_constraint c
         WHERE c.conindid = x.oid AND c.conrelid = t.oid AND c.contype IN ('p', 'u', 'x')),
       'method', m.amname, 'comment', obj_description(x.oid, 'pg_class'), 'clustered', i.indisclustered,

@@ -97,7 +97,8 @@ def _there_already(mapper: Mapper, mapping: RowMapping) -> None:
             Problem(
                 f"{count} rows of {mapping.new.table} are not what {mapping.old.table} says of them, for example {keys}",
                 mapping.operation,
-                "Which of them is right nobody can tell but you: correct or delete them first.",
+                f"Which of them is right nobody can tell but you: correct or delete them first. If {mapping.new.table} has rows of its own, or whose "
+                "columns are still empty, let `create` make another table.",
                 "rows-disagree",
             )
         )

@@ -67,6 +67,7 @@ class Index(Value):
 
     `statistics`: the targets of its own columns (expressions have some), by their number. `clustered`: CLUSTER goes by it.
     `options`: its storage parameters, as ``name=value``. `tablespace`: where it lies, empty for the database's own.
+    `key`: the columns that no two rows share, whatever else is in the row; None where it does not say so of plain columns.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Index(Value):
     definition: str
     unique: bool = False
     primary: bool = False
+    key: tuple[str, ...] | None = None
     valid: bool = True
     constraint: str | None = None
     method: str = "btree"

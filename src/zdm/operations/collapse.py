@@ -407,7 +407,12 @@ class Collapse(Operation):
         many, one = shape.table, other.table
         self._check_many(shape, problems)
         if many.name == one.name:
-            problems.append(Problem("a table's rows cannot be collapsed into the table itself"))
+            problems.append(
+                Problem(
+                    "a table's rows cannot be collapsed into the table itself",
+                    remedy="Give the columns a table of their own (`create`), whose rows have the key of those that are referred to.",
+                )
+            )
         wanted = tuple(self.key.values())
         problems.extend(loose_key(one, wanted))
         if not any(

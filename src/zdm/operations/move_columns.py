@@ -433,13 +433,6 @@ class MoveColumns(Operation):
                         remedy="Name a column that this migration leaves alone.",
                     )
                 )
-        if self.copies and any(m.up is not None for m in self.columns):
-            problems.append(
-                Problem(
-                    "`copies` follow their columns only where the moved columns stay as they are",
-                    remedy="Change their types in the next migration.",
-                )
-            )
         if self.where is not None and self.rows is not Presence.NEEDED:
             problems.append(
                 Problem(

@@ -383,7 +383,7 @@ def sequence_step(context: Context, old: Table, source: str, new: QualifiedName,
 
 
 def unique_over(table: Table, columns: Sequence[str]) -> bool:
-    """Whether a unique constraint, not deferrable, covers exactly these NOT NULL columns: rows can be found and met by them."""
+    """Whether a unique constraint or index, not deferrable, covers exactly these NOT NULL columns: rows can be found and met by them."""
     filled = {c.name for c in table.columns if c.not_null}
     if not columns or not filled.issuperset(columns):
         return False
@@ -392,6 +392,7 @@ def unique_over(table: Table, columns: Sequence[str]) -> bool:
         for c in table.constraints
         if c.kind in {"primary key", "unique"} and "DEFERRABLE" not in c.definition
     ]
+    keys += [index.key for index in table.indexes if index.key is not None]
     return any(set(key) == set(columns) for key in keys)
 
 

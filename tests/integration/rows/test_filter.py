@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from tests.conformance.harness import OPEN_GATES
@@ -98,4 +100,46 @@ def test_a_row_outside_the_filter_is_written_with_its_other_half(
     expected = [(1, 1, "one"), (2, 2, "new"), (3, 2, "new"), (4, 4, "new")]
     assert database.execute("SELECT id, team, bio FROM users ORDER BY id") == expected
     assert database.execute("SELECT id, team, bio FROM profiles ORDER BY id") == expected
+    assert engine.verify("move").clean
+
+
+@pytest.mark.parametrize("sync", ["immediate", "logged"])
+def test_a_column_that_repeats_one_follows_it_beside_one_that_is_mapped(
+    database: Database, sync: str
+) -> None:
+    """What the new version wrote stays finer than the old column can hold, whatever else of the row is written."""
+    database.execute(
+        "CREATE TABLE builds (id int PRIMARY KEY, project int NOT NULL, score int, tries int); INSERT INTO builds VALUES (1, 1, 1, 1)"
+    )
+    operation = {
+        "table": "builds",
+        "to": "scores",
+        "key": {"build": "id"},
+        "columns": [
+            {"column": "score", "type": "numeric", "up": "score::numeric", "down": "round(score)::int"},
+            "tries",
+        ],
+        "copies": {"project": "project"},
+        "rows": "needed",
+        "lossy": True,
+        "create": {},
+    }
+    engine = Engine(database.dsn)
+    engine.init()
+    migration = Migration.model_validate(
+        {"id": "move", "sync": sync, "operations": [{"move_columns": operation}], "gates": OPEN_GATES}
+    )
+    while engine.advance(migration).state is not State.SWITCHED_OVER:
+        pass
+    for statement, expected in (
+        ("UPDATE public_move.scores SET score = 1.4", (1, Decimal("1.4"), 1)),
+        ("UPDATE builds SET project = 7", (7, Decimal("1.4"), 1)),
+        ("UPDATE builds SET tries = 70", (7, Decimal("1.4"), 70)),
+        ("UPDATE public_move.builds SET project = 8", (8, Decimal("1.4"), 70)),
+    ):
+        database.execute(statement)
+        if sync == "logged":
+            engine.reconcile("move")
+        assert database.execute("SELECT project, score, tries FROM scores") == [expected]
+    assert database.execute("SELECT project, score, tries FROM builds") == [(8, 1, 70)]
     assert engine.verify("move").clean

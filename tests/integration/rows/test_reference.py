@@ -140,7 +140,6 @@ def test_refusals(database: Database) -> None:
     for change, expected in (
         ({"rows": "every"}, 1),
         ({"copies": {"tenant": "config"}}, 1),
-        ({"columns": [{"column": "config", "up": "config", "down": "config"}]}, 1),
         ({"reference": "tenant"}, 1),
     ):
         changed = rollout.migration.model_validate(

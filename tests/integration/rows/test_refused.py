@@ -8,9 +8,13 @@ import pytest
 
 from tests.conformance.harness import OPEN_GATES
 from tests.support.servers import Database
+from zdm.db.introspect import read_table
+from zdm.db.session import connect
 from zdm.engine.rollout import Engine
 from zdm.errors import BadInput
+from zdm.model.names import qualified
 from zdm.operations.migration import Migration
+from zdm.operations.target import unique_over
 
 SETUP = """
 CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int); CREATE TABLE c (id int PRIMARY KEY, v int);
@@ -209,6 +213,20 @@ def test_a_filter_that_what_comes_back_meets(database: Database) -> None:
     engine.init()
     migration = Migration.model_validate({"id": "good", "operations": [reports({"status": "'active'"})]})
     assert engine.plan(migration).row_mappings
+
+
+def test_a_unique_index_is_as_good_as_a_constraint(database: Database) -> None:
+    """Over the columns alone: one with a condition, or over an expression, is not."""
+    database.execute(
+        SETUP + "CREATE TABLE beside (of int NOT NULL, status text, at int NOT NULL, note text NOT NULL);"
+        "CREATE UNIQUE INDEX ON beside (of); CREATE UNIQUE INDEX ON beside (at) WHERE at > 0; CREATE UNIQUE INDEX ON beside (lower(note))"
+    )
+    with connect(database.dsn, application_name="test") as connection:
+        table = read_table(connection, qualified("public", "beside"))
+    assert table is not None
+    assert unique_over(table, ["of"])
+    assert not unique_over(table, ["at"])
+    assert not unique_over(table, ["note"])
 
 
 def test_who_gets_no_rights(database: Database) -> None:
