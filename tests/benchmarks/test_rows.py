@@ -63,7 +63,7 @@ def staged(database: Database) -> tuple[RowMapping, int]:
 
 @pytest.mark.xfail(
     strict=False,
-    reason="0.68 and 0.21: two workers extend one table, and the key's index is there from the start; index scans of both tables",
+    reason="0.71 and 0.20: two workers extend one table, and the key's index is there from the start; index scans of both tables",
 )
 def test_backfill_and_comparison_of_two_tables() -> None:
     with bench_database() as database:
@@ -105,7 +105,7 @@ def test_backfill_and_comparison_of_two_tables() -> None:
         assert times.ratio("compare, 2 workers", "count(*)") >= 0.25
 
 
-@pytest.mark.xfail(strict=False, reason="0.75, where a trigger of one UPDATE without a question reaches 0.9")
+@pytest.mark.xfail(strict=False, reason="0.76, where a trigger of one UPDATE without a question reaches 0.9")
 def test_updates_while_rows_are_mirrored() -> None:
     """Single-row updates with durable commits, by four sessions: without triggers, with the sync's, and with one that only writes the other row."""
     with bench_database() as database:
