@@ -116,7 +116,7 @@ class ElementObjects(Objects):
             *self._taking_away(),
             self._trigger("insert", "INSERT", on, all_of([self._not_backfilled, *now])),
             self._trigger("update", "UPDATE", on, all_of(updated)),
-            self._trigger("delete", "DELETE", on, all_of(was) if was else None),
+            self._trigger("delete", "DELETE", on, all_of(was)),
             self._statement_trigger(on),
         )
 
