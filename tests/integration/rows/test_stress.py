@@ -13,7 +13,7 @@ from tests.integration.rows.stage import Rows
 from tests.support.interleave import DEADLINE, Isolation
 from tests.support.servers import Database
 from tests.support.writers import Writers
-from zdm.backfill.options import Hooks, Options, Progress
+from zdm.backfill.options import Hooks, Options, Progress, Wait
 from zdm.backfill.run import backfill
 from zdm.db.session import connect
 
@@ -24,21 +24,43 @@ LEVELS: tuple[Isolation, ...] = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZA
 class Edge:
     """Where the backfill is, for writers that want to be there."""
 
-    def __init__(self, rows: int = ROWS) -> None:
+    def __init__(self, rows: int = ROWS, *, blocks: int = 0) -> None:
+        """One that has not moved.
+
+        Parameters
+        ----------
+        blocks: of the table, where each chunk is one, and waits for its turn.
+        """
         self._rows = rows
+        self._blocks = blocks
+        self._around = rows / blocks if blocks else 600.0
         self._lock = threading.Condition()
         self._at = 0.0
+        self._chunks = 0
+        self._waiting = 0
 
     def progress(self, at: Progress) -> None:
         with self._lock:
             self._at = at.fraction
             self._lock.notify_all()
 
-    def moves(self) -> None:
-        """Wait until it is somewhere else, while it moves at all."""
+    def turn(self, last: float) -> Wait:
+        """Let no chunk begin before a writer waits for it, however slow the machine is."""
+        del last
         with self._lock:
-            at = self._at
-            self._lock.wait_for(lambda: self._at != at or not 0 < at < 1, timeout=DEADLINE)
+            self._lock.wait_for(lambda: self._waiting > 0, timeout=DEADLINE)
+            self._chunks += 1
+            self._waiting = 0
+            self._lock.notify_all()
+        return Wait(0.0)
+
+    def moves(self) -> None:
+        """Wait until the next chunk begins, while there are any."""
+        with self._lock:
+            chunks = self._chunks
+            self._waiting += 1
+            self._lock.notify_all()
+            self._lock.wait_for(lambda: self._chunks != chunks or self._at >= 1, timeout=DEADLINE)
 
     def near(self, rng: random.Random) -> int:
         """An account around the edge of one of the two workers, which have a half each."""
@@ -50,7 +72,10 @@ class Edge:
 @pytest.mark.parametrize(("naive", "options"), [(False, {}), (False, {"rows": "needed"}), (True, {})])
 def test_chasing_the_edge(database: Database, naive: bool, options: dict[str, object]) -> None:
     rows = Rows(database, rows=ROWS, naive=naive, options=options)
-    edge = Edge()
+    ((blocks,),) = database.execute(
+        "SELECT pg_relation_size('accounts') / current_setting('block_size')::int"
+    )
+    edge = Edge(blocks=blocks)
 
     def old(connection: psycopg.Connection[Any], rng: random.Random, number: int) -> None:
         """A snapshot first, so that what the backfill commits meanwhile is not in it; then a write at the edge."""
@@ -93,13 +118,12 @@ def test_chasing_the_edge(database: Database, naive: bool, options: dict[str, ob
             writers.add(f"old {level}", old, isolation=level)
             # A naive trigger mirrors in one direction only.
             writers.add(f"new {level}", old if naive else new, isolation=level)
-        writers.wait_for(1)
         result = backfill(
             lambda: connect(database.dsn, application_name="backfill"),
             rows.rollout,
             rows.mapping,
-            Options(workers=2, first_rows=100, most_rows=200),
-            Hooks(progress=edge.progress),
+            Options(workers=2, first_rows=1, most_rows=1),
+            Hooks(progress=edge.progress, throttle=edge.turn),
         )
         assert result.complete
         writers.wait_for(5)
