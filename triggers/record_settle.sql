@@ -1,9 +1,10 @@
 -- template: record_settle
--- version: 2
--- parameters: function, quote, source, target, declare, own_key, match, compute, lazy, agree, first, mine, all, there, taken, meet, write, go, record, forget
+-- version: 3
+-- parameters: function, quote, source, target, declare, own_key, match, compute, lazy, agree, first, mine, all, there, taken, meet, write, go, record, forget, note
 -- Makes the old side hold what this side's row says at this moment, or records that it cannot. What it has there until then goes, lest
 -- the old version should go on writing it. The old side's row is locked before: who takes it away, or makes one, is waited for, so
--- that what is recorded is so at the commit. What the old side itself has written is never recorded: it raises, as without a record.
+-- that what is recorded is so at the commit. One that is not seen is asked for after that, so that of two that come at the same moment at least
+-- one meets the other. What the old side itself has written is never recorded: it raises, as without a record.
 
 CREATE OR REPLACE FUNCTION {function}(zdm_at {source}, zdm_lazy pg_catalog.bool, zdm_first pg_catalog.bool)
 RETURNS pg_catalog.bool LANGUAGE plpgsql AS {quote}
@@ -11,14 +12,15 @@ DECLARE
   zdm_row {source};
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_next pg_catalog.text := {there};
-  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.=) {mine};
+  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.<>) '' AND zdm_guard OPERATOR(pg_catalog.=) {mine};
   zdm_wanted pg_catalog.bool := false;
   zdm_was pg_catalog.jsonb;
   zdm_state pg_catalog.text;
   zdm_reason pg_catalog.text;
+  zdm_found pg_catalog.bool;
 {declare}
 BEGIN
-  IF zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all} THEN
+  IF zdm_guard OPERATOR(pg_catalog.<>) '' AND (zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all}) THEN
     RETURN true;
   ELSIF zdm_mirrored THEN
     zdm_next := zdm_next OPERATOR(pg_catalog.||) '!';
@@ -48,7 +50,7 @@ BEGIN
 {agree}
 {first}
     SELECT CASE WHEN {taken} THEN pg_catalog.to_jsonb(zdm_t) END INTO zdm_was FROM {target} AS zdm_t WHERE {match} FOR NO KEY UPDATE;
-{meet}
+    zdm_found := FOUND;
     IF zdm_state IS NULL THEN
       BEGIN
         PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
@@ -70,10 +72,12 @@ BEGIN
       PERFORM pg_catalog.set_config('zdm.row', zdm_next OPERATOR(pg_catalog.||) '!', true);
 {go}
 {record}
+{meet}
     END IF;
   ELSE
     PERFORM pg_catalog.set_config('zdm.row', zdm_next, true);
 {go}
+{note}
 {forget}
   END IF;
   PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);

@@ -1,5 +1,5 @@
 -- template: record_take
--- version: 1
+-- version: 2
 -- parameters: function, quote, source, target, declare, own_key, match, compute, agree, mine, all, there, meet, recorded, adopt, silent, lazy, write, go, settled
 -- Makes the new side's row hold what this side's row says at this moment, or go with it; but for a row that is recorded as having no
 -- old form. That one stays when this side has none, is asked again whether it has a form when this side has a row that says nothing,
@@ -12,13 +12,13 @@ DECLARE
   zdm_recorded {target};
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_next pg_catalog.text := {there};
-  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.=) {mine};
+  zdm_mirrored constant pg_catalog.bool := zdm_guard OPERATOR(pg_catalog.<>) '' AND zdm_guard OPERATOR(pg_catalog.=) {mine};
   zdm_wanted pg_catalog.bool := false;
   zdm_found pg_catalog.bool;
   zdm_over pg_catalog.bool := false;
 {declare}
 BEGIN
-  IF zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all} THEN
+  IF zdm_guard OPERATOR(pg_catalog.<>) '' AND (zdm_guard OPERATOR(pg_catalog.=) ({mine} OPERATOR(pg_catalog.||) '!') OR zdm_guard OPERATOR(pg_catalog.=) {all}) THEN
     RETURN true;
   ELSIF zdm_mirrored THEN
     zdm_next := zdm_next OPERATOR(pg_catalog.||) '!';

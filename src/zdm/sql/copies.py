@@ -197,10 +197,13 @@ def _note(mapping: TableMapping, group: ColumnGroup, copied: Copied) -> sql.Comp
     return part(
         "part_copy_note",
         nothing=any_of(sql.SQL("NEW.{} IS NULL").format(sql.Identifier(new.name)) for new in group.new),
-        notes=notes(mapping, group.number),
-        bucket=_bucket(copied, PARENT),
-        table=qualified_name(copied.table),
-        same=_same(copied, PARENT, "new"),
+        note=part(
+            "note",
+            notes=notes(mapping, group.number),
+            bucket=sql.SQL("(SELECT {} FROM {} AS zdm_p WHERE {})").format(
+                _bucket(copied, PARENT), qualified_name(copied.table), _same(copied, PARENT, "new")
+            ),
+        ),
     )
 
 

@@ -16,6 +16,7 @@ from zdm.sql.templates import dollar_quoted
 
 RECORDS = sql.Identifier(SCHEMA, "rows_without_old_form")
 CONFLICTS = sql.Identifier(SCHEMA, "row_conflicts")
+MEETINGS = sql.Identifier(SCHEMA, "row_meetings")
 
 
 def record_key(mapping: RowMapping, alias: str) -> sql.Composable:

@@ -16,7 +16,7 @@ from psycopg import sql
 from zdm.model.row_mapping import Presence, SideKind
 from zdm.sql import row_conditions, row_generator, row_write
 from zdm.sql.identifiers import all_of, any_of, column, comma
-from zdm.sql.records import CONFLICTS, RECORDS, entry, granted, of_mapping, recorded
+from zdm.sql.records import CONFLICTS, MEETINGS, RECORDS, entry, granted, of_mapping, recorded
 from zdm.sql.row_objects import Function, failure_key, key_text, pinned, plain_keys
 from zdm.sql.rows import render
 from zdm.sql.templates import load
@@ -135,9 +135,6 @@ class RecordObjects(row_generator.Generator):
             write = sql.SQL("{}\n{}\n    IF NOT FOUND THEN\n{}\n    END IF;").format(
                 self._keep(), self._fill(), self._unmapped()
             )
-        again = sql.SQL(
-            "      SELECT CASE WHEN {} THEN pg_catalog.to_jsonb(zdm_t) END INTO zdm_was FROM {} AS zdm_t WHERE {} FOR NO KEY UPDATE;"
-        ).format(taken, self.target, self._match)
         record = sql.SQL(
             "      INSERT INTO {} AS zdm_f (rollout, mapping, schema_name, table_name, key, new_row, old_row, sqlstate, reason)\n"
             "      VALUES ({}, {}, {}, {}, {}, {}, zdm_was, zdm_state, zdm_reason)\n"
@@ -150,15 +147,8 @@ class RecordObjects(row_generator.Generator):
             lazy=self._lazily(),
             first=self._first(),
             taken=taken,
-            meet=self._meeting(
-                sql.SQL("NOT FOUND"),
-                unsure=sql.SQL(
-                    "          IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN\n"
-                    "            RAISE serialization_failure USING MESSAGE = 'could not serialize access: the row it belongs to is not seen';\n"
-                    "          END IF;"
-                ),
-                again=again,
-            ),
+            meet=self._meeting(),
+            note=self._noting(),
             write=write,
             go=go,
             record=record.format(
@@ -175,12 +165,9 @@ class RecordObjects(row_generator.Generator):
 
     def _taking(self) -> Function:
         """What makes the new side's row hold what the old side's row says, unless that has none and the other one is recorded."""
-        absent = sql.SQL(
-            "zdm_found AND zdm_lazy AND NOT zdm_mirrored AND NOT {} AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})"
-        ).format(row_conditions.holds(self.mine, "zdm_row"), self.target, self._match)
         return self._settling(
             "record_take",
-            meet=self._meeting(absent, unsure=sql.SQL("          NULL;"), again=sql.SQL("")),
+            meet=self._asking(),
             recorded=self._recorded_by("zdm_at"),
             adopt=self._adopting(),
             silent=self._silent(),
@@ -190,10 +177,8 @@ class RecordObjects(row_generator.Generator):
             settled=self._forget_failure(),
         )
 
-    def _meeting(
-        self, asked: sql.Composable, *, unsure: sql.Composable, again: sql.Composable
-    ) -> sql.Composable:
-        """Wait for a row over there that is not seen, where its own key on this side does not tell."""
+    def _meeting(self) -> sql.Composable:
+        """Wait for a row of the old side that is not seen, where its key on this side does not tell."""
         if not self._meets:
             return sql.SQL("")
         keys = comma(render(value, "zdm_at") for value in self.yours.key_values)
@@ -204,15 +189,59 @@ class RecordObjects(row_generator.Generator):
                 "SELECT {}, {} FROM (SELECT) AS zdm_one LEFT JOIN (SELECT * FROM {} LIMIT 1) AS zdm_c ON true"
             ).format(keys, comma(column(name, "zdm_c") for name in self.yours.required), self.target)
         return load("record_meet").fill(
-            asked=asked,
             silent=sql.SQL("({} OPERATOR(pg_catalog.||) '!')").format(self._guard_across("zdm_at")),
             target=self.target,
             columns=comma(column(name) for name in (*self.yours.key, *self.yours.required)),
             values=values,
             key=comma(column(name) for name in self.yours.key),
-            unsure=unsure,
-            again=again,
+            notes=MEETINGS,
+            bucket=self._bucket,
+            match=self._match,
+            settle=self._settle_name,
         )
+
+    def _asking(self) -> sql.Composable:
+        """Note a row of the old side that makes none over there, and wait for whoever records one of its key."""
+        if not self._meets:
+            return sql.SQL("")
+        absent = sql.SQL(
+            "zdm_found AND zdm_lazy AND NOT zdm_mirrored AND NOT ({} AND zdm_wanted) AND NOT EXISTS (SELECT FROM {} AS zdm_t WHERE {})"
+        ).format(row_conditions.holds(self.mine, "zdm_row"), self.target, self._match)
+        rollout, schema, name = self._named
+        return load("record_ask").fill(
+            asked=absent,
+            note=self._note(),
+            records=RECORDS,
+            columns=sql.SQL("rollout, mapping, schema_name, table_name, key, new_row, sqlstate, reason"),
+            values=comma(
+                [
+                    rollout,
+                    sql.Literal(self.mapping.number),
+                    schema,
+                    name,
+                    self._key("zdm_at"),
+                    *map(sql.Literal, ("{}", "", "")),
+                ]
+            ),
+        )
+
+    def _noting(self) -> sql.Composable:
+        """This side's row has gone, and the old side's stays without one."""
+        if not self._meets:
+            return sql.SQL("")
+        return sql.SQL("    IF EXISTS (SELECT FROM {} AS zdm_t WHERE {}) THEN\n{}\n    END IF;").format(
+            self.target, self._match, self._note()
+        )
+
+    def _note(self) -> sql.Composable:
+        return load("note").fill(notes=MEETINGS, bucket=self._bucket)
+
+    @property
+    def _bucket(self) -> sql.Composable:
+        """Where rows of this key are noted."""
+        return sql.SQL(
+            "(pg_catalog.jsonb_hash_extended({}, {}) OPERATOR(pg_catalog.&) 63)::pg_catalog.int4"
+        ).format(self._key("zdm_at"), sql.Literal(self.rollout))
 
     def _outside(self, aliases: list[str]) -> sql.Composable:
         # One that is inserted may meet a recorded one.

@@ -44,7 +44,7 @@ def test_leaves_the_applications_own_alembic_version_alone(database: Database) -
     )
     install.install(database.connect())
     assert database.execute("SELECT * FROM alembic_version") == [("theirs",)]
-    assert database.execute("SELECT * FROM zdm.alembic_version") == [("0005",)]
+    assert database.execute("SELECT * FROM zdm.alembic_version") == [("0006",)]
 
 
 def test_the_database_knows_the_phase_machine(conn: Connection) -> None:
@@ -116,7 +116,7 @@ def test_refuses_a_schema_of_somebody_else(database: Database) -> None:
 def test_refuses_a_catalog_of_a_newer_zdm(conn: Connection) -> None:
     conn.execute("UPDATE zdm.alembic_version SET version_num = '9999'")
     conn.commit()
-    with pytest.raises(BadInput, match="at revision 9999, which this zdm does not know; it knows up to 0005"):
+    with pytest.raises(BadInput, match="at revision 9999, which this zdm does not know; it knows up to 0006"):
         install.install(conn)
     with pytest.raises(BadInput, match="A newer zdm has upgraded it"):
         install.require(conn)

@@ -294,10 +294,10 @@ def test_init_says_what_it_did(zdm: Zdm) -> None:
         "database": "shop",
         "role": "migrator",
         "server_version": 150018,
-        "version": "0005",
+        "version": "0006",
     }
-    assert "up to date" in zdm("init", init=InitResult(**base, previous="0005")).out
-    assert "upgraded from 0001 to version 0005" in zdm("init", init=InitResult(**base, previous="0001")).out
+    assert "up to date" in zdm("init", init=InitResult(**base, previous="0006")).out
+    assert "upgraded from 0001 to version 0006" in zdm("init", init=InitResult(**base, previous="0001")).out
 
 
 def test_lifting_a_fence(zdm: Zdm) -> None:
