@@ -1,6 +1,6 @@
 -- template: element_gather
--- version: 2
--- parameters: function, arguments, quote, one, many, guard, own_key, match, agree, touch, assign, join, fail, forget
+-- version: 3
+-- parameters: function, arguments, quote, one, many, guard, all, own_key, match, agree, touch, assign, join, whole, fail, forget
 -- Makes a row of the new version say what the old version's rows say at this moment, together; false if that raised, and is recorded.
 -- The row is locked first, so that all who write rows of one key come one after the other. One that agrees already is only touched:
 -- another transaction whose snapshot does not see these rows must not write by what it sees.
@@ -11,7 +11,7 @@ DECLARE
   zdm_guard constant pg_catalog.text := COALESCE(pg_catalog.current_setting('zdm.row', true), '');
   zdm_mine constant pg_catalog.text := {guard};
 BEGIN
-  IF zdm_guard OPERATOR(pg_catalog.=) zdm_mine THEN
+  IF zdm_guard OPERATOR(pg_catalog.=) zdm_mine OR (zdm_guard OPERATOR(pg_catalog.=) {all} AND zdm_how OPERATOR(pg_catalog.<>) ALL ('{{fill,repair}}')) THEN
     RETURN true;
   END IF;
   SELECT zdm_s.* INTO zdm_row FROM {one} AS zdm_s WHERE {own_key} FOR NO KEY UPDATE;
@@ -31,6 +31,7 @@ BEGIN
       PERFORM pg_catalog.set_config('zdm.row', zdm_mine, true);
       UPDATE {one} AS zdm_s SET {assign} FROM ({join}) AS zdm_j WHERE {own_key};
       PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);
+{whole}
     END IF;
   EXCEPTION
     WHEN transaction_rollback OR insufficient_resources OR object_not_in_prerequisite_state OR operator_intervention

@@ -1,6 +1,6 @@
 -- template: element_settle_many
--- version: 2
--- parameters: function, quote, one, many, guard, all, own_key, was_match, was_split, match, columns, arbiter, agree, split, same_element, going, over, write, fail, forget, back
+-- version: 3
+-- parameters: function, quote, one, many, guard, all, own_key, was_match, was_split, match, columns, arbiter, agree, split, added, same_element, going, over, write, fail, forget, back
 -- Makes the elements of a row say what the row says at this moment; false if that raised, and is recorded. The caller holds the row's
 -- lock, as do all who write elements of it. What agrees already, by the mapping of either direction, is left alone; so are elements that
 -- the new application inserted in the statement that made the row. An element that stays keeps its row. While they are written,
@@ -44,7 +44,7 @@ BEGIN
         PERFORM pg_catalog.set_config('zdm.row', zdm_mine, true);
 {over}
         DELETE FROM {many} AS zdm_m WHERE {match} AND {going} AND NOT EXISTS (SELECT FROM ({split}) AS zdm_e WHERE {same_element});
-        INSERT INTO {many} AS zdm_m ({columns}) OVERRIDING SYSTEM VALUE {split} ON CONFLICT ({arbiter}) {write};
+        INSERT INTO {many} AS zdm_m ({columns}) OVERRIDING SYSTEM VALUE {added} ON CONFLICT ({arbiter}) {write};
         PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);
       EXCEPTION
         WHEN transaction_rollback OR insufficient_resources OR object_not_in_prerequisite_state OR operator_intervention

@@ -15,7 +15,7 @@ from zdm.db.mentions import functions_that_mention, functions_that_mention_table
 from zdm.db.new_indexes import spell_indexes
 from zdm.db.session import Session
 from zdm.engine.column_measure import measure_columns
-from zdm.engine.element_mapper import measure_elements
+from zdm.engine.element_measure import measure_elements
 from zdm.engine.estimates import estimate_plan
 from zdm.engine.mapper import Mapper
 from zdm.engine.orphans import measure_orphans

@@ -36,7 +36,7 @@ from zdm.sql import (
     rows,
     sync,
 )
-from zdm.sql.identifiers import qualified_name, trusted
+from zdm.sql.identifiers import any_of, qualified_name, trusted
 
 
 def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def _row_chunk(mapping: RowMapping) -> str:
             return template.format(
                 s=qualified_name(one.table),
                 t=qualified_name(many.table),
-                j=element_rows.is_joined(mapping, "o", 0),
+                j=any_of(element_rows.agreement(mapping, "o", 0)),
             ).as_string(None)
         template = composing.SQL(
             "SELECT <make the elements> FROM {s} AS o WHERE o.ctid >= '(<first block>,0)' AND o.ctid < '(<next block>,0)'"

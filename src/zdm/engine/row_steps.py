@@ -148,7 +148,7 @@ def _end(mapping: RowMapping) -> list[Step]:
 
 def _only_follows(mapping: RowMapping) -> bool:
     """Whether the new side's rows follow from the old one's, so that nothing of theirs is carried over."""
-    return mapping.elements is not None and mapping.elements.one == "new"
+    return mapping.elements is not None and mapping.elements.follows
 
 
 def _end_of_log(mapping: RowMapping) -> list[Step]:

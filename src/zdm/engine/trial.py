@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -12,7 +13,14 @@ from zdm.model.names import QualifiedName
 from zdm.model.plan import Finding, Severity
 from zdm.model.row_mapping import RowMapping
 from zdm.model.table import Table
-from zdm.sql.identifiers import qualified_name
+from zdm.sql import element_rows
+from zdm.sql.identifiers import column, comma, qualified_name, type_name
+
+SAMPLE = 20_000
+"""On about how many rows a mapping of one row to many is tried."""
+
+_SHOWN = 40
+"""How many characters of a value are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,41 @@ def tried(mapper: Mapper, statement: sql.Composed) -> Tried:
 def no_form(found: Tried, of: QualifiedName, to: QualifiedName) -> str:
     """That rows `of` a table have none in another one."""
     return f"{found.failed} of {found.rows} rows of {of} have no form in {to}"
+
+
+def an_element(mapper: Mapper, mapping: RowMapping, given: Mapping[str, sql.Composable]) -> str | None:
+    """An element, as text, of a row whose list is in these columns, and nothing in the others that hold it; what else it holds, some row of today
+    does. None if it has none."""
+    one = mapping.source
+    held = {c.name: c.type for c in element_rows.one_to_many(mapping).held}
+    others = [c.name for c in mapper.draft.tables[one.table].columns if c.name not in held]
+    row = [
+        sql.SQL("CAST({} AS {}) AS {}").format(given.get(name, sql.NULL), type_name(type_), column(name))
+        for name, type_ in held.items()
+    ]
+    asked = sql.SQL(
+        "SELECT zdm_e::text FROM (SELECT {row} FROM (SELECT) AS zdm_n LEFT JOIN (SELECT * FROM {one} LIMIT 1) AS zdm_o ON true) AS zdm_row"
+        " CROSS JOIN LATERAL ({split}) AS zdm_e LIMIT 1"
+    ).format(
+        row=comma([*row, *(column(name, "zdm_o") for name in others)]),
+        one=qualified_name(one.table),
+        split=element_rows.split(mapping, "zdm_row"),
+    )
+    with transaction(mapper.conn, rollback=True):
+        found = mapper.conn.execute(asked).fetchone()
+    return None if found is None else str(found[0])
+
+
+def otherwise(name: str, before: sql.Composable, after: sql.Composable) -> sql.Composed:
+    """That a column's value comes back as another one, in words."""
+
+    def shown(value: sql.Composable) -> sql.Composable:
+        text = sql.SQL("pg_catalog.quote_nullable({}::pg_catalog.text)").format(value)
+        return sql.SQL(
+            "CASE WHEN pg_catalog.length({0}) OPERATOR(pg_catalog.>) {1} THEN pg_catalog.left({0}, {1}) || '…' ELSE {0} END"
+        ).format(text, sql.Literal(_SHOWN))
+
+    return sql.SQL("{} || {} || ' as ' || {}").format(sql.Literal(f"{name} "), shown(before), shown(after))
 
 
 def tell_failed(mapper: Mapper, mapping: RowMapping, found: Tried, what: str) -> None:

@@ -257,12 +257,18 @@ class RowsQuery(Value):
 
 
 class ElementColumn(Value):
-    """A column that one of an `Elements`' queries fills."""
+    """A column that one of an `Elements`' queries fills.
+
+    Parameters
+    ----------
+    nothing: of a held column: another value than NULL and what `join` gives that says that there are no elements, as SQL.
+    """
 
     name: str
     type: str
     comparison: Comparison
     not_null: bool = False
+    nothing: str | None = None
 
 
 class Elements(Value):
@@ -278,7 +284,8 @@ class Elements(Value):
     split: the elements of a row: `columns`, over the one side's rows; None where that is not mirrored.
     join: `held`, over the many rows of one row, and that row itself; always one row.
     order: a column that only says in which order elements come; gaps in it have no form in the one row.
-    where: over the columns of the many side's key: the rows that are elements, others being left alone; all of them, if None.
+    where: over the columns of the many side's key, or any of them where nothing goes back: the rows that are elements, others being left alone; all
+        of them, if None.
     lossy: elements that do not come back as they were are accepted.
     written: where the one row only follows: those of `held` that the new version may write nevertheless; that makes a row of the many.
     append: its columns besides `of`, and what they hold, over the one row.
@@ -301,6 +308,11 @@ class Elements(Value):
     def many(self) -> Literal["old", "new"]:
         """The side that has many rows."""
         return "new" if self.one == "old" else "old"
+
+    @property
+    def follows(self) -> bool:
+        """Whether the one row only follows from the many, so that nothing of it is carried back."""
+        return self.split is None
 
     def is_old(self, of: Literal["one", "many"]) -> bool:
         """Whether that side is the old version's."""

@@ -19,10 +19,12 @@ from zdm.model.table import Table
 from zdm.operations import ddl
 from zdm.operations.add_column import AddColumn
 from zdm.operations.base import Context, Draft, Operation, readable_names
+from zdm.operations.collapsed import BothWays
 from zdm.operations.create_table import TableColumn
 from zdm.operations.drop_table import DropTable
+from zdm.operations.elements import Form
 from zdm.operations.gathered import Gathered, WriteBack, check_back
-from zdm.operations.params import Name, TableName, find_column, find_shape
+from zdm.operations.params import Name, Sql, TableName, find_column, find_shape
 from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape
 from zdm.operations.target import (
@@ -76,7 +78,7 @@ _TOTALS = Scenario(
 
 
 class Collapse(Operation):
-    """Keep in columns of a row what the rows of another table say of it: an aggregate, or the latest of them."""
+    """Keep in columns of a row what the rows of another table say of it: an aggregate, the latest of them, or all of them."""
 
     kind: ClassVar[str] = "collapse"
     summary: ClassVar[str] = "turn many rows into columns of one"
@@ -91,7 +93,40 @@ class Collapse(Operation):
         min_length=1,
         description="which rows belong to which: each such column of `table`, and the key column of `to` that it refers to",
     )
-    columns: tuple[Gathered, ...] = Field(min_length=1, description="the columns to make")
+    columns: tuple[Gathered, ...] = Field(
+        default=(), description="the columns to make; with `into` only what is to be said of them besides"
+    )
+    where: Sql | None = Field(
+        default=None,
+        description="which rows of `table` count, over its columns; with `elements` over those of `key` and `element_key`; the others are left alone",
+    )
+    elements: tuple[Name, ...] = Field(
+        default=(),
+        description="either version writes: the columns of `table` that an element fills, in the order in which `down` gives them",
+    )
+    element_key: tuple[Name, ...] = Field(
+        default=(),
+        description="which of them tell the elements of one row apart; the first one, if not given",
+    )
+    into: Form | None = Field(
+        default=None,
+        description="with `elements`: how the columns hold them, instead of their `up` and `down`",
+    )
+    down: Sql | None = Field(
+        default=None,
+        description="with `elements`: a SELECT over the new version's columns of `to`: a row for each element, as `elements`",
+    )
+    order: Name | None = Field(
+        default=None,
+        description="the column of `elements` that only says in which order they come, so that gaps in it mean nothing",
+    )
+    lossy: bool = Field(
+        default=False, description="with `elements`: rows that do not come back as they were are accepted"
+    )
+    discard: tuple[Name, ...] = Field(
+        default=(),
+        description="with `elements`: columns of `table` that have no new form, and what they hold may go",
+    )
     one_way: bool = Field(
         default=False,
         description="true: that the new version's writes of these columns have no old form is declared; or give `write_back`",
@@ -211,12 +246,66 @@ class Collapse(Operation):
 
     @model_validator(mode="after")
     def _one_way_or_back(self) -> Self:
-        if self.one_way == (self.write_back is not None):
+        if [self.one_way, self.write_back is not None, bool(self.elements)].count(True) != 1:
             raise ValueError(
-                "either `one_way: true` declares that the new version's writes of these columns have no old form, or `write_back` says which "
-                "row of `table` each of them makes (`insert`, for columns with `latest`)"
+                "one of three: `one_way: true` declares that the new version's writes of these columns have no old form; `write_back` says which "
+                "row of `table` each of them makes (`insert`, for columns with `latest`); `elements` names the columns of the rows that they are"
             )
+        (self._check_both_ways if self.elements else self._check_gathered)()
         return self
+
+    def _check_both_ways(self) -> None:
+        if self.create is not None:
+            raise ValueError("with `elements` the columns are those of a table that exists, without `create`")
+        if (self.into is None) == (self.down is None):
+            raise ValueError(
+                "with `elements`, either `into`, or `down` and an `up` of each column, says how they are held"
+            )
+        for c in self.columns:
+            if c.latest is not None:
+                raise ValueError(
+                    f"column {c.column}: `latest` is no place for all `elements`; use `write_back`"
+                )
+            if (c.up is None) != (self.into is not None):
+                raise ValueError(f"column {c.column}: `up` goes with `down`; `into` knows it")
+        if self.into is not None and self.order is not None:
+            raise ValueError("`order` goes with `down`; `into` knows it")
+        if self.into is None and not self.columns:
+            raise ValueError("`columns` are needed: those to make")
+
+    def _check_gathered(self) -> None:
+        both = {"into": self.into, "down": self.down, "order": self.order, "element_key": self.element_key}
+        for name, value in {**both, "lossy": self.lossy, "discard": self.discard}.items():
+            if value:
+                raise ValueError(f"`{name}` goes with `elements`")
+        if not self.columns:
+            raise ValueError("`columns` are needed: those to make")
+        for c in self.columns:
+            if (c.up is None) == (c.latest is None):
+                raise ValueError(f"column {c.column}: either `up` or `latest` says what it holds")
+            if c.not_null or c.empty is not None:
+                raise ValueError(
+                    f"column {c.column}: `empty` and `not_null` go with `elements`; `up` says what it holds without rows"
+                )
+
+    @property
+    def _both_ways(self) -> BothWays | None:
+        """What it is with `elements`."""
+        if not self.elements:
+            return None
+        return BothWays(
+            self.to,
+            self.key,
+            self.elements,
+            self.element_key,
+            self.into,
+            self.columns,
+            self.down,
+            self.order,
+            self.where,
+            self.lossy,
+            self.discard,
+        )
 
     def tables(self) -> Sequence[str]:
         return (self.table, self.to) if self.create is None else (self.table, *self.create.referenced)
@@ -229,7 +318,14 @@ class Collapse(Operation):
         return () if self.create is None else readable_names((self.to,), draft.target)
 
     def column_additions(self, draft: Draft) -> Sequence[tuple[str, str | None]]:
-        del draft
+        both = self._both_ways
+        if both is not None:
+            found = [
+                draft.tables[name]
+                for name in readable_names((self.table,), draft.target)
+                if name in draft.tables
+            ]
+            return tuple((add.type, add.default) for many in found for add in both.additions(many))
         return () if self.create is not None else tuple((type_, None) for type_ in self.types())
 
     # --- what it means ------------------------------------------------------------------------------------------------
@@ -253,8 +349,13 @@ class Collapse(Operation):
             return problems
         many, one = shape.table, other.table
         self._check(shape, other, problems)
+        both = self._both_ways
+        if both is not None:
+            both.check(draft, shape, problems)
         if problems:
             return problems
+        if both is not None:
+            return self._collapsed(draft, both, shape, other, label)
         gathered = [self._gathered(c, many, problems) for c in self.columns]
         if problems:
             return problems
@@ -283,6 +384,18 @@ class Collapse(Operation):
         draft.rows.append(self._rows(label, many, new, held, [up for _, up in made], over))
         draft.memo[label] = [add for add, _ in made]
         return self._noted(draft, f"{', '.join(c.column for c in self.columns)} of {one.name}", many, label)
+
+    def _collapsed(
+        self, draft: Draft, both: BothWays, shape: TableShape, other: TableShape, label: str
+    ) -> list[Problem]:
+        """Make the columns, which either version writes."""
+        added = both.additions(shape.table)
+        problems = [
+            problem for number, add in enumerate(added) for problem in add.apply(draft, f"{label}/{number}")
+        ]
+        problems = problems or both.rows(draft, shape.table, other, added, label)
+        draft.memo[label] = added
+        return problems or self._dropping(draft, label)
 
     def _rows(
         self,
@@ -315,6 +428,7 @@ class Collapse(Operation):
                 held=held,
                 split=None,
                 join=join,
+                where=self.where,
                 written=[h.name for c, h in zip(self.columns, held, strict=True) if append and c.latest],
                 append=dict(append),
                 over=over,
@@ -327,6 +441,9 @@ class Collapse(Operation):
             written = ", ".join(c.column for c in self.columns if c.latest)
             text += f"; but for {written}, of which each write inserts a row into {many.name}, and is refused if that does not come last"
         draft.findings.append(Finding(severity=Severity.NOTE, text=text))
+        return self._dropping(draft, label)
+
+    def _dropping(self, draft: Draft, label: str) -> list[Problem]:
         if not self.drop:
             return []
         drop = DropTable(table=self.table)

@@ -14,6 +14,7 @@ from zdm.model.table import Column, Table
 from zdm.operations import ddl
 from zdm.operations.add_foreign_key import Reaction
 from zdm.operations.params import Name, Sql
+from zdm.sql.identifiers import without_length
 
 
 class ListColumn(Value):
@@ -58,7 +59,7 @@ class Form(Value):
     def _one_of_them(self) -> Form:
         given = [self.json_array, self.json_object, self.array, self.delimited, self.columns]
         if sum(found is not None for found in given) != 1 or self.columns in ((), {}):
-            raise ValueError("`from` is one of json_array, json_object, array, delimited, columns")
+            raise ValueError("it is one of json_array, json_object, array, delimited, columns")
         return self
 
     @property
@@ -87,13 +88,16 @@ class Form(Value):
         key: Sequence[str],
         held: Sequence[Column],
         problems: list[Problem],
+        *,
+        defaults_say_nothing: bool = False,
     ) -> tuple[str | None, list[str], str | None]:
-        """`up`, a `down` for each held column, and the column that says the order.
+        """A SELECT of the elements, an aggregate for each held column, and the column that says the order.
 
         Parameters
         ----------
         elements: names and types of the elements' columns.
         key: which tell them apart.
+        defaults_say_nothing: a column that holds its default has no element, where each of several holds one.
         """
         alone = len(elements) == 1
         if len(elements) > 2 or (alone and (self.json_object is not None or self.columns is not None)):
@@ -109,7 +113,7 @@ class Form(Value):
         place = None if alone else elements[0][0]
         if self.columns is not None:
             assert place is not None
-            return self._columns(held, place, value)
+            return self._columns(held, place, value, type_, defaults_say_nothing)
         ordered = None if self.json_object is not None else place
         pieces = self._pieces(
             held[0], type_, value, [] if place is None else [place, *(n for n in key if n != place)]
@@ -175,22 +179,29 @@ class Form(Value):
         source = sql.SQL("{}_array_elements{}({})").format(kind, suffix, column)
         return source, taken, sql.SQL("{}_agg({}{})").format(kind, v, by)
 
-    def _columns(self, held: Sequence[Column], place: str, value: str) -> tuple[str, list[str], str | None]:
+    def _columns(
+        self, held: Sequence[Column], place: str, value: str, type_: str, defaults_say_nothing: bool
+    ) -> tuple[str, list[str], str | None]:
         names: list[sql.Composable] = (
             [sql.Literal(name) for name in self.columns]
             if isinstance(self.columns, dict)
             else [sql.Literal(number) for number, _ in enumerate(held, 1)]
         )
         rows = sql.SQL(", ").join(
-            sql.SQL("({}, {})").format(name, ddl.ident(c.name)) for name, c in zip(names, held, strict=True)
+            sql.SQL("({}, {})").format(name, _as_type(_held(c, defaults_say_nothing), c.type, type_))
+            for name, c in zip(names, held, strict=True)
         )
         up = ddl.text("SELECT k, v FROM (VALUES {r}) AS zdm_l (k, v) WHERE v IS NOT NULL", r=rows)
         downs = [
             ddl.text(
                 "{j}",
                 j=_unless_empty(
-                    sql.SQL("(array_agg({}) FILTER (WHERE {} = {}))[1]").format(
-                        ddl.ident(value), ddl.ident(place), name
+                    _as_type(
+                        sql.SQL("(array_agg({}) FILTER (WHERE {} = {}))[1]").format(
+                            ddl.ident(value), ddl.ident(place), name
+                        ),
+                        type_,
+                        c.type,
                     ),
                     c,
                     None,
@@ -204,6 +215,22 @@ class Form(Value):
 def _assigned(cast: sql.Composable, type_: str) -> sql.Composable:
     """A value as the elements' column has it; one that is too long stays so, and is refused where it is stored."""
     return sql.SQL("v") if type_.startswith(("character", "varchar")) else cast
+
+
+def _held(c: Column, default_says_nothing: bool) -> sql.Composable:
+    """What a column that holds one element says of it."""
+    found = ddl.ident(c.name)
+    if default_says_nothing and c.default is not None:
+        return sql.SQL("NULLIF({}, {})").format(found, ddl.raw(c.default))
+    return found
+
+
+def _as_type(value: sql.Composable, is_: str, to: str) -> sql.Composable:
+    """A value of one type as another one; what is too long for it stays so, and is refused where it is stored."""
+    is_, to = without_length(is_), without_length(to)
+    if is_ == to or {is_, to} <= {"text", "character varying"}:
+        return value
+    return sql.SQL("CAST({} AS {})").format(value, ddl.raw(to))
 
 
 def _unless_empty(joined: sql.Composable, held: Column, nothing: str | None) -> sql.Composable:

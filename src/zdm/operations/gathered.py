@@ -29,11 +29,16 @@ class Gathered(Value):
         default=None, description="instead of `up`: a column of `table`, of the row that comes last by `by`"
     )
     by: tuple[Name, ...] = Field(default=(), description="the columns of `table` that say which comes last")
+    empty: Sql | None = Field(
+        default=None,
+        description="with `elements`: what it holds where there are no rows, and its default; NULL, if not given",
+    )
+    not_null: bool = Field(default=False, description="with `elements`: whether it is NOT NULL")
     comment: str | None = Field(default=None, description="its comment")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Gathered:
-        if (self.up is None) == (self.latest is None):
+        if self.up is not None and self.latest is not None:
             raise ValueError(f"column {self.column}: either `up` or `latest` says what it holds")
         if (self.latest is None) == bool(self.by):
             raise ValueError(f"column {self.column}: `latest` goes with `by`")

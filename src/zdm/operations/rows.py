@@ -111,6 +111,7 @@ class DraftElements:
     split: a SELECT over the one row's columns, whose columns are `columns` in their order; None where that is not mirrored.
     join: for each of `held`, an aggregate over the elements' columns and, where they have none of that name, the row's own.
     empty: what held columns get in rows of the new version that have no elements yet, a column and an expression over no column.
+    nothing: what held columns may hold besides, where there are no elements: a column and an expression over no column.
     written / append: as in `Elements`; the expressions are over the columns of `over`, by name and physical name.
     """
 
@@ -124,6 +125,7 @@ class DraftElements:
     order: str | None = None
     where: str | None = None
     empty: dict[str, str] = field(default_factory=dict)
+    nothing: dict[str, str] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     append: dict[str, str] = field(default_factory=dict)
     over: list[tuple[str, str, str, str | None]] = field(default_factory=list)

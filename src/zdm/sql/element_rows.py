@@ -246,6 +246,72 @@ def is_joined(mapping: RowMapping, alias: str, rollout: int) -> sql.Composable:
     )
 
 
+def agreement(mapping: RowMapping, alias: str, rollout: int) -> tuple[sql.Composable, sql.Composable]:
+    """Two conditions over a row, of which either says that it and its elements agree: by what it says, and by what they say.
+
+    Of an old row the second one is needed, since the list cannot hold everything that elements say. Where the old version has the elements, they
+    must be what the row says, or the next write of the new version would take some away; only a mapping that is declared lossy lets that pass.
+    """
+    elements = one_to_many(mapping)
+    if elements.follows:
+        return sql.SQL("false"), is_joined(mapping, alias, rollout)
+    if elements.one == "new" and not elements.lossy:
+        return is_whole(mapping, alias, rollout), sql.SQL("false")
+    return is_split(mapping, alias, rollout), is_joined(mapping, alias, rollout)
+
+
+def is_whole(mapping: RowMapping, alias: str, rollout: int) -> sql.Composable:
+    """A condition over a row: its elements are those that it says, whatever gaps there are in what only says their order."""
+    order = one_to_many(mapping).order
+    if order is None:
+        return is_split(mapping, alias, rollout)
+    return is_in_order(mapping, alias, rollout, order)
+
+
+def is_said(mapping: RowMapping, alias: str, rollout: int) -> sql.Composable:
+    """A condition over a row, never NULL: it is what its elements say together, or there are none, and each column says so."""
+    nothing = all_of(
+        any_of(
+            [
+                sql.SQL("{} IS NULL").format(column(c.name, alias)),
+                sql.SQL("NOT {}").format(
+                    differs(
+                        column(c.name, alias),
+                        as_stored(number, c, JOINED),
+                        c.comparison,
+                        without_length(c.type),
+                    )
+                ),
+                *(
+                    [
+                        sql.SQL("NOT {}").format(
+                            differs(
+                                column(c.name, alias),
+                                sql.SQL("CAST({} AS {})").format(trusted(c.nothing), type_name(c.type)),
+                                c.comparison,
+                                c.type,
+                            )
+                        )
+                    ]
+                    if c.nothing is not None
+                    else []
+                ),
+            ]
+        )
+        for number, c in enumerate(one_to_many(mapping).held)
+    )
+    of = among(mapping, rollout)
+    return sql.SQL(
+        "COALESCE((SELECT {alike} OR ({nothing} AND NOT EXISTS (SELECT FROM {of} AS zdm_m WHERE {belongs})) FROM ({join}) AS zdm_j), false)"
+    ).format(
+        alike=held_alike(mapping, alias, JOINED),
+        nothing=nothing,
+        of=of,
+        belongs=belongs(mapping, MANY, alias),
+        join=join(mapping, alias, of=of),
+    )
+
+
 def disagreeing(
     mapping: RowMapping, rollout: int, *, known: bool = True, besides: Besides = lambda _: sql.SQL("false")
 ) -> sql.Composed:
@@ -260,14 +326,16 @@ def disagreeing(
     """
     elements = one_to_many(mapping)
     one = mapping.side(elements.one)
-    if elements.split is None:
+    if elements.follows:
         return _unlike_joined(mapping, rollout, besides)
+    # What the old version has beyond the new one is missing, and the other way round extra, whichever of them has the elements.
+    lone_many, lone_one = ("extra", "missing") if elements.one == "old" else ("missing", "extra")
     passing = [sql.SQL("EXISTS (SELECT {})").format(failed(mapping, rollout, one, "zdm_o"))] if known else []
     passed = any_of([*passing, besides([column(name, "zdm_o") for name in one.key])])
     keys = [f"zdm_k{number}" for number, _ in enumerate(elements.of)]
     return sql.SQL(
-        "SELECT zdm_p.* FROM (SELECT CASE WHEN zdm_o.zdm_there IS NULL THEN 'extra' WHEN {passed} THEN NULL WHEN {joined} THEN NULL"
-        " WHEN zdm_d.zdm_m IS NULL THEN 'missing' WHEN zdm_d.zdm_e IS NULL THEN 'extra' ELSE 'different' END AS kind, zdm_d.key, {found}"
+        "SELECT zdm_p.* FROM (SELECT CASE WHEN zdm_o.zdm_there IS NULL THEN {lone_many} WHEN {passed} THEN NULL WHEN {spared} THEN NULL"
+        " WHEN zdm_d.zdm_m IS NULL THEN {lone_one} WHEN zdm_d.zdm_e IS NULL THEN {lone_many} ELSE 'different' END AS kind, zdm_d.key, {found}"
         " FROM (SELECT zdm_e.zdm_there AS zdm_e, zdm_m.zdm_there AS zdm_m, pg_catalog.concat_ws(', ', {texts}) AS key, {keys}"
         " FROM (SELECT zdm_q.*, true AS zdm_there FROM ({split}) AS zdm_q) AS zdm_e"
         " FULL JOIN (SELECT *, true AS zdm_there FROM {many}) AS zdm_m ON {same}"
@@ -275,7 +343,9 @@ def disagreeing(
         " LEFT JOIN (SELECT *, true AS zdm_there FROM {one}) AS zdm_o ON {own}) AS zdm_p WHERE kind IS NOT NULL"
     ).format(
         passed=passed,
-        joined=is_joined(mapping, "zdm_o", rollout),
+        spared=_spared(mapping, "zdm_o", rollout),
+        lone_many=sql.Literal(lone_many),
+        lone_one=sql.Literal(lone_one),
         found=comma(column(name, "zdm_d") for name in keys),
         texts=comma(
             [
@@ -308,6 +378,14 @@ def disagreeing(
     )
 
 
+def _spared(mapping: RowMapping, alias: str, rollout: int) -> sql.Composable:
+    """A condition over a row whose elements are not exactly those that it says: they agree nevertheless."""
+    elements = one_to_many(mapping)
+    if elements.one == "old" or elements.lossy:
+        return is_joined(mapping, alias, rollout)
+    return sql.SQL("false") if elements.order is None else is_whole(mapping, alias, rollout)
+
+
 def _unlike_joined(mapping: RowMapping, rollout: int, besides: Besides) -> sql.Composed:
     """The same where rows only follow from their elements."""
     one = mapping.source
@@ -333,7 +411,7 @@ def _unlike_joined(mapping: RowMapping, rollout: int, besides: Besides) -> sql.C
 def comparison(mapping: RowMapping) -> sql.Composed:
     """What the verification asks, in short."""
     elements = one_to_many(mapping)
-    if elements.split is None:
+    if elements.follows:
         return sql.SQL("SELECT count(*) FROM {} AS zdm_o WHERE NOT {}").format(
             qualified_name(mapping.source.table), is_joined(mapping, "zdm_o", 0)
         )

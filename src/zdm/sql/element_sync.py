@@ -14,13 +14,12 @@ from zdm.sql.element_rows import (
     ELEMENT,
     JOINED,
     MANY,
+    agreement,
     among,
     belongs,
     elements_of,
     is_element,
-    is_in_order,
-    is_joined,
-    is_split,
+    is_whole,
     join,
     one_to_many,
     same_element,
@@ -62,6 +61,8 @@ def function_names(mapping: RowMapping, rollout: int, side: Side) -> list[str]:
     if elements.one == "new":
         purposes += ["agree", "settle_new"] if side == "new" else []
         purposes += ["late_new"] if side == "new" and mapping.gathers else []
+        if not elements.follows:
+            purposes += ["settle_old"] if side == "new" else ["enter"]
     elif side == "new" or mapping.one_way:
         # What either side's triggers call is made with the new one, which comes first.
         purposes += ["wanted", "agree", "settle_new"]
@@ -231,13 +232,9 @@ class ElementObjects(Objects):
         )
 
     def _agree(self) -> Function:
+        up, down = agreement(self.mapping, "zdm_row", self.rollout)
         return self._made(
-            "agree",
-            "element_agree",
-            self.tables["one"],
-            one=self.tables["one"],
-            up=is_split(self.mapping, "zdm_row", self.rollout),
-            down=is_joined(self.mapping, "zdm_row", self.rollout),
+            "agree", "element_agree", self.tables["one"], one=self.tables["one"], up=up, down=down
         )
 
     def _settle_many(self) -> Function:
@@ -253,11 +250,6 @@ class ElementObjects(Objects):
                     for c in others
                 ),
             )
-        back: sql.Composable = sql.SQL("      NULL;")
-        if not mapping.one_way:
-            back = sql.SQL(
-                "      IF zdm_how OPERATOR(pg_catalog.<>) 'again' AND NOT {} THEN\n        PERFORM {}({}, 'again');\n      END IF;"
-            ).format(self._agrees("zdm_row"), self._called(f"settle_{elements.one}"), self._key("zdm_row"))
         return self._made(
             f"settle_{elements.many}",
             "element_settle_many",
@@ -270,6 +262,7 @@ class ElementObjects(Objects):
             was_match=belongs(mapping, MANY, "zdm_was"),
             was_split=self._rows("zdm_was"),
             split=self._rows("zdm_row"),
+            added=self._added("zdm_row"),
             columns=comma(column(name) for name in columns),
             arbiter=comma(column(name) for name in self.many.key),
             agree=self._agrees("zdm_row"),
@@ -277,10 +270,22 @@ class ElementObjects(Objects):
             write=write,
             going=all_of(self._going(MANY)),
             over=self._over(),
-            fail=record_failure(mapping, self.rollout, self.one, "zdm_at"),
+            fail=self._fail(),
             forget=sql.SQL("  DELETE {};").format(failed(mapping, self.rollout, self.one, "zdm_at")),
-            back=back,
+            back=self._back(),
         )
+
+    def _fail(self) -> sql.Composable:
+        """What becomes of a row of which no elements can be made."""
+        return record_failure(self.mapping, self.rollout, self.one, "zdm_at")
+
+    def _back(self) -> sql.Composable:
+        """What comes once the elements of a row are written, which may not have stayed what it says."""
+        if self.mapping.one_way:
+            return sql.SQL("      NULL;")
+        return sql.SQL(
+            "      IF zdm_how OPERATOR(pg_catalog.<>) 'again' AND NOT {} THEN\n        PERFORM {}({}, 'again');\n      END IF;"
+        ).format(self._agrees("zdm_row"), self._called(f"settle_{self.elements.one}"), self._key("zdm_row"))
 
     def _going(self, alias: str) -> list[sql.Composable]:
         """Conditions over an element that its row no longer says: it goes."""
@@ -310,6 +315,10 @@ class ElementObjects(Objects):
         return sql.SQL("SELECT {} FROM ({}) AS zdm_q").format(
             elements_of(self.mapping, "zdm_q"), split(self.mapping, alias)
         )
+
+    def _added(self, alias: str) -> sql.Composed:
+        """Those of them that are written. What is there already need not be locked, since whoever changes it waits for the row."""
+        return self._rows(alias)
 
     @property
     def _takes(self) -> sql.Composable:
@@ -355,14 +364,7 @@ class ElementObjects(Objects):
 
     def _settle_one(self, purpose: str = "") -> Function:
         mapping, elements = self.mapping, self.elements
-        whole: sql.Composable = sql.SQL("true")
-        if not elements.lossy:
-            order = elements.order
-            whole = (
-                is_split(mapping, "zdm_row", self.rollout)
-                if order is None
-                else is_in_order(mapping, "zdm_row", self.rollout, order)
-            )
+        whole = sql.SQL("true") if elements.lossy else is_whole(mapping, "zdm_row", self.rollout)
         return self._made(
             purpose or f"settle_{elements.one}",
             "element_settle_one",
@@ -418,7 +420,24 @@ class ElementObjects(Objects):
 
     def _on_one(self) -> dict[str, sql.Composable]:
         settle = self._called(f"settle_{self.elements.many}")
-        moved = sql.SQL(
+        return {
+            "inserted": sql.SQL("    PERFORM {}(NEW, NEW, 'insert');").format(settle),
+            "updated": sql.SQL("    IF {} THEN\n{}\n    END IF;\n    PERFORM {}(NEW, OLD, 'update');").format(
+                self._changed(self.one.key), self._moving(), settle
+            ),
+            "deleted": sql.SQL("    PERFORM {}(OLD, OLD, 'delete');").format(settle),
+            "truncated": sql.SQL(
+                "{}\n    DELETE FROM zdm.sync_failures WHERE rollout = {} AND group_name = {};"
+            ).format(
+                self._taking_all(),
+                sql.Literal(self.rollout),
+                sql.Literal(str(self.mapping.id)),
+            ),
+        }
+
+    def _moving(self) -> sql.Composable:
+        """What takes the elements along to another key of their row."""
+        return sql.SQL(
             "      PERFORM pg_catalog.set_config('zdm.row', {}, true);\n      UPDATE {} AS zdm_m SET {} WHERE {};\n"
             "      PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);"
         ).format(
@@ -430,20 +449,6 @@ class ElementObjects(Objects):
             ),
             belongs(self.mapping, MANY, "old"),
         )
-        return {
-            "inserted": sql.SQL("    PERFORM {}(NEW, NEW, 'insert');").format(settle),
-            "updated": sql.SQL("    IF {} THEN\n{}\n    END IF;\n    PERFORM {}(NEW, OLD, 'update');").format(
-                self._changed(self.one.key), moved, settle
-            ),
-            "deleted": sql.SQL("    PERFORM {}(OLD, OLD, 'delete');").format(settle),
-            "truncated": sql.SQL(
-                "{}\n    DELETE FROM zdm.sync_failures WHERE rollout = {} AND group_name = {};"
-            ).format(
-                self._taking_all(),
-                sql.Literal(self.rollout),
-                sql.Literal(str(self.mapping.id)),
-            ),
-        }
 
     def _taking_all(self) -> sql.Composable:
         """What makes all elements go."""

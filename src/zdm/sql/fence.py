@@ -161,6 +161,7 @@ def _fenced_elements(elements: Elements, names: dict[str, str]) -> Elements:
         update["of"] = tuple(names.get(name, name) for name in elements.of)
         update["key"] = tuple(names.get(name, name) for name in elements.key)
         update["columns"] = named(elements.columns)
+        update["where"] = _fenced_expression(elements.where, names)
         update["append"] = tuple((names.get(name, name), value) for name, value in elements.append)
     return elements.model_copy(update=update)
 

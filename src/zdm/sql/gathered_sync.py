@@ -9,7 +9,6 @@ from zdm.sql.element_rows import (
     JOINED,
     agreeing,
     as_stored,
-    is_joined,
 )
 from zdm.sql.element_sync import ElementObjects
 from zdm.sql.identifiers import all_of, any_of, column, comma, differs, without_length
@@ -48,16 +47,6 @@ class GatheredObjects(ElementObjects):
             self._statement_trigger(on),
         )
 
-    def _agree(self) -> Function:
-        return self._made(
-            "agree",
-            "element_agree",
-            self.tables["one"],
-            one=self.tables["one"],
-            up=sql.SQL("false"),
-            down=is_joined(self.mapping, "zdm_row", self.rollout),
-        )
-
     def _gather(self) -> Function:
         pieces = self._of_one()
         return self._made(
@@ -65,9 +54,15 @@ class GatheredObjects(ElementObjects):
             "element_gather",
             self._takes,
             **{name: pieces[name] for name in _GATHERING},
+            all=self.others,
+            whole=self._whole(),
             fail=record_failure(self.mapping, self.rollout, self.one, "zdm_row"),
             forget=sql.SQL("  DELETE {};").format(failed(self.mapping, self.rollout, self.one, "zdm_row")),
         )
+
+    def _whole(self) -> sql.Composable:
+        """What comes once the row is written."""
+        return sql.SQL("")
 
     def _follow(self) -> Function:
         held = [c.name for c in self.elements.held]

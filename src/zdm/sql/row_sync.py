@@ -15,6 +15,7 @@ from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
 from zdm.sql import (
+    collapsed_sync,
     element_log,
     element_record,
     element_rows,
@@ -177,8 +178,10 @@ def _objects(mapping: RowMapping, rollout: int, side: Side) -> Objects:
             return gathering(mapping, rollout, side)
         if mapping.gathers:
             return group_sync.GroupObjects(mapping, rollout, side)
-        if mapping.elements.one == "new":
+        if mapping.elements.follows:
             return gathered_sync.GatheredObjects(mapping, rollout, side)
+        if mapping.elements.one == "new":
+            return collapsed_sync.CollapsedObjects(mapping, rollout, side)
         kind = element_record.RecordedElements if mapping.records else element_sync.ElementObjects
         return kind(mapping, rollout, side)
     if mapping.logged:
