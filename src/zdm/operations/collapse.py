@@ -19,6 +19,7 @@ from zdm.model.table import Table
 from zdm.operations import ddl
 from zdm.operations.add_column import AddColumn
 from zdm.operations.base import Context, Draft, Operation, readable_names
+from zdm.operations.collapse_scenarios import SCENARIOS
 from zdm.operations.collapsed import BothWays
 from zdm.operations.create_table import TableColumn
 from zdm.operations.drop_table import DropTable
@@ -35,45 +36,6 @@ from zdm.operations.target import (
     make_table,
     readable,
     table_steps,
-)
-
-_TOTALS = Scenario(
-    setup="CREATE TABLE payments (id bigserial PRIMARY KEY, order_id bigint, amount numeric(10,2) NOT NULL, status text NOT NULL, at int NOT NULL);"
-    " CREATE INDEX ON payments (order_id); INSERT INTO payments (order_id, amount, status, at)"
-    " SELECT nullif(g % 120, 0), g, 's' || g % 7, g FROM generate_series(1, 300) g;",
-    operations=(
-        {
-            "collapse": {
-                "table": "payments",
-                "to": "order_totals",
-                "key": {"order_id": "order_id"},
-                "create": {"columns": [{"name": "note", "type": "text"}]},
-                "columns": [
-                    {"column": "paid", "type": "numeric(12,2)", "up": "sum(amount)"},
-                    {"column": "last_status", "latest": "status", "by": ["at"]},
-                ],
-                "one_way": True,
-            }
-        },
-    ),
-    old_writes=(
-        "INSERT INTO payments (order_id, amount, status, at) VALUES ({n} % 150 + 1, 1, 'old {n}', 1000 + {n})",
-        "INSERT INTO payments (order_id, amount, status, at) VALUES (1000 + {n}, 2, 'first {n}', {n})",
-        "UPDATE payments SET status = 'late {n}', amount = amount + 1 WHERE id = {n} % 300 + 1",
-        "UPDATE payments SET order_id = 5000 + {n} WHERE id = {n} % 300 + 1",
-        "DELETE FROM payments WHERE id = (SELECT max(id) FROM payments WHERE status LIKE 'first%')",
-    ),
-    new_writes=(
-        "INSERT INTO payments (order_id, amount, status, at) VALUES ({n} % 150 + 1, 3, 'new {n}', 5000 + {n})",
-        "UPDATE order_totals SET note = 'noted {n}' WHERE order_id = {n} % 100 + 1",
-        "DELETE FROM payments WHERE order_id = 1000 + {n} / 2",
-    ),
-    old_reads=("SELECT order_id, status FROM payments ORDER BY at DESC LIMIT 5",),
-    new_reads=("SELECT order_id, paid, last_status FROM order_totals LIMIT 5",),
-    agree="SELECT NOT EXISTS (SELECT FROM order_totals t FULL JOIN (SELECT order_id, sum(amount) AS paid,"
-    " (array_agg(status ORDER BY at DESC, id DESC))[1] AS last_status FROM public.payments WHERE order_id IS NOT NULL GROUP BY order_id) p"
-    " USING (order_id) WHERE (t.paid, t.last_status) IS DISTINCT FROM (p.paid, p.last_status))",
-    after="SELECT count(*) > 100 AND sum(paid) > 200 FROM order_totals WHERE last_status IS NOT NULL",
 )
 
 
@@ -137,112 +99,7 @@ class Collapse(Operation):
     )
     drop: bool = Field(default=False, description="cleanup drops `table`; it stays, if not given")
 
-    scenarios: ClassVar[tuple[Scenario, ...]] = (
-        Scenario(
-            setup="CREATE TABLE orders (id bigserial PRIMARY KEY, note text); CREATE TABLE events (id bigserial PRIMARY KEY,"
-            " order_id bigint NOT NULL REFERENCES orders ON DELETE CASCADE, status text NOT NULL, at int NOT NULL);"
-            " CREATE INDEX ON events (order_id); INSERT INTO orders (note) SELECT 'o' || g FROM generate_series(1, 200) g;"
-            " INSERT INTO events (order_id, status, at) SELECT g % 150 + 1, 's' || g % 7, g FROM generate_series(1, 300) g;",
-            operations=(
-                {
-                    "collapse": {
-                        "table": "events",
-                        "to": "orders",
-                        "key": {"order_id": "id"},
-                        "columns": [
-                            {"column": "last_status", "latest": "status", "by": ["at"]},
-                            {"column": "changes", "type": "bigint", "up": "count(*)"},
-                        ],
-                        "one_way": True,
-                    }
-                },
-            ),
-            old_writes=(
-                "INSERT INTO events (order_id, status, at) VALUES ({n} % 150 + 1, 'old {n}', 1000 + {n})",
-                "UPDATE events SET status = 'late {n}' WHERE id = {n} % 300 + 1",
-                "DELETE FROM events WHERE id = (SELECT max(id) FROM events WHERE status LIKE 'old%')",
-                "INSERT INTO orders (note) VALUES ('old {n}')",
-            ),
-            new_writes=(
-                "INSERT INTO orders (note) VALUES ('new {n}')",
-                "UPDATE orders SET note = 'noted {n}' WHERE id = {n} % 200 + 1",
-                "INSERT INTO events (order_id, status, at) VALUES ({n} % 150 + 1, 'new {n}', 5000 + {n})",
-            ),
-            old_reads=("SELECT order_id, status FROM events ORDER BY at DESC LIMIT 5",),
-            new_reads=("SELECT id, last_status, changes FROM orders LIMIT 5",),
-            agree="SELECT NOT EXISTS (SELECT FROM orders o WHERE (o.last_status, o.changes) IS DISTINCT FROM ((SELECT e.status FROM public.events e"
-            " WHERE e.order_id = o.id ORDER BY at DESC, e.id DESC LIMIT 1), (SELECT count(*) FROM public.events e WHERE e.order_id = o.id)))",
-            after="SELECT count(*) > 100 AND sum(changes) > 200 FROM orders WHERE last_status IS NOT NULL",
-        ),
-        Scenario(
-            setup="CREATE TABLE orders (id bigserial PRIMARY KEY, note text); CREATE TABLE events (id bigserial PRIMARY KEY,"
-            " order_id bigint NOT NULL REFERENCES orders ON DELETE CASCADE, status text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());"
-            " CREATE INDEX ON events (order_id); INSERT INTO orders (note) SELECT 'o' || g FROM generate_series(1, 100) g;"
-            " INSERT INTO events (order_id, status) SELECT g % 80 + 1, 's' || g % 7 FROM generate_series(1, 200) g;",
-            operations=(
-                {
-                    "collapse": {
-                        "table": "events",
-                        "to": "orders",
-                        "key": {"order_id": "id"},
-                        "columns": [
-                            {"column": "last_status", "latest": "status", "by": ["at"]},
-                            {"column": "changes", "type": "bigint", "up": "count(*)"},
-                        ],
-                        "write_back": {"insert": {"status": "last_status", "at": "clock_timestamp()"}},
-                    }
-                },
-            ),
-            old_writes=(
-                "INSERT INTO events (order_id, status) VALUES ({n} % 80 + 1, 'old {n}')",
-                "DELETE FROM events WHERE id = (SELECT max(id) FROM events WHERE status LIKE 'old%')",
-            ),
-            new_writes=(
-                "UPDATE orders SET last_status = 'new {n}' WHERE id = {n} % 80 + 1",
-                "INSERT INTO orders (note, last_status) VALUES ('new {n}', 'born {n}')",
-            ),
-            old_reads=("SELECT order_id, status FROM events ORDER BY at DESC LIMIT 5",),
-            new_reads=("SELECT id, last_status, changes FROM orders LIMIT 5",),
-            agree="SELECT NOT EXISTS (SELECT FROM orders o WHERE (o.last_status, o.changes) IS DISTINCT FROM ((SELECT e.status FROM public.events e"
-            " WHERE e.order_id = o.id ORDER BY at DESC, e.id DESC LIMIT 1), (SELECT count(*) FROM public.events e WHERE e.order_id = o.id)))",
-            after="SELECT sum(changes) > 100 AND count(last_status) >= 80 FROM orders",
-        ),
-        _TOTALS,
-        _TOTALS.model_copy(update={"sync": SyncMode.LOGGED}),
-        Scenario(
-            setup="CREATE TABLE readings (id bigserial PRIMARY KEY, sensor text NOT NULL, day date NOT NULL, value int NOT NULL);"
-            " CREATE INDEX ON readings (sensor, day); INSERT INTO readings (sensor, day, value)"
-            " SELECT 's' || g % 20, date '2024-01-01' + g % 10, g FROM generate_series(1, 300) g;",
-            operations=(
-                {
-                    "collapse": {
-                        "table": "readings",
-                        "to": "daily",
-                        "key": {"day": "day", "sensor": "sensor"},
-                        "create": {"columns": [{"name": "note", "type": "text"}]},
-                        "columns": [
-                            {"column": "highest", "type": "int", "up": "max(value)"},
-                            {"column": "n", "type": "bigint", "up": "count(*)"},
-                        ],
-                        "one_way": True,
-                        "drop": True,
-                    }
-                },
-            ),
-            old_writes=(
-                "INSERT INTO readings (sensor, day, value) VALUES ('new {n}', '2024-05-01', {n}), ('new {n}', '2024-05-01', 1)",
-                "INSERT INTO readings (sensor, day, value) VALUES ('s1', '2024-01-02', {n})",
-                "DELETE FROM readings WHERE sensor = 'new ' || {n} / 2",
-                "UPDATE readings SET day = day + 1000 WHERE id = {n} % 300 + 1 AND day < '2024-12-01'",
-            ),
-            new_writes=("UPDATE daily SET note = 'noted {n}' WHERE sensor = 's' || {n} % 20",),
-            old_reads=("SELECT sensor, max(value) FROM readings GROUP BY sensor LIMIT 5",),
-            new_reads=("SELECT sensor, day, highest FROM daily LIMIT 5",),
-            agree="SELECT NOT EXISTS (SELECT FROM daily t FULL JOIN (SELECT sensor, day, max(value) AS highest, count(*) AS n FROM public.readings"
-            " GROUP BY sensor, day) r USING (sensor, day) WHERE (t.highest, t.n) IS DISTINCT FROM (r.highest, r.n))",
-            after="SELECT count(*) > 20 AND bool_and(n > 0) AND to_regclass('public.readings') IS NULL FROM daily",
-        ),
-    )
+    scenarios: ClassVar[tuple[Scenario, ...]] = SCENARIOS
 
     @model_validator(mode="after")
     def _one_way_or_back(self) -> Self:
