@@ -195,7 +195,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "INSERT INTO users (name, theme, wants_digest) VALUES ('new {n}', 'n{n}', true)",
             "INSERT INTO users (name) VALUES ('new {n}')",
             "UPDATE users SET wants_digest = NOT wants_digest WHERE id = {n} % 300 + 1 AND theme <> 'light'",
-            "UPDATE users SET theme = 'n{n}', name = 'new {n}' WHERE id = {n} % 300 + 1 AND theme <> 'light'",
+            "UPDATE users SET theme = 'n{n}' WHERE id = {n} % 300 + 1 AND theme <> 'light'",
             "UPDATE users SET theme = 'light', wants_digest = NULL WHERE name = 'new ' || ({n} - 11)",
             "DELETE FROM users WHERE name = 'new ' || ({n} - 25)",
         ),
