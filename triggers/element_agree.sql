@@ -1,9 +1,9 @@
 -- template: element_agree
--- version: 1
--- parameters: function, one, quote, up, down
+-- version: 2
+-- parameters: function, one, quote, volatility, up, down
 -- Whether a row and its elements say the same, by the mapping of either direction. Where that cannot be said, they do not.
 
-CREATE OR REPLACE FUNCTION {function}(zdm_row {one}) RETURNS pg_catalog.bool LANGUAGE plpgsql AS {quote}
+CREATE OR REPLACE FUNCTION {function}(zdm_row {one}) RETURNS pg_catalog.bool LANGUAGE plpgsql {volatility} AS {quote}
 BEGIN
   BEGIN
     IF {up} THEN

@@ -1,6 +1,6 @@
 -- template: element_gather
 -- version: 3
--- parameters: function, arguments, quote, one, many, guard, all, own_key, match, agree, touch, assign, join, whole, fail, forget
+-- parameters: function, arguments, quote, one, many, guard, all, own_key, match, agree, touch, assign, join, whole, fail, forget, ended
 -- Makes a row of the new version say what the old version's rows say at this moment, together; false if that raised, and is recorded.
 -- The row is locked first, so that all who write rows of one key come one after the other. One that agrees already is only touched:
 -- another transaction whose snapshot does not see these rows must not write by what it sees.
@@ -22,6 +22,7 @@ BEGIN
       AND EXISTS (SELECT FROM {many} AS zdm_m WHERE {match}) THEN
       RAISE serialization_failure USING MESSAGE = 'could not serialize access: the row they belong to is not seen';
     END IF;
+{ended}
     RETURN true;
   END IF;
   BEGIN

@@ -233,8 +233,24 @@ class ElementObjects(Objects):
 
     def _agree(self) -> Function:
         up, down = agreement(self.mapping, "zdm_row", self.rollout)
+        return self._agreeing(up, down, stable=self.elements.one == "new")
+
+    def _agreeing(self, up: sql.Composable, down: sql.Composable, *, stable: bool = False) -> Function:
+        """The function that says whether a row and its elements agree.
+
+        Parameters
+        ----------
+        stable: a statement that asks it of many rows gets the answer as of the moment at which it sees the rows. Otherwise each whose elements
+            are written between the two would seem to disagree, and a backfill that looks for what is left would come to no end.
+        """
         return self._made(
-            "agree", "element_agree", self.tables["one"], one=self.tables["one"], up=up, down=down
+            "agree",
+            "element_agree",
+            self.tables["one"],
+            one=self.tables["one"],
+            volatility=sql.SQL("STABLE" if stable else "VOLATILE"),
+            up=up,
+            down=down,
         )
 
     def _settle_many(self) -> Function:
@@ -325,11 +341,16 @@ class ElementObjects(Objects):
         """The types of what such a function takes: the row's key, and how."""
         return comma([*(type_name(type_) for type_ in self.one.key_types), sql.SQL("pg_catalog.text")])
 
+    @property
+    def _arguments(self) -> list[sql.Composable]:
+        """The row's key, as such a function takes it."""
+        return [sql.Identifier(f"zdm_a{number}") for number, _ in enumerate(self.one.key)]
+
     def _of_one(self) -> dict[str, sql.Composable]:
         """What a function needs that makes a row say what its elements say; its arguments are the row's key, and how."""
         mapping, elements = self.mapping, self.elements
         types = [type_name(type_) for type_ in self.one.key_types]
-        keys = [sql.Identifier(f"zdm_a{number}") for number, _ in enumerate(types)]
+        keys = self._arguments
 
         def is_key(names: tuple[str, ...], alias: str) -> sql.Composable:
             return all_of(
@@ -439,7 +460,9 @@ class ElementObjects(Objects):
         """What takes the elements along to another key of their row."""
         return sql.SQL(
             "      PERFORM pg_catalog.set_config('zdm.row', {}, true);\n      UPDATE {} AS zdm_m SET {} WHERE {};\n"
-            "      PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);"
+            "      PERFORM pg_catalog.set_config('zdm.row', zdm_guard, true);\n"
+            # What is wrong with the row is told of its other key.
+            "      DELETE {};"
         ).format(
             self.others,
             self.tables["many"],
@@ -448,6 +471,7 @@ class ElementObjects(Objects):
                 for of, own in zip(self.elements.of, self.one.key, strict=True)
             ),
             belongs(self.mapping, MANY, "old"),
+            failed(self.mapping, self.rollout, self.one, "old"),
         )
 
     def _taking_all(self) -> sql.Composable:

@@ -58,6 +58,9 @@ class GatheredObjects(ElementObjects):
             whole=self._whole(),
             fail=record_failure(self.mapping, self.rollout, self.one, "zdm_row"),
             forget=sql.SQL("  DELETE {};").format(failed(self.mapping, self.rollout, self.one, "zdm_row")),
+            ended=sql.SQL("    DELETE {};").format(
+                failed(self.mapping, self.rollout, self.one, "", self._arguments)
+            ),
         )
 
     def _whole(self) -> sql.Composable:

@@ -108,18 +108,12 @@ class GroupObjects(GatheredObjects):
         there = sql.SQL("EXISTS (SELECT FROM {} AS zdm_m WHERE {})").format(
             self.tables["many"], equal(self.elements.of, _MANY, self.one.key, "zdm_row")
         )
-        return self._made(
-            "agree",
-            "element_agree",
-            self.tables["one"],
-            one=self.tables["one"],
-            up=sql.SQL("false"),
-            down=all_of([there, is_joined(self.mapping, "zdm_row", self.rollout)]),
-        )
+        joined = is_joined(self.mapping, "zdm_row", self.rollout)
+        return self._agreeing(sql.SQL("false"), all_of([there, joined]))
 
     def _gather(self) -> Function:
         pieces = self._of_one()
-        keys = [sql.Identifier(f"zdm_a{number}") for number, _ in enumerate(self.one.key)]
+        keys = self._arguments
         held = self.elements.held
         return self._made(
             "settle_new",

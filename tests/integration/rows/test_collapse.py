@@ -248,6 +248,11 @@ def test_what_cannot_be_said_together(database: Database) -> None:
     assert orders.found() == {Kind.FAILED: 1}
     database.execute("DELETE FROM events WHERE order_id = 4")
     assert (orders.found(), orders.bad()) == ({}, 0)
+    # Nothing is left of what was wrong with a row that goes by another key, or goes.
+    database.execute("UPDATE events SET amount = 88888 WHERE order_id IN (8, 9)")
+    database.execute("UPDATE orders SET id = 800 WHERE id = 8; DELETE FROM orders WHERE id = 9")
+    assert database.execute("SELECT key ->> 'id' FROM zdm.sync_failures") == [("800",)]
+    database.execute("UPDATE events SET amount = 1 WHERE order_id = 800")
     database.execute(
         "ALTER TABLE orders DISABLE TRIGGER USER; UPDATE orders SET last = 'broken' WHERE id IN (5, 6)"
     )

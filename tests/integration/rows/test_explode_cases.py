@@ -151,7 +151,10 @@ def test_a_list_that_has_no_elements_of_that_kind(database: Database) -> None:
     assert posts.found() == {Kind.FAILED: 1}
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="no new form"):
         database.execute("DELETE FROM tags WHERE post = 12 AND tag = 'a'")
-    database.execute(tagged(12, "good"))
+    # Of a row that goes by another key nothing is left of what was wrong with it.
+    database.execute("UPDATE posts SET id = 112 WHERE id = 12")
+    assert database.execute("SELECT key ->> 'id' FROM zdm.sync_failures") == [("112",)]
+    database.execute(tagged(112, "good"))
     assert (posts.found(), posts.bad()) == ({}, 0)
 
 
