@@ -210,7 +210,7 @@ def _check_logged(mapper: Mapper, draft: DraftRows) -> None:
         mapper.problems.append(
             Problem(
                 f"rows of {draft.old.table} and {draft.new.table} cannot be synced by log: only those of move_columns, "
-                "split_table, shadow_table, extract_json, explode, collapse, normalise with reference, and merge_tables where what tells rows apart is part of the key, can",
+                "split_table, shadow_table, extract_json, explode, collapse with one_way, normalise with reference, and merge_tables where what tells rows apart is part of the key, can",
                 draft.operation,
                 "Use `sync: immediate`, or put this operation into a migration of its own.",
                 rule="logged-sync",

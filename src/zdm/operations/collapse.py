@@ -198,6 +198,14 @@ class Collapse(Operation):
                     rule="logged-sync",
                 )
             )
+        if self.where is not None and not self.elements and draft.sync is SyncMode.LOGGED:
+            problems.append(
+                Problem(
+                    f"`where`, which says which rows of {self.table} count, is not offered with `sync: logged`",
+                    remedy="Use `sync: immediate`.",
+                    rule="logged-sync",
+                )
+            )
         shape = find_shape(draft, self.table, problems, ordinary=True)
         if self.create is not None:
             return problems if shape is None or problems else self._into_new(draft, shape, self.create, label)

@@ -74,7 +74,7 @@ class BothWays:
         if draft.sync is SyncMode.LOGGED:
             problems.append(
                 Problem(
-                    "columns that follow from rows, and rows from columns (`elements`), are not offered with `sync: logged`",
+                    f"columns that {many.name} follows as well (`elements`) are not offered with `sync: logged`",
                     remedy="Use `sync: immediate`; or `one_way: true`.",
                     rule="logged-sync",
                 )

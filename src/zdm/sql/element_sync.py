@@ -158,6 +158,7 @@ class ElementObjects(Objects):
         else:
             found = [*elements.of, *(c.name for c in elements.columns)]
             found += elements.join.reads("many") if elements.join is not None else ()
+            found += elements.where.columns if elements.where is not None else ()
         return tuple(dict.fromkeys(found))
 
     @property

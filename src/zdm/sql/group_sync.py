@@ -8,7 +8,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
-from zdm.sql.element_rows import Besides, is_joined
+from zdm.sql.element_rows import Besides, belongs, is_element, is_joined
 from zdm.sql.gathered_sync import GatheredObjects
 from zdm.sql.identifiers import all_of, any_of, column, comma, qualified_name
 from zdm.sql.row_objects import Function, Trigger, equal, failed, record_failure, same_key, truncated
@@ -17,9 +17,10 @@ _MANY = "zdm_m"
 
 
 def keyed(mapping: RowMapping, alias: str) -> sql.Composable:
-    """A condition over a row of the old version: it has a key."""
+    """A condition over a row of the old version: it counts, and has a key."""
     assert mapping.elements is not None
-    return all_of(sql.SQL("({} IS NOT NULL)").format(column(name, alias)) for name in mapping.elements.of)
+    filled = (sql.SQL("({} IS NOT NULL)").format(column(name, alias)) for name in mapping.elements.of)
+    return all_of([*filled, *is_element(mapping, alias)])
 
 
 def key_of(mapping: RowMapping, alias: str) -> sql.Composed:
@@ -106,7 +107,7 @@ class GroupObjects(GatheredObjects):
 
     def _agree(self) -> Function:
         there = sql.SQL("EXISTS (SELECT FROM {} AS zdm_m WHERE {})").format(
-            self.tables["many"], equal(self.elements.of, _MANY, self.one.key, "zdm_row")
+            self.tables["many"], belongs(self.mapping, _MANY, "zdm_row")
         )
         joined = is_joined(self.mapping, "zdm_row", self.rollout)
         return self._agreeing(sql.SQL("false"), all_of([there, joined]))
@@ -147,7 +148,7 @@ class GroupObjects(GatheredObjects):
             **self.tables,
             guard=self._guard(self._key("new")),
             empty=all_of(sql.SQL("({} IS NULL)").format(column(c.name, "new")) for c in self.elements.held),
-            match=equal(self.elements.of, _MANY, self.one.key, "new"),
+            match=belongs(self.mapping, _MANY, "new"),
             settle=self._called("settle_new"),
             keys=self._key("new"),
             own_key=same_key(self.one, "zdm_s", "new"),
@@ -165,7 +166,7 @@ class GroupObjects(GatheredObjects):
             settings=self._settings,
             **self.tables,
             kept=keyed(self.mapping, _MANY),
-            was_match=equal(self.elements.of, _MANY, self.one.key, "old"),
+            was_match=belongs(self.mapping, _MANY, "old"),
             was_key=same_key(self.one, "zdm_s", "old"),
             was_guard=self._guard(self._key("old")),
             now_key=same_key(self.one, "zdm_s", "new"),

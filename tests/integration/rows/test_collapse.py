@@ -267,6 +267,27 @@ def test_what_cannot_be_said_together(database: Database) -> None:
     assert (repaired, orders.found(), orders.bad()) == (2, {}, 0)
 
 
+def test_only_some_rows_count(database: Database) -> None:
+    """By a column that they may change: what leaves them, or comes to them, counts at once."""
+    orders = Orders(
+        database,
+        options={"where": "at > 5 AND status <> 'void'"},
+        extra="UPDATE events SET status = 'void' WHERE id % 3 = 0",
+    )
+    bad = BAD.replace("= o.id", "= o.id AND e.at > 5 AND e.status <> 'void'")
+    orders.fill()
+    for statement in (
+        "UPDATE events SET status = 'void' WHERE order_id = 7",
+        "UPDATE events SET at = 3 WHERE order_id = 8",
+        "UPDATE events SET status = 'back', at = 60 WHERE order_id = 7",
+        happened(9, "void", 100),
+        "DELETE FROM events WHERE status = 'void'",
+        "TRUNCATE events",
+    ):
+        database.execute(statement)
+        assert (database.value(bad), orders.found()) == (0, {}), statement
+
+
 def test_everybody_at_once(database: Database) -> None:
     """Writers at all isolation levels on a few keys, while the backfill goes through them."""
     orders = Orders(database, rows=1500)

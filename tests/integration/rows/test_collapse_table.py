@@ -366,6 +366,33 @@ def test_what_cannot_be_said_together(database: Database) -> None:
     assert (totals.found(), totals.bad()) == ({}, 0)
 
 
+def test_only_some_rows_count(database: Database) -> None:
+    """A key has a row as long as some of its rows count."""
+    totals = Totals(
+        database,
+        options={"where": "status NOT LIKE 'void%'"},
+        extra="UPDATE payments SET status = 'void' WHERE order_id = 3 OR id % 7 = 0",
+    )
+    bad = BAD.replace("order_id IS NOT NULL", "order_id IS NOT NULL AND status NOT LIKE 'void%'")
+    totals.fill()
+    for statement in (
+        "UPDATE payments SET status = 'void again' WHERE order_id = 4",
+        "UPDATE payments SET status = 'back' WHERE order_id IN (3, 4)",
+        "INSERT INTO payments (order_id, status, at) VALUES (77, 'void', 1), (78, 'good', 1)",
+        "DELETE FROM payments WHERE order_id = 78",
+        "UPDATE payments SET order_id = 79 WHERE order_id = 77",
+        "UPDATE payments SET status = 'good' WHERE order_id = 79",
+    ):
+        database.execute(statement)
+        assert (database.value(bad), totals.found()) == (0, {}), statement
+    # What does not count says nothing of a row that the new version removes.
+    database.execute("UPDATE payments SET status = 'void' WHERE order_id = 79")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        database.execute("INSERT INTO totals (id, paid) VALUES (79, 1)")
+    database.execute("TRUNCATE payments")
+    assert (database.value("SELECT count(*) FROM totals"), totals.found()) == (0, {})
+
+
 def test_everybody_at_once(database: Database) -> None:
     """Writers at all isolation levels on a few keys, which come and go, while the backfill goes through them."""
     totals = Totals(database, keys=1000)
