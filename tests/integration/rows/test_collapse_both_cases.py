@@ -171,23 +171,23 @@ def test_what_a_document_cannot_say(database: Database) -> None:
     assert users.found() == {}
 
 
-FORMS: tuple[tuple[str, dict[str, object], list[str], list[str], str, str], ...] = (
-    # The columns of the rows and how these are held, then rows as the old version has them, and the column by itself.
-    ("place int, item text", {"json_array": "list"}, ["place", "item"], [], "(1, 'b'), (2, NULL), (3, 'a')", '["b", null, "a"]'),
-    ("place int, item jsonb", {"json_array": "list"}, ["place", "item"], [], "(1, '2'::jsonb), (2, '{\"x\": 1}')", '[2, {"x": 1}]'),
-    ("item int", {"json_array": "list"}, ["item"], [], "(3), (1)", "[1, 3]"),
-    ("name text, item text", {"json_object": "list"}, ["name", "item"], [], "('b', '2'), ('a', NULL)", '{"a": null, "b": "2"}'),
-    ("name text, item jsonb", {"json_object": "list"}, ["name", "item"], [], "('b', '2'::jsonb)", '{"b": 2}'),
-    ("place int, item text", {"array": "list"}, ["place", "item"], [], "(1, 'b'), (2, 'a'), (3, 'b')", "{b,a,b}"),
-    ("place int, item text", {"delimited": "list", "separator": "; "}, ["place", "item"], [], "(1, 'b'), (2, 'a')", "b; a"),
-    ("place int, item int", {"columns": ["list"]}, ["place", "item"], [], "(1, 7)", "7"),
+FORMS: tuple[tuple[str, dict[str, object], list[str], str, str], ...] = (
+    # The columns of the rows, and how these are held; then rows as the old version has them, and the column.
+    ("place int, item text", {"json_array": "list"}, ["place", "item"], "(1, 'b'), (2, NULL), (3, 'a')", '["b", null, "a"]'),
+    ("place int, item jsonb", {"json_array": "list"}, ["place", "item"], "(1, '2'::jsonb), (2, '{\"x\": 1}')", '[2, {"x": 1}]'),
+    ("item int", {"json_array": "list"}, ["item"], "(3), (1)", "[1, 3]"),
+    ("name text, item text", {"json_object": "list"}, ["name", "item"], "('b', '2'), ('a', NULL)", '{"a": null, "b": "2"}'),
+    ("name text, item jsonb", {"json_object": "list"}, ["name", "item"], "('b', '2'::jsonb)", '{"b": 2}'),
+    ("place int, item text", {"array": "list"}, ["place", "item"], "(1, 'b'), (2, 'a'), (3, 'b')", "{b,a,b}"),
+    ("place int, item text", {"delimited": "list", "separator": "; "}, ["place", "item"], "(1, 'b'), (2, 'a')", "b; a"),
+    ("place int, item int", {"columns": ["list"]}, ["place", "item"], "(1, 7)", "7"),
 )  # fmt: skip
 
 
 def test_the_forms(database: Database) -> None:
     """Each goes there and back as it was, through the triggers."""
     operations: list[dict[str, object]] = []
-    for number, (columns, form, elements, _, _, _) in enumerate(FORMS):
+    for number, (columns, form, elements, _, _) in enumerate(FORMS):
         database.execute(
             f"CREATE TABLE things{number} (id int PRIMARY KEY); CREATE TABLE items{number} (thing int REFERENCES things{number},"
             f" {columns}, PRIMARY KEY (thing, {elements[0]}))"
@@ -218,7 +218,7 @@ def test_the_forms(database: Database) -> None:
             for side in reversed(row_objects.sides(mapping)):
                 for statement in row_sync.install(mapping, rollout, side).statements:
                     conn.execute(statement.encode())
-    for number, (_, _, elements, _, rows, held) in enumerate(FORMS):
+    for number, (_, _, elements, rows, held) in enumerate(FORMS):
         things, items = f"things{number}", f"items{number}"
         names = ", ".join(elements)
         read = f"SELECT list::text FROM {things} ORDER BY id"
@@ -285,8 +285,9 @@ def test_what_cannot_be_is_refused_by_name(database: Database) -> None:
         " CREATE INDEX ON settings (user_id); INSERT INTO settings VALUES (1, 'a', 'x', 1), (1, 'a', 'y', 1), (2, 'b', 'x', 1)"
     )
 
-    def refused(sync: str = "immediate", **options: object) -> str:
+    def refused(**options: object) -> str:
         operation = {**COLUMNS, "columns": [], "discard": ["must", "more"], **options}
+        sync = operation.pop("sync", "immediate")
         migration = Migration.model_validate(
             {"id": "try_it", "sync": sync, "operations": [{"collapse": operation}]}
         )
@@ -298,7 +299,7 @@ def test_what_cannot_be_is_refused_by_name(database: Database) -> None:
     assert "column more of public.settings is neither part of `key` or `elements` nor discarded" in bare
     assert "column must of public.settings is NOT NULL without a default" in bare
     assert "there is no column nothing in public.settings" in refused(elements=["name", "nothing"])
-    assert "are not offered with `sync: logged`" in refused("logged")
+    assert "are not offered with `sync: logged`" in refused(sync="logged")
     database.execute("ALTER TABLE settings ALTER must SET DEFAULT 1")
     twice = refused()
     assert "(user_id, name) is no unique key of public.settings" in twice
