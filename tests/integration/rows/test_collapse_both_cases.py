@@ -97,10 +97,10 @@ def test_rows_beside_those_that_count(database: Database) -> None:
         options={"where": "name NOT LIKE 'x:%'", "drop": True},
         extra="INSERT INTO settings (user_id, name, value) SELECT g, 'x:' || k, 'o' FROM generate_series(1, 30, 3) g, unnest(ARRAY['p', 'q']) k",
     )
-    (told,) = [f.text for f in users.plan.findings if "do not meet `where`" in f.text]
+    (warned,) = [f.text for f in users.plan.findings if "do not meet `where`" in f.text]
     assert (
         "20 rows of public.settings do not meet `where`, and go with the table at cleanup (for example name=x:p; name=x:q)"
-        in told
+        in warned
     )
     before = database.execute(others)
     users.fill()
@@ -160,12 +160,12 @@ def test_what_a_document_cannot_say(database: Database) -> None:
             database.execute(f"UPDATE users SET settings = '{written}' WHERE id = 1")
     with pytest.raises(psycopg.errors.StringDataRightTruncation):
         database.execute("""UPDATE users SET settings = '{"a name that is too long": "x"}' WHERE id = 1""")
-    for written, told in (('{"theme": null}', None), ("{}", ""), (None, "")):
-        database.execute("UPDATE users SET settings = %s WHERE id = 1", written)
-        if told is None:
-            assert database.execute("SELECT name, value FROM settings WHERE user_id = 1") == [("theme", None)]
-        else:
-            assert users.both(1) == ("", "")
+    for value in ("{}", None):
+        database.execute(said(1, "theme", "light"))
+        database.execute("UPDATE users SET settings = %s WHERE id = 1", value)
+        assert users.both(1) == ("", "")
+    database.execute("""UPDATE users SET settings = '{"theme": null}' WHERE id = 1""")
+    assert database.execute("SELECT name, value FROM settings WHERE user_id = 1") == [("theme", None)]
     database.execute(said(1, "theme", "back"))
     assert users.both(1) == ("theme=back", "theme=back")
     assert users.found() == {}
