@@ -410,7 +410,7 @@ class Rollout:
                UNION ALL SELECT 'index ' || relname FROM pg_class WHERE relname ~ '_zdm' AND relkind = 'i' AND relnamespace <> 'zdm'::regnamespace
                UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index WHERE NOT indisvalid
                UNION ALL SELECT 'function ' || oid::regprocedure FROM pg_proc
-                 WHERE pronamespace = 'zdm'::regnamespace AND proname ~ '^(sync|rows)_'
+                 WHERE pronamespace = 'zdm'::regnamespace AND proname ~ '^(sync|rows|closed)_'
                UNION ALL SELECT 'view ' || relname FROM pg_class WHERE relname ~ '^pairs_' AND relnamespace = 'zdm'::regnamespace"""
         )
         assert left == []

@@ -73,12 +73,14 @@ class Children:
         mode = Lock.ACCESS_EXCLUSIVE if again else Lock.SHARE_ROW_EXCLUSIVE
         self._run(child, statements, mode)
 
-    def remove(self) -> None:
-        """Drop the triggers of every child, one child after the other."""
-        for child in leaves(self.session, self.mapping.oid):
-            drops = self._drops(child) if child.oid != self.mapping.oid else ()
-            if drops:
-                self._run(child, drops, Lock.ACCESS_EXCLUSIVE)
+    def drops(self) -> tuple[str, ...]:
+        """What drops the triggers of every child."""
+        return tuple(
+            statement
+            for child in leaves(self.session, self.mapping.oid)
+            if child.oid != self.mapping.oid
+            for statement in self._drops(child)
+        )
 
     def _drops(self, child: Leaf) -> tuple[str, ...]:
         names = sync.function_names(self.mapping, self.rollout)

@@ -33,7 +33,7 @@ from zdm.engine.version_views import view_steps
 from zdm.errors import Problem
 from zdm.model.hanging import Hanging, going, hanging_on
 from zdm.model.mapping import Expose, TableMapping
-from zdm.model.names import fit, sql_name
+from zdm.model.names import QualifiedName, fit, sql_name
 from zdm.model.plan import Plan, TableFacts
 from zdm.model.step import Phase, Step
 from zdm.operations import fidelity
@@ -166,21 +166,31 @@ def compile_plan(
     ]
     plan = plan.model_copy(update={"hanging": tuple(hanging)})
     # Of one stage and turn those of rows come first: their functions go before the tables whose rows they take.
-    steps: list[Step] = [
-        step for number, found in enumerate(rows) for step in row_steps(found, rows[:number])
-    ]
+    steps: list[Step] = [step for found in rows for step in row_steps(found, _added(mapped, found.new.table))]
     for phase in Phase:
         for operation, seen in zip(migration.operations, context, strict=True):
             steps += operation.plan(phase, seen)
         steps += fidelity.plan(phase, context[0])
     for mapping in mapped:
-        steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)))
+        parents = [found for found in rows if found.in_place and found.old.table == mapping.table]
+        steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)), parents=parents)
     steps += view_steps(plan, draft)
     steps += swap_steps(plan, context[0], previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}
     steps.sort(key=lambda step: (order[step.phase], step.stage, step.turn))
     plan = plan.model_copy(update={"steps": tuple(steps)})
     return plan.model_copy(update={"estimates": estimate_plan(conn, plan, workers)}) if measure else plan
+
+
+def _added(mapped: Sequence[TableMapping], table: QualifiedName) -> list[str]:
+    """The columns that a table has in the new version only."""
+    return [
+        column.physical
+        for mapping in mapped
+        if mapping.table == table
+        for column in mapping.new_columns
+        if column.physical not in {before.physical for before in mapping.old_columns}
+    ]
 
 
 def _cannot_follow(conn: Session, draft: Draft, allowance: Allowance) -> list[Problem]:

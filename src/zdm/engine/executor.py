@@ -38,6 +38,7 @@ from zdm.model.step import (
     Verify,
 )
 from zdm.sql import copies, row_log, row_sync, sync
+from zdm.sql.closed import close_columns
 from zdm.sql.sync_generator import SyncObjects
 
 Connect = Callable[[], Session]
@@ -171,36 +172,16 @@ class Executor:
         if action.side:
             self._sync_rows(action, mark)
             return
+        if action.remove:
+            self._end_sync(action, mark)
+            return
         mapping = self.mapping(action.table)
         locks: tuple[TableLock, ...] = ()
         first: tuple[str, ...] = ()
-        if action.remove:
-            self._release(mapping)
         if mapping.partitioned and mapping.needs_sync:
             self._sync_partitioned(action, mapping)
         inherited = mapping.has_children and mapping.needs_sync
-        children = Children(self.session, mapping, self.rollout, self.budget, self.guard, self._waiting)
-        if action.remove:
-            if inherited:
-                children.remove()
-            if sync_installed(self.session, mapping):
-                statements = tuple(sync.drop_triggers(mapping))
-                for rows in self.logs(action.table):
-                    self._drain(rows)
-                    statements = (row_log.end(rows, "new", over=False), *statements)
-                locks = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE, only=inherited),)
-                if any(copies.copied_groups(mapping)):
-                    # What they are copies of is watched until nothing is copied any more; each table has a transaction of its own.
-                    run_locked(self.session, statements, locks, self.budget, self.guard, self._waiting)
-                    statements, locks = (), ()
-                statements = (*statements, *sync.drop_functions(mapping, self.rollout))
-            else:
-                # The swap has dropped the triggers; DROP TRIGGER IF EXISTS would lock the table for nothing.
-                statements = tuple(sync.drop_functions(mapping, self.rollout))
-            self._unwatch(mapping)
-        elif sync_installed(self.session, mapping) and not by_another_zdm(
-            self.session, mapping, self.rollout
-        ):
+        if sync_installed(self.session, mapping) and not by_another_zdm(self.session, mapping, self.rollout):
             # Only the functions differ between authorities, and replacing those takes no lock on the table.
             statements = sync.switch(mapping, self.rollout, action.authority)
         else:
@@ -208,12 +189,49 @@ class Executor:
             self._watch(objects)
             first, statements = objects.functions, objects.triggers + objects.comments
             locks = (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE, only=inherited),)
-        keeps = inherited and not action.remove
-        done = self.guard if keeps else mark
+        done = self.guard if inherited else mark
         run_locked(self.session, statements, locks, self.budget, done, self._waiting, first=first)
-        if keeps:
-            children.keep_in_step()
+        if inherited:
+            self._children(mapping).keep_in_step()
             self._in_own_transaction(mark)
+
+    def _end_sync(self, action: Sync, mark: Mark) -> None:
+        """Drop the triggers, what the action's ending says together with them, and then the functions."""
+        mapping = self.mapping(action.table)
+        ending = action.ending or Transaction(statements=())
+        statements: tuple[str, ...] = ()
+        alone = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE),)
+        self._release(mapping)
+        # Where the swap has dropped the triggers, DROP TRIGGER IF EXISTS would lock the table for nothing.
+        if sync_installed(self.session, mapping):
+            drops = sync.drop_triggers(mapping)
+            if mapping.partitioned:
+                # The server drops each on every partition: those that carry nothing over go one by one before.
+                for drop in filter(sync.keeps_account, drops):
+                    run_locked(self.session, (drop,), alone, self.budget, self.guard, self._waiting)
+            if mapping.has_children:
+                drops = [*self._children(mapping).drops(), *drops]
+            statements = tuple(drops)
+            for rows in self.logs(action.table):
+                self._drain(rows)
+                statements = (row_log.end(rows, "new", over=False), *statements)
+        if any(copies.copied_groups(mapping)):
+            # What they are copies of is watched until nothing is copied any more, and its triggers go before the columns that they write.
+            if statements:
+                own = [new.name for group in mapping.groups if group.copied is None for new in group.new]
+                closed = close_columns(mapping.table, own)
+                run_locked(
+                    self.session, (*statements, *closed), alone, self.budget, self.guard, self._waiting
+                )
+            self._unwatch(mapping)
+            statements = ()
+        statements = (*statements, *ending.statements)
+        locks = ending.locks or (alone if statements else ())
+        statements = (*statements, *sync.drop_functions(mapping, self.rollout))
+        run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=ending.first)
+
+    def _children(self, mapping: TableMapping) -> Children:
+        return Children(self.session, mapping, self.rollout, self.budget, self.guard, self._waiting)
 
     def _watch(self, objects: SyncObjects) -> None:
         """Watch what the table has copies of, before the first row of it has them."""
@@ -271,14 +289,15 @@ class Executor:
             )
             locks = (TableLock(table=action.on, mode=mode),)
         elif self._row_triggers(mapping, action.on):
-            statements = row_sync.remove(mapping, self.rollout, action.side)
+            statements = row_sync.remove(mapping, self.rollout, action.side, action.ending)
             if mapping.logged and action.side == "new":
                 # What the new version wrote is carried over to its end, while nobody can write there.
                 self._drain(mapping)
                 statements = (row_log.end(mapping, "new", over=False), *statements)
             locks = (TableLock(table=action.on, mode=Lock.ACCESS_EXCLUSIVE),)
         else:
-            statements = row_sync.drop_functions(mapping, self.rollout, action.side)
+            functions = row_sync.drop_functions(mapping, self.rollout, action.side)
+            statements = functions if action.ending is None else ()
         run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=first)
 
     def _drain(self, mapping: RowMapping) -> None:
@@ -298,28 +317,18 @@ class Executor:
         )
 
     def _sync_partitioned(self, action: Sync, mapping: TableMapping) -> None:
-        """One trigger at a time: the server makes, or drops, each of them on every partition, under a lock that stops writers.
+        """One trigger at a time: the server makes each of them on every partition, under a lock that stops writers.
 
         In such an order that nothing is settled that would not be kept in step: rows that come before the last trigger
         stands are unsettled, and the backfill finds them.
         """
-        steps: list[tuple[str, ...]]
-        if action.remove:
-            steps = (
-                [(one,) for one in sync.drop_triggers(mapping)]
-                if sync_installed(self.session, mapping)
-                else []
-            )
-            mode = Lock.ACCESS_EXCLUSIVE
-        else:
-            steps = sync.install_one_by_one(mapping, self.rollout, sync_triggers(self.session, mapping))
-            mode = Lock.SHARE_ROW_EXCLUSIVE
-            if steps:
-                objects = sync.install(mapping, self.rollout, action.authority)
-                run_locked(self.session, objects.functions, (), self.budget, self.guard, self._waiting)
-                self._watch(objects)
+        steps = sync.install_one_by_one(mapping, self.rollout, sync_triggers(self.session, mapping))
+        if steps:
+            objects = sync.install(mapping, self.rollout, action.authority)
+            run_locked(self.session, objects.functions, (), self.budget, self.guard, self._waiting)
+            self._watch(objects)
         for statements in steps:
-            locks = (TableLock(table=action.table, mode=mode),)
+            locks = (TableLock(table=action.table, mode=Lock.SHARE_ROW_EXCLUSIVE),)
             run_locked(self.session, statements, locks, self.budget, self.guard, self._waiting)
 
     def _settling(self, work: Callable[[], int | None], step: Step | None) -> int | None:

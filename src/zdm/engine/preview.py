@@ -52,7 +52,7 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
             rows_of = plan.row_mapping(action.table)
             assert rows_of is not None
             if action.remove:
-                return row_sync.remove(rows_of, rollout, side)
+                return row_sync.remove(rows_of, rollout, side, action.ending)
             return row_sync.install(rows_of, rollout, side).statements
         case Sync():
             mapping = plan.mapping(action.table)
@@ -61,7 +61,8 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
                 f"-- and each trigger the same on all that inherits from {mapping.table}",
             ) * mapping.has_children
             if action.remove:
-                return (*sync.remove(mapping, rollout), *children)
+                ending = action.ending or Transaction(statements=())
+                return (*ending.first, *sync.remove(mapping, rollout, *ending.statements), *children)
             if action.authority is Authority.NEW:
                 return tuple(sync.switch(mapping, rollout, action.authority))
             return (*sync.install(mapping, rollout, action.authority).statements, *children)

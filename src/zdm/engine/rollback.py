@@ -26,6 +26,7 @@ from zdm.model.mapping import Authority
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.phases import State, machine
 from zdm.sql import records
+from zdm.sql.closed import forget
 from zdm.sql.identifiers import qualified_name
 
 
@@ -70,6 +71,10 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
         with transaction(executor.session):
             executor.guard(executor.session)
             sync_failures.clear(executor.session, work.rollout.id)
+            closed = [mapping.table for mapping in work.plan.mappings]
+            closed += [table for mapping in work.plan.row_mappings for table in mapping.tables]
+            for table in dict.fromkeys(closed):
+                executor.session.execute(forget(table).encode())
             rollouts.set_authority(executor.session, work.rollout.id, Authority.OLD)
             rollouts.set_paused(executor.session, work.rollout.id, False)
             work.rollout = rollouts.move(executor.session, work.rollout.id, State.ROLLED_BACK)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psycopg import sql
-
-from zdm.engine.table_steps import brief, table, text
-from zdm.model.names import QualifiedName
+from zdm.engine.closing import closing
+from zdm.engine.table_steps import brief
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Backfill, Phase, Stage, Step, Sync, Transaction, Verify
 from zdm.sql import row_log, row_objects, row_sync
 from zdm.sql.row_objects import Side
 
-ROLLED_BACK = "zdm: the migration is rolled back"
-"""The name of the constraint that refuses what the new version writes where nothing of it would be kept; the error shows it."""
 
-
-def row_steps(mapping: RowMapping, earlier: Sequence[RowMapping] = ()) -> list[Step]:
+def row_steps(mapping: RowMapping, added: Sequence[str] = ()) -> list[Step]:
     """Every step of one mapping but the end of the old side's triggers, which the swap of its table drops.
 
     Parameters
     ----------
-    earlier: the mappings whose steps come before, and are taken back after this one's.
+    added: columns that the migration adds to the new side's table.
     """
-    installed = [_sync(mapping, side, earlier) for side in _installed(mapping)]
+    installed = [_sync(mapping, side) for side in _installed(mapping)]
+    if not mapping.in_place:
+        # Undone last first: what the new version writes is carried over, or refused, before anything else of the mapping goes.
+        last = installed[-1]
+        installed[-1] = last.model_copy(update={"undo": (*closing(mapping, added), *last.undo)})
     if mapping.in_place:
         # The rows are their table's to fill and to compare.
         return [*installed, *_end(mapping)]
@@ -54,21 +53,19 @@ def row_steps(mapping: RowMapping, earlier: Sequence[RowMapping] = ()) -> list[S
 
 
 def _installed(mapping: RowMapping) -> tuple[Side, ...]:
-    """The sides in the order in which their triggers are made; a rollback drops the last first."""
+    """The sides in the order in which their triggers are made."""
     if mapping.logged and not mapping.in_place:
-        # What the new version wrote is carried over before anything else goes, while the old version's writes are still noted.
+        # What the new version wrote is carried over while the old version's writes are still noted.
         return row_objects.sides(mapping)
     # The new side first: from the moment in which the old one makes rows there, both directions stand.
     return tuple(reversed(row_objects.sides(mapping)))
 
 
-def _sync(mapping: RowMapping, side: Side, earlier: Sequence[RowMapping]) -> Step:
+def _sync(mapping: RowMapping, side: Side) -> Step:
     on, other = mapping.side(side).table, mapping.other(side).table
     title = f"mirror what is written to {on} in {other}"
     if mapping.in_place and side == "old" and mapping.parent is not None:
         title = f"make what finds the rows of {mapping.parent.table} that rows of {on} refer to"
-    # What a log says is carried over when the new side's triggers go, and the old one's are not asked any more.
-    last = "new" if mapping.logged else "old"
     return Step(
         id=f"preparation.{mapping.id}.mirror.{side}",
         title=title,
@@ -76,41 +73,9 @@ def _sync(mapping: RowMapping, side: Side, earlier: Sequence[RowMapping]) -> Ste
         stage=Stage.SYNC,
         operation=mapping.operation,
         action=Sync(table=mapping.id, side=side, on=on),
-        undo=(
-            Sync(table=mapping.id, side=side, on=on, remove=True),
-            *(_shut(name) for name in _going(mapping, earlier) if side == last),
-        ),
-    )
-
-
-def _going(mapping: RowMapping, earlier: Sequence[RowMapping]) -> list[QualifiedName]:
-    """The tables that a rollback takes away, and into which nothing has to be mirrored once the triggers of this mapping go."""
-    if mapping.in_place or mapping.one_way:
-        return []
-    made = [mapping.new.table] if mapping.new.created else []
-    if mapping.parent is not None and mapping.parent.created:
-        made.append(mapping.parent.table)
-    written = {
-        name
-        for one in earlier
-        for name in (one.new.table, one.parent.table if one.parent is not None else None)
-    }
-    return [name for name in made if name not in written]
-
-
-def _shut(name: QualifiedName) -> Transaction:
-    """Between the end of the triggers and that of the table the new version's writes would go with it, and nobody would know."""
-    return Transaction(
-        statements=(
-            text(
-                # What a foreign key does for the old version has to pass.
-                "ALTER TABLE IF EXISTS {t} DROP CONSTRAINT IF EXISTS {c}, ADD CONSTRAINT {c}"
-                " CHECK (pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.>) 0) NOT VALID",
-                t=table(name),
-                c=sql.Identifier(ROLLED_BACK),
-            ),
-        ),
-        locks=(brief(name),),
+        # Undone before the columns of either table, which go with the triggers of their own.
+        turn=0 if mapping.in_place else 1,
+        undo=(Sync(table=mapping.id, side=side, on=on, remove=True),),
     )
 
 

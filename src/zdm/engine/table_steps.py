@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
+from zdm.engine.closing import closed
 from zdm.model.mapping import Authority, NewColumn, TableMapping
 from zdm.model.names import QualifiedName, fit, split_name
+from zdm.model.row_mapping import RowMapping
 from zdm.model.step import (
     Backfill,
     Lock,
@@ -19,7 +23,8 @@ from zdm.model.step import (
     Verify,
 )
 from zdm.operations.ddl import filling
-from zdm.sql import children, copies
+from zdm.sql import children, copies, pairs, row_sync
+from zdm.sql.closed import open_columns
 
 
 def text(template: str, **names: sql.Composable) -> str:
@@ -65,8 +70,6 @@ def _split_collation(name: str) -> list[str]:
 def _add_columns(mapping: TableMapping) -> Step:
     pieces = [sql.SQL("ADD COLUMN {}").format(_column_definition(new)) for new in fresh_columns(mapping)]
     pieces.append(sql.SQL("ADD COLUMN {} integer").format(sql.Identifier(mapping.marker)))
-    drops = [new.name for new in fresh_columns(mapping)] + [mapping.marker]
-    left: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     if mapping.has_children:
         own = children.add_columns(
@@ -78,10 +81,6 @@ def _add_columns(mapping: TableMapping) -> Step:
                 sql.Identifier(children.guard(mapping)), children.in_step(mapping)
             )
         )
-        left = (children.drop_columns(mapping.oid, drops),)
-    undo = sql.SQL(", ").join(
-        sql.SQL("DROP COLUMN IF EXISTS {}").format(sql.Identifier(name)) for name in drops
-    )
     return Step(
         id=f"preparation.{mapping.table}.columns",
         title=f"add the new columns and the marker beside the old ones of {mapping.table}",
@@ -94,28 +93,48 @@ def _add_columns(mapping: TableMapping) -> Step:
             ),
             locks=(brief(mapping.table),),
         ),
-        undo=(
-            Transaction(
-                statements=(
-                    text("ALTER TABLE IF EXISTS {t} {actions}", t=table(mapping.table), actions=undo),
-                    *left,
-                ),
-                locks=(brief(mapping.table),),
-            ),
-        ),
+        undo=(_drop_columns(mapping),),
         naive="add-column-with-default",
     )
 
 
-def _sync(mapping: TableMapping) -> Step:
+def _added(mapping: TableMapping) -> list[str]:
+    return [*(new.name for new in fresh_columns(mapping)), mapping.marker]
+
+
+def _drop_columns(mapping: TableMapping) -> Transaction:
+    added = _added(mapping)
+    drops = sql.SQL(", ").join(
+        sql.SQL("DROP COLUMN IF EXISTS {}").format(sql.Identifier(name)) for name in added
+    )
+    return Transaction(
+        first=(pairs.drop_view(mapping.pairs),) if mapping.pairs is not None else (),
+        statements=(
+            *open_columns(mapping.table, added),
+            text("ALTER TABLE IF EXISTS {t} {actions}", t=table(mapping.table), actions=drops),
+            *((children.drop_columns(mapping.oid, added),) if mapping.has_children else ()),
+        ),
+        locks=(brief(mapping.table),),
+    )
+
+
+def _sync(mapping: TableMapping, parents: Sequence[RowMapping]) -> Step:
     watches = tuple(dict.fromkeys(copied.table for _, copied in copies.copied_groups(mapping)))
+    columns = _drop_columns(mapping)
+    others = tuple(drop for found in parents for drop in row_sync.drop_triggers(found, "old"))
+    ending = columns.model_copy(update={"statements": (*others, *columns.statements)})
     return Step(
         id=f"preparation.{mapping.table}.sync",
         title=f"install the sync triggers of {mapping.table}, the old side being the authority",
         phase=Phase.PREPARATION,
         stage=Stage.SYNC,
         action=Sync(table=mapping.table, authority=Authority.OLD, watches=watches),
-        undo=(Sync(table=mapping.table, remove=True, watches=watches),),
+        undo=(
+            # What writes these columns from the tables that they refer to goes before them; what the triggers call, after them.
+            *(closed(found, "parent") for found in parents),
+            # The triggers go with the columns: what the new version writes between the two would go, and nobody would know.
+            Sync(table=mapping.table, remove=True, watches=watches, ending=ending),
+        ),
     )
 
 
@@ -211,18 +230,19 @@ def _tighten(mapping: TableMapping, new: NewColumn) -> list[Step]:
     ]
 
 
-def table_steps(mapping: TableMapping, *, promised: bool) -> list[Step]:
+def table_steps(mapping: TableMapping, *, promised: bool, parents: Sequence[RowMapping] = ()) -> list[Step]:
     """Every shared step of a table's mapping but the swap and the views, which need the other tables as well.
 
     Parameters
     ----------
+    parents: the mappings by which its rows refer to rows of shared tables.
     promised: the new version demands something of rows that are there already.
     """
     if not mapping.needs_sync:
         return [_verify(mapping, promised=promised)] if promised else []
     steps = [
         _add_columns(mapping),
-        _sync(mapping),
+        _sync(mapping, parents),
         _fill(mapping),
         _verify(mapping, promised=promised),
         _authority(mapping),

@@ -180,6 +180,7 @@ class Sync(Value):
     side: of a row mapping: the side whose writes are mirrored, ``old``, ``new``, or the ``parent``. Empty for a table.
     on: the table of that side, which carries the triggers.
     watches: the tables of whose columns the table gets copies: each gets, or loses, a trigger too, in a transaction of its own.
+    ending: of a removal: what is done in the transaction that drops the triggers, and under which locks.
     """
 
     kind: Literal["sync"] = "sync"
@@ -189,6 +190,7 @@ class Sync(Value):
     side: Literal["", "old", "new", "parent"] = ""
     on: QualifiedName | None = None
     watches: tuple[QualifiedName, ...] = ()
+    ending: Transaction | None = None
 
 
 class Backfill(Value):

@@ -18,6 +18,7 @@ from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.params import Dotted, Name, Sql, TableName, check_new_column, find_shape
 from zdm.operations.shape import DraftGroup, DraftNew, ShapeColumn, TableShape
 from zdm.sql import children
+from zdm.sql.closed import open_columns
 
 
 class AddColumn(Operation):
@@ -239,6 +240,7 @@ class AddColumn(Operation):
             undo=(
                 Transaction(
                     statements=(
+                        *open_columns(shape.name, [new.physical]),
                         ddl.text(
                             "ALTER TABLE IF EXISTS {t} DROP COLUMN IF EXISTS {c}",
                             t=ddl.table(shape.name),

@@ -14,6 +14,7 @@ from functools import lru_cache
 from psycopg import sql
 
 from zdm.model.row_mapping import RowMapping
+from zdm.model.step import Transaction
 from zdm.sql import (
     collapsed_sync,
     element_log,
@@ -92,14 +93,22 @@ def drop_functions(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, 
     return dropped
 
 
-def remove(mapping: RowMapping, rollout: int, side: Side) -> tuple[str, ...]:
-    """What removes the sync of one side, whether all, some or nothing of it is there."""
+def remove(
+    mapping: RowMapping, rollout: int, side: Side, ending: Transaction | None = None
+) -> tuple[str, ...]:
+    """What removes the sync of one side, whether all, some or nothing of it is there.
+
+    Parameters
+    ----------
+    ending: what is done together with the end of the triggers. Then the functions stay, since the other side's may call them.
+    """
     first: tuple[str, ...] = ()
     if mapping.records and side == "new":
         first = (records.prune(mapping, rollout),)
         if mapping.parent is not None:
             first = (*first, records.complete(mapping, mapping.parent, rollout))
-    return (*first, *drop_triggers(mapping, side), *drop_functions(mapping, rollout, side))
+    last = ending.statements if ending is not None else drop_functions(mapping, rollout, side)
+    return (*first, *drop_triggers(mapping, side), *last)
 
 
 def trigger_prefix(mapping: RowMapping) -> str:

@@ -107,10 +107,15 @@ def switch(mapping: TableMapping, rollout: int, authority: Authority) -> tuple[s
     return tuple(text(s) for s in (*statements, generator.comments(generator.functions, ())))
 
 
-def remove(mapping: TableMapping, rollout: int) -> tuple[str, ...]:
-    """What removes the sync, whether all, some or nothing of it is there. Takes ACCESS EXCLUSIVE on the table, briefly."""
+def remove(mapping: TableMapping, rollout: int, *ending: str) -> tuple[str, ...]:
+    """What removes the sync, whether all, some or nothing of it is there. Takes ACCESS EXCLUSIVE on the table, briefly.
+
+    Parameters
+    ----------
+    ending: what is done together with the end of the triggers.
+    """
     watching = [statement for _, _, statement in copies.unwatch(mapping)]
-    return (*drop_triggers(mapping), *watching, *drop_functions(mapping, rollout))
+    return (*drop_triggers(mapping), *ending, *watching, *drop_functions(mapping, rollout))
 
 
 def drop_triggers(mapping: TableMapping) -> list[str]:
@@ -122,6 +127,11 @@ def drop_triggers(mapping: TableMapping) -> list[str]:
         text(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), table))
         for t in generator_of(mapping, 0, Authority.OLD).triggers
     ]
+
+
+def keeps_account(drop: str) -> bool:
+    """Whether what `drop_triggers` says drops a trigger that carries nothing over, but keeps account of what could not be."""
+    return any(f"{PREFIX}{purpose}" in drop for purpose in ("5_failed", "6_late"))
 
 
 def drop_functions(mapping: TableMapping, rollout: int) -> list[str]:
