@@ -1,6 +1,6 @@
 -- template: closed_columns
 -- version: 1
--- parameters: quote, table, columns, function, inserted, updated
+-- parameters: quote, direct, table, columns, function, inserted, updated
 -- A column with a default has a value in the old version's rows as well, so that an INSERT with one does not tell who writes.
 
 DO {quote}
@@ -16,13 +16,13 @@ BEGIN
       AND a.attrelid OPERATOR(pg_catalog.=) {table}::pg_catalog.regclass::pg_catalog.oid
   LOOP
     EXECUTE pg_catalog.format('CREATE OR REPLACE TRIGGER %s BEFORE UPDATE OF %s ON %s FOR EACH ROW'
-      ' WHEN (pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 0) EXECUTE FUNCTION %s()',
-      zdm_column.updated, zdm_column.name, {table}, {function});
+      ' WHEN (%s) EXECUTE FUNCTION %s()',
+      zdm_column.updated, zdm_column.name, {table}, {direct}, {function});
     EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %s', {table}, zdm_column.updated);
     IF zdm_column.tells THEN
       EXECUTE pg_catalog.format('CREATE OR REPLACE TRIGGER %s BEFORE INSERT ON %s FOR EACH ROW'
-        ' WHEN (pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 0 AND NEW.%s IS DISTINCT FROM NULL) EXECUTE FUNCTION %s()',
-        zdm_column.inserted, {table}, zdm_column.name, {function});
+        ' WHEN (%s AND NEW.%s IS DISTINCT FROM NULL) EXECUTE FUNCTION %s()',
+        zdm_column.inserted, {table}, {direct}, zdm_column.name, {function});
       EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %s', {table}, zdm_column.inserted);
     END IF;
   END LOOP;

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from zdm.model.names import QualifiedName
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Lock, Sync, TableLock, Transaction
 from zdm.sql import row_objects
 from zdm.sql.closed import close_columns, close_table
 from zdm.sql.row_objects import Side
+
+
+def closable(mappings: Iterable[RowMapping]) -> frozenset[QualifiedName]:
+    """The tables that stay, whose new columns a rollback may close before it drops them."""
+    return frozenset(
+        mapping.new.table for mapping in mappings if not mapping.in_place and not mapping.new.created
+    )
 
 
 def closing(mapping: RowMapping, added: Sequence[str]) -> list[Sync]:

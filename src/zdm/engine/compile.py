@@ -14,6 +14,7 @@ from zdm.db.introspect import read_tables
 from zdm.db.mentions import functions_that_mention, functions_that_mention_table
 from zdm.db.new_indexes import spell_indexes
 from zdm.db.session import Session
+from zdm.engine.closing import closable
 from zdm.engine.column_measure import measure_columns
 from zdm.engine.element_measure import measure_elements
 from zdm.engine.estimates import estimate_plan
@@ -121,7 +122,16 @@ def compile_plan(
     ) + fidelity.mentioned_tables(draft, functions_that_mention_table(conn, fidelity.gone_tables(draft)))
     mapper.fail()
     context = [
-        Context(draft, mappings, f"{position}:{operation.kind}", expressions, carried, followed, recreation)
+        Context(
+            draft,
+            mappings,
+            f"{position}:{operation.kind}",
+            expressions,
+            carried,
+            followed,
+            recreation,
+            closable(rows),
+        )
         for position, operation in enumerate(migration.operations, 1)
     ]
     asked_indexes = [
@@ -172,8 +182,7 @@ def compile_plan(
             steps += operation.plan(phase, seen)
         steps += fidelity.plan(phase, context[0])
     for mapping in mapped:
-        parents = [found for found in rows if found.in_place and found.old.table == mapping.table]
-        steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)), parents=parents)
+        steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)), rows=rows)
     steps += view_steps(plan, draft)
     steps += swap_steps(plan, context[0], previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}

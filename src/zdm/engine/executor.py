@@ -200,6 +200,7 @@ class Executor:
         mapping = self.mapping(action.table)
         ending = action.ending or Transaction(statements=())
         statements: tuple[str, ...] = ()
+        functions = list(sync.drop_functions(mapping, self.rollout))
         alone = (TableLock(table=action.table, mode=Lock.ACCESS_EXCLUSIVE),)
         self._release(mapping)
         # Where the swap has dropped the triggers, DROP TRIGGER IF EXISTS would lock the table for nothing.
@@ -215,6 +216,8 @@ class Executor:
             for rows in self.logs(action.table):
                 self._drain(rows)
                 statements = (row_log.end(rows, "new", over=False), *statements)
+                # Without the columns they would only fail, whoever reconciles.
+                functions += row_sync.drop_functions(rows, self.rollout, "old")
         if any(copies.copied_groups(mapping)):
             # What they are copies of is watched until nothing is copied any more, and its triggers go before the columns that they write.
             if statements:
@@ -227,7 +230,7 @@ class Executor:
             statements = ()
         statements = (*statements, *ending.statements)
         locks = ending.locks or (alone if statements else ())
-        statements = (*statements, *sync.drop_functions(mapping, self.rollout))
+        statements = (*statements, *functions)
         run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=ending.first)
 
     def _children(self, mapping: TableMapping) -> Children:

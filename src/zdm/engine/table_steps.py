@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from zdm.engine.closing import closed
+from zdm.engine.closing import closable, closed
 from zdm.model.mapping import Authority, NewColumn, TableMapping
 from zdm.model.names import QualifiedName, fit, split_name
 from zdm.model.row_mapping import RowMapping
@@ -67,7 +67,7 @@ def _split_collation(name: str) -> list[str]:
     return [found.schema_, found.name]
 
 
-def _add_columns(mapping: TableMapping) -> Step:
+def _add_columns(mapping: TableMapping, rows: Sequence[RowMapping]) -> Step:
     pieces = [sql.SQL("ADD COLUMN {}").format(_column_definition(new)) for new in fresh_columns(mapping)]
     pieces.append(sql.SQL("ADD COLUMN {} integer").format(sql.Identifier(mapping.marker)))
     before: tuple[str, ...] = ()
@@ -93,24 +93,21 @@ def _add_columns(mapping: TableMapping) -> Step:
             ),
             locks=(brief(mapping.table),),
         ),
-        undo=(_drop_columns(mapping),),
+        undo=(_drop_columns(mapping, rows),),
         naive="add-column-with-default",
     )
 
 
-def _added(mapping: TableMapping) -> list[str]:
-    return [*(new.name for new in fresh_columns(mapping)), mapping.marker]
-
-
-def _drop_columns(mapping: TableMapping) -> Transaction:
-    added = _added(mapping)
+def _drop_columns(mapping: TableMapping, rows: Sequence[RowMapping]) -> Transaction:
+    added = [*(new.name for new in fresh_columns(mapping)), mapping.marker]
+    may_be_closed = any(copies.copied_groups(mapping)) or mapping.table in closable(rows)
     drops = sql.SQL(", ").join(
         sql.SQL("DROP COLUMN IF EXISTS {}").format(sql.Identifier(name)) for name in added
     )
     return Transaction(
         first=(pairs.drop_view(mapping.pairs),) if mapping.pairs is not None else (),
         statements=(
-            *open_columns(mapping.table, added),
+            *(open_columns(mapping.table, added) if may_be_closed else ()),
             text("ALTER TABLE IF EXISTS {t} {actions}", t=table(mapping.table), actions=drops),
             *((children.drop_columns(mapping.oid, added),) if mapping.has_children else ()),
         ),
@@ -118,9 +115,10 @@ def _drop_columns(mapping: TableMapping) -> Transaction:
     )
 
 
-def _sync(mapping: TableMapping, parents: Sequence[RowMapping]) -> Step:
+def _sync(mapping: TableMapping, rows: Sequence[RowMapping]) -> Step:
     watches = tuple(dict.fromkeys(copied.table for _, copied in copies.copied_groups(mapping)))
-    columns = _drop_columns(mapping)
+    columns = _drop_columns(mapping, rows)
+    parents = [found for found in rows if found.in_place and found.old.table == mapping.table]
     others = tuple(drop for found in parents for drop in row_sync.drop_triggers(found, "old"))
     ending = columns.model_copy(update={"statements": (*others, *columns.statements)})
     return Step(
@@ -230,19 +228,19 @@ def _tighten(mapping: TableMapping, new: NewColumn) -> list[Step]:
     ]
 
 
-def table_steps(mapping: TableMapping, *, promised: bool, parents: Sequence[RowMapping] = ()) -> list[Step]:
+def table_steps(mapping: TableMapping, *, promised: bool, rows: Sequence[RowMapping] = ()) -> list[Step]:
     """Every shared step of a table's mapping but the swap and the views, which need the other tables as well.
 
     Parameters
     ----------
-    parents: the mappings by which its rows refer to rows of shared tables.
+    rows: the row mappings of the plan.
     promised: the new version demands something of rows that are there already.
     """
     if not mapping.needs_sync:
         return [_verify(mapping, promised=promised)] if promised else []
     steps = [
-        _add_columns(mapping),
-        _sync(mapping, parents),
+        _add_columns(mapping, rows),
+        _sync(mapping, rows),
         _fill(mapping),
         _verify(mapping, promised=promised),
         _authority(mapping),

@@ -240,7 +240,7 @@ class AddColumn(Operation):
             undo=(
                 Transaction(
                     statements=(
-                        *open_columns(shape.name, [new.physical]),
+                        *(open_columns(shape.name, [new.physical]) if shape.name in context.closable else ()),
                         ddl.text(
                             "ALTER TABLE IF EXISTS {t} DROP COLUMN IF EXISTS {c}",
                             t=ddl.table(shape.name),

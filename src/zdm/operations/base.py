@@ -179,6 +179,7 @@ class Context:
     carried: dict[str, str] = field(default_factory=dict)
     followed: dict[str, Follow] = field(default_factory=dict)
     recreation: Recreation = field(default_factory=Recreation)
+    closable: frozenset[QualifiedName] = frozenset()
 
 
 class Operation(Value, ABC):

@@ -7,6 +7,7 @@ or was refused. The old version's own writes, mirrored or made by foreign keys, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from psycopg import sql
 
@@ -17,6 +18,12 @@ from zdm.sql.templates import dollar_quoted, load
 PREFIX = "!zdm_closed"
 """How the triggers are called: they sort, and fire, before the application's."""
 
+_DIRECT: Final = (
+    "pg_catalog.pg_trigger_depth() OPERATOR(pg_catalog.=) 0"
+    " AND COALESCE(pg_catalog.current_setting('zdm.row', true), '') OPERATOR(pg_catalog.=) ''"
+)
+"""The row is written by a statement of an application's own, neither by a trigger nor by a reconciler of zdm's."""
+
 
 def function_name(table: QualifiedName) -> str:
     """The function that refuses."""
@@ -26,6 +33,7 @@ def function_name(table: QualifiedName) -> str:
 def close_table(table: QualifiedName) -> tuple[str, ...]:
     """What refuses every statement's own writes. Takes SHARE ROW EXCLUSIVE on the table; repeatable."""
     made = load("closed_table").fill(
+        direct=sql.SQL(_DIRECT),
         table=qualified_name(table),
         function=_function(table),
         written=sql.Identifier(f"{PREFIX}_written"),
@@ -38,6 +46,7 @@ def close_columns(table: QualifiedName, columns: Sequence[str]) -> tuple[str, ..
     """What refuses a statement that writes those of the columns that are there. Takes SHARE ROW EXCLUSIVE on the table; repeatable."""
     made = dollar_quoted(
         "closed_columns",
+        direct=sql.Literal(_DIRECT),
         table=sql.Literal(qualified_name(table).as_string(None)),
         columns=sql.Literal(list(columns)),
         function=sql.Literal(_function(table).as_string(None)),
