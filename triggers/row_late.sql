@@ -1,6 +1,6 @@
 -- template: row_late
--- version: 2
--- parameters: function, path, settings, quote, settle, source, match
+-- version: 3
+-- parameters: function, path, settings, quote, settle, source, match, there
 -- At the end of the transaction: a row that must have one on the other side, and was given none meanwhile, gets it. So the new
 -- application can insert both itself, in one transaction, as it will when it is alone.
 
@@ -11,6 +11,7 @@ DECLARE
 BEGIN
   SELECT zdm_s.* INTO zdm_at FROM {source} AS zdm_s WHERE {match};
   IF FOUND THEN
+{there}
     PERFORM {settle}(zdm_at, false, false);
   END IF;
   RETURN NULL;

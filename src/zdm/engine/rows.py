@@ -248,9 +248,15 @@ def _repair(work: Work, executor: Executor, table: QualifiedName, worker: RowWor
             guard=executor.lease.guard,
             rollout=work.rollout.id,
             log=worker.log(table),
+            rows=[m for m in work.plan.row_mappings if m.old.table == table],
         )
     return repair_rows(
-        executor.connect, mapping, work.rollout.id, work.rollout.authority, guard=executor.lease.guard
+        executor.connect,
+        mapping,
+        work.rollout.id,
+        work.rollout.authority,
+        guard=executor.lease.guard,
+        note=work.reporter.note,
     )
 
 

@@ -219,6 +219,11 @@ def backfilling(mapping: RowMapping) -> str:
     return f"{mapping.number}:new:*"
 
 
+def silencing(mapping: RowMapping) -> str:
+    """What `zdm.row` says while zdm writes columns of the old side that are none of the new side's business."""
+    return f"{mapping.number}:old:*"
+
+
 def closing(mapping: RowMapping, rollout: int) -> sql.Composable:
     """The advisory lock that a chunk of the backfill keeps from its last look at the old side's rows to its commit."""
     return sql.SQL("pg_catalog.hashtextextended({}, 0)").format(

@@ -205,8 +205,18 @@ class Generator(Settling):
             settle=settled,
             source=source,
             match=match,
+            there=self._there() if self._shared else sql.SQL(""),
         )
         return Function(name, sql.SQL(""), definition, self._label("row_late", definition))
+
+    def _there(self) -> sql.Composable:
+        """Of a row that another mapping made: what its row over there says counts, if it has one."""
+        return load("row_late_there").fill(
+            target=self.target,
+            match=row_conditions.match(self.yours, "zdm_t", "zdm_at"),
+            settle=settle(self.mapping, self.rollout, self.side),
+            signature=self._signature,
+        )
 
     def _unfilled(self) -> sql.Composable:
         if not self._adopts:

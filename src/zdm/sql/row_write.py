@@ -102,13 +102,15 @@ class Writing(Objects):
             target=self.target,
             match=row_conditions.match(self.yours, "zdm_t", "zdm_at"),
             settle=settle(self.mapping, self.rollout, self.side),
-            signature=sql.Literal(
-                text_of(
-                    sql.SQL("{}({}, pg_catalog.bool, pg_catalog.bool)").format(
-                        settle(self.mapping, self.rollout, self.side), self.target
-                    )
-                )
-            ),
+            signature=self._signature,
+        )
+
+    @property
+    def _signature(self) -> sql.Composable:
+        """Of the function that makes this side hold what the other one's row says, as text: it is there once that side is mirrored, too."""
+        arguments = sql.SQL("{}({}, pg_catalog.bool, pg_catalog.bool)")
+        return sql.Literal(
+            text_of(arguments.format(settle(self.mapping, self.rollout, self.side), self.target))
         )
 
     def _stale(self) -> Function:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +17,8 @@ from zdm.db.partitions import Leaf, holding
 from zdm.db.session import fetch_value, transaction
 from zdm.errors import Busy
 from zdm.model.mapping import Authority, ColumnGroup, TableMapping
+from zdm.model.row_mapping import RowMapping
+from zdm.sql import row_conditions
 from zdm.sql.identifiers import any_of, qualified_name
 from zdm.sql.reference_sync import taken
 from zdm.sql.rows import SETTLING, Kind, fail_assignments, mismatch_kinds, repair_assignments
@@ -41,6 +43,7 @@ def repair(
     patience: timedelta = timedelta(seconds=60),
     rollout: int = 0,
     log: TableLog | None = None,
+    rows: Sequence[RowMapping] = (),
 ) -> int:
     """Make every settled row agree again, in small transactions over locked rows. Returns how many rows were repaired.
 
@@ -54,6 +57,8 @@ def repair(
     patience: how long rows that somebody holds are waited for, for each few hundred rows.
     rollout: whose functions find what rows refer to; for mappings with a shared table.
     log: where some of it is synced by log: what waits there is not wrong.
+    rows: mappings of the table's rows to another table's. What is derived here is not what the old version has written, and
+        must not go there: those rows are repaired by themselves.
 
     Raises
     ------
@@ -64,11 +69,24 @@ def repair(
     conn = connect()
     try:
         return sum(
-            _group(_Job(conn, mapping, guard, lock_budget, patience, rollout, log), group, authority)
+            _group(
+                _Job(conn, mapping, guard, lock_budget, patience, rollout, log, _silent(group, rows)),
+                group,
+                authority,
+            )
             for group in mapping.groups
         )
     finally:
         conn.close()
+
+
+def _silent(group: ColumnGroup, rows: Sequence[RowMapping]) -> dict[str, str]:
+    """The settings by which the mapping that reads the group's old columns leaves alone what is written to them."""
+    written = {old.name for old in group.old}
+    for m in rows:
+        if m.parent is None and m.elements is None and written.intersection(c.name for c in m.old.columns):
+            return {"zdm.row": row_conditions.silencing(m)}
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +98,7 @@ class _Job:
     patience: timedelta
     rollout: int
     log: TableLog | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def _group(job: _Job, group: ColumnGroup, authority: Authority) -> int:
@@ -184,7 +203,7 @@ def _some(job: _Job, statement: sql.Composed) -> int:
             with transaction(
                 job.conn,
                 lock_timeout=job.lock_budget / 2,
-                settings={SETTLING: "on"},
+                settings={SETTLING: "on", **job.settings},
                 path=job.mapping.path,
             ):
                 job.guard(job.conn.cursor())

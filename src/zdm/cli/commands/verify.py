@@ -66,7 +66,9 @@ def verify(run: Run, migration: str, repair: bool) -> None:
         )
     raise ZdmError(
         f"both sides of {identifier} differ in {plural(differences, 'place')}",
-        remedy="" if repair else f"`zdm verify {identifier} --repair` derives these rows again.",
+        remedy="Correct what stands in the way of these rows through either version of the application, as said of them above, and repair again."
+        if repair
+        else f"`zdm verify {identifier} --repair` derives these rows again.",
     )
 
 
