@@ -25,6 +25,7 @@ from zdm.errors import GateRefused, IllegalMove, Interrupted, Problem, ZdmError
 from zdm.model.mapping import Authority
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.phases import State, machine
+from zdm.model.row_mapping import RowMapping
 from zdm.sql import records
 from zdm.sql.closed import forget
 from zdm.sql.identifiers import qualified_name
@@ -147,17 +148,19 @@ def _refuse_what_failed(work: Work, executor: Executor) -> None:
 
 def _keep_lone_parents(work: Work, executor: Executor) -> None:
     """Rows of a shared table that goes, and that no row has, are in no value of the old version."""
+    sharing: dict[QualifiedName, list[RowMapping]] = {}
     for mapping in work.plan.row_mappings:
         parent = mapping.parent
         if parent is None or not parent.created:
             continue
         # Preparation may have been interrupted before anybody could write either.
         wanted = ((parent.table, parent.identity), (mapping.new.table, parent.reference))
-        if not all(_is_there(executor, table, columns) for table, columns in wanted):
-            continue
+        if all(_is_there(executor, table, columns) for table, columns in wanted):
+            sharing.setdefault(parent.table, []).append(mapping)
+    for mappings in sharing.values():
         with transaction(executor.session):
             executor.guard(executor.session)
-            for statement in records.lone_parents(mapping, parent, work.rollout.id):
+            for statement in records.lone_parents(mappings, work.rollout.id):
                 executor.session.execute(statement)
 
 

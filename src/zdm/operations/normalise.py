@@ -29,6 +29,7 @@ from zdm.operations.shared_parent import (
     found_parent,
     made_parent,
     refuse_to_remove,
+    shared_parent,
 )
 from zdm.operations.target import made_steps, readable, tell_granted, tell_secured, without_old_form
 
@@ -76,7 +77,8 @@ class Normalise(Operation):
     )
     link: LinkTable | None = Field(default=None, description="the table that links rows with parents")
     create: ParentTable | None = Field(
-        default=None, description="make `parent`; without it, `parent` exists already"
+        default=None,
+        description="make `parent`; without it, `parent` exists already, or an earlier operation of the migration makes it",
     )
     unused: UnusedParents = Field(
         default=UnusedParents.KEEP,
@@ -187,6 +189,9 @@ class Normalise(Operation):
             said="link.parent" if link is not None else "reference",
         )
         if self.create is None:
+            sharing = self._sharing(draft)
+            if sharing and sharing[0].side.created:
+                return shared_parent(wanted, sharing[0], problems)
             side = found_parent(draft, wanted, shape, label, problems)
             if side is not None and self.unused is UnusedParents.REMOVE:
                 refuse_to_remove(draft.tables[side.table], problems)
@@ -198,19 +203,23 @@ class Normalise(Operation):
         made.append(one)
         return side
 
-    def _refuse_shared(self, draft: Draft, problems: list[Problem]) -> None:
-        """Whoever removes a parent that its own rows have no more asks no row of another operation."""
+    def _sharing(self, draft: Draft) -> list[DraftParent]:
+        """The parents in the same table that earlier operations of the migration have."""
         try:
             name = draft.name(self.parent)
         except ValueError:
-            return
-        sharing = [
+            return []
+        return [
             rows.parent for rows in draft.rows if rows.parent is not None and rows.parent.side.table == name
         ]
+
+    def _refuse_shared(self, draft: Draft, problems: list[Problem]) -> None:
+        """Whoever removes a parent that its own rows have no more asks no row of another operation."""
+        sharing = self._sharing(draft)
         if sharing and UnusedParents.REMOVE in {self.unused, *(parent.unused for parent in sharing)}:
             problems.append(
                 Problem(
-                    f"rows of {name} are the parents of another operation of this migration as well, and would be removed when one "
+                    f"rows of {sharing[0].side.table} are the parents of another operation of this migration as well, and would be removed when one "
                     "of the two has no use for them",
                     remedy="Leave out `unused: remove`; remove what nobody uses after cleanup.",
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ from zdm.operations.add_foreign_key import ForeignKey
 from zdm.operations.base import Draft
 from zdm.operations.create_table import Check, CreateTable, Privilege, TableColumn, UniqueKey
 from zdm.operations.params import Name, find_column, find_shape
-from zdm.operations.rows import DraftSide
+from zdm.operations.rows import DraftParent, DraftSide
 from zdm.operations.shape import TableShape
 from zdm.operations.target import loose_key, readable, required
 
@@ -127,6 +127,32 @@ def made_parent(
         created=True,
     )
     return side, Made(f"{label}/parent", table, create.indexes)
+
+
+def shared_parent(wanted: Wanted, made: DraftParent, problems: list[Problem]) -> DraftSide | None:
+    """The shared table that an earlier operation of the same migration makes; what stands in the way is appended."""
+    before = len(problems)
+    name = made.side.table
+    if set(wanted.natural) != set(made.side.key):
+        problems.append(
+            Problem(
+                f"`values` names {', '.join(wanted.natural)} of {name}, whose rows an earlier operation of this migration finds by "
+                f"{', '.join(made.side.key)}",
+                remedy="Let both name the same columns.",
+                rule="no-key",
+            )
+        )
+    if list(wanted.identity) != made.identity:
+        problems.append(
+            Problem(
+                f"`{wanted.said}` names {', '.join(wanted.identity)} of {name}, whose primary key is {', '.join(made.identity)}",
+                remedy="Let it name the primary key's columns, in their order.",
+                rule="no-key",
+            )
+        )
+    if len(problems) > before:
+        return None
+    return replace(made.side, key=list(wanted.natural))
 
 
 def found_parent(

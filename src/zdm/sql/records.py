@@ -5,6 +5,8 @@ What is recorded is kept there by the triggers (`zdm.sql.row_record`, `zdm.sql.e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from zdm.model.row_mapping import ParentSide, RowMapping, SideKind
@@ -120,8 +122,24 @@ def complete(mapping: RowMapping, parent: ParentSide, rollout: int) -> str:
     )
 
 
-def lone_parents(mapping: RowMapping, parent: ParentSide, rollout: int) -> tuple[sql.Composed, sql.Composed]:
-    """What records the parents that no row has, so that no value of the old version says them: two statements, to be repeated together."""
+def lone_parents(sharing: Sequence[RowMapping], rollout: int) -> tuple[sql.Composed, sql.Composed]:
+    """What records the parents that no row has, so that no value of the old version says them: two statements, to be repeated together.
+
+    Parameters
+    ----------
+    sharing: all mappings whose rows have their parents in the one table; the record is the first one's.
+    """
+    mapping = sharing[0]
+    parent = mapping.parent
+    assert parent is not None
+    had = [
+        sql.SQL("NOT EXISTS (SELECT FROM {} AS zdm_l WHERE {})").format(
+            counted(one, rollout), equal(one.parent.reference, "zdm_l", one.parent.identity, "zdm_p")
+        )
+        for one in sharing
+        if one.parent is not None
+    ]
+    tables = dict.fromkeys(str(one.old.table) for one in sharing)
     of_table = sql.SQL(
         "{} AND zdm_f.schema_name OPERATOR(pg_catalog.=) {} AND zdm_f.table_name OPERATOR(pg_catalog.=) {}"
     ).format(of_mapping(mapping, rollout), sql.Literal(parent.table.schema_), sql.Literal(parent.table.name))
@@ -129,7 +147,7 @@ def lone_parents(mapping: RowMapping, parent: ParentSide, rollout: int) -> tuple
     return sql.SQL("DELETE FROM {} AS zdm_f WHERE {}").format(RECORDS, of_table), sql.SQL(
         "INSERT INTO {} (rollout, mapping, schema_name, table_name, key, new_row, sqlstate, reason)"
         " SELECT {}, {}, {}, {}, pg_catalog.jsonb_build_object({}), pg_catalog.to_jsonb(zdm_p), '02000', {} FROM {} AS zdm_p"
-        " WHERE NOT EXISTS (SELECT FROM {} AS zdm_l WHERE {})"
+        " WHERE {}"
     ).format(
         RECORDS,
         sql.Literal(rollout),
@@ -137,10 +155,9 @@ def lone_parents(mapping: RowMapping, parent: ParentSide, rollout: int) -> tuple
         sql.Literal(parent.table.schema_),
         sql.Literal(parent.table.name),
         key,
-        sql.Literal(f"no row of {mapping.old.table} has it"),
+        sql.Literal(f"no row of {' or '.join(tables)} has it"),
         qualified_name(parent.table),
-        counted(mapping, rollout),
-        equal(parent.reference, "zdm_l", parent.identity, "zdm_p"),
+        sql.SQL(" AND ").join(had),
     )
 
 

@@ -351,6 +351,53 @@ def test_two_references_to_one_table(database: Database) -> None:
 
 
 @on_all_versions_at_length
+def test_two_references_to_a_table_that_the_first_makes(database: Database) -> None:
+    """Authors and committers are people of one table. What a rollback keeps of it is what neither has."""
+    kinds: dict[str, object] = {
+        "columns": [{"name": "id", "type": "bigint", "identity": "always"}, {"name": "name", "type": "text"}],
+        "primary_key": ["id"],
+    }
+    operations = (by("one", create=kinds), by("two"))
+    database.execute(SHARED)
+    database.execute("DROP TABLE kinds")
+    refused = (
+        (
+            by("two", values={"id": "two", "name": "two"}),
+            "an earlier operation of this migration finds by name",
+        ),
+        (by("two", reference={"two_id": "name"}), "whose primary key is id"),
+        (by("two", unused="remove"), "parents of another operation of this migration as well"),
+        (by("two", create=kinds), "by another operation of this migration"),
+    )
+    with connect(database.dsn, application_name="stage") as conn:
+        for second, said in refused:
+            migration = Migration.model_validate({"id": "no", "operations": [operations[0], second]})
+            with pytest.raises(BadInput, match=said):
+                compile_plan(conn, migration, "public")
+    rollout = Rollout(database, Scenario(setup="", operations=operations))
+    rollout.advance_to(State.PREPARED)
+    database.execute("UPDATE goods SET one = 'early' WHERE id = 3")
+    rollout.advance_to(State.MIGRATED)
+    database.execute("UPDATE goods SET two = 'early' WHERE id = 4")
+    database.execute("UPDATE kinds SET name = 'renamed' WHERE name = 'early'")
+    database.execute("UPDATE goods SET two = 'late' WHERE id = 5")
+    database.execute("INSERT INTO kinds (name) VALUES ('alone')")
+    apart = (
+        "SELECT count(*) FROM goods g LEFT JOIN kinds a ON a.id = one_id LEFT JOIN kinds b ON b.id = two_id"
+        " WHERE (one, two) IS DISTINCT FROM (a.name, b.name)"
+    )
+    assert database.value(apart) == 0
+    assert database.execute("SELECT one, two FROM goods WHERE id IN (3, 4) ORDER BY id") == [
+        ("renamed", "k0"),
+        ("k4", "renamed"),
+    ]
+    rollout.engine().rollback(rollout.migration.id)
+    kept = "SELECT new_row ->> 'name', reason FROM zdm.rows_without_old_form ORDER BY 1"
+    assert database.execute(kept) == [("alone", "no row of public.goods has it")]
+    assert database.value("SELECT to_regclass('kinds')") is None
+
+
+@on_all_versions_at_length
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
 def test_an_unused_parent_stays_where_its_end_would_take_others_along(
     database: Database, action: str
