@@ -94,6 +94,11 @@ WROTE: dict[str, tuple[str, str, list[tuple[Any, ...]]]] = {
         "SELECT statuses_count, following_count FROM accounts WHERE username = 'only new'",
         [(7, 0)],
     ),
+    "mastodon_user_settings": (
+        "INSERT INTO users (email, noindex, default_privacy) VALUES ('only new', true, 'direct')",
+        "SELECT var, value FROM user_settings JOIN users AS u ON u.id = user_id WHERE email = 'only new' ORDER BY var",
+        [("default_privacy", "direct"), ("noindex", "true")],
+    ),
     "order_uuid": (
         """WITH o AS (INSERT INTO orders (customer) VALUES ('only new') RETURNING id),
              i AS (INSERT INTO order_items (order_id, line, product) SELECT id, 4, 'x' FROM o)
