@@ -53,7 +53,11 @@ def test_each_command_at_the_wrong_moment(database: Database, tmp_path: Path) ->
     zdm("pause", "m").done()
     assert "`zdm resume m` lets it go on" in refused("advance", "m", code=3)
     zdm("resume", "m").done()
+    way_back = zdm("rollback", "m", "--dry-run").done().out
+    assert 'BEFORE INSERT OR UPDATE OR DELETE ON "public"."contact"' in way_back
+    assert way_back.index("BEFORE TRUNCATE") < way_back.index('DROP TABLE IF EXISTS "public"."contact"')
     zdm("rollback", "m").done()
+    assert "rolled back already" in refused("rollback", "m", "--dry-run")
     for words in (("verify", "m"), ("backfill", "m"), ("fence", "m"), ("pause", "m"), ("rollback", "m")):
         told = refused(*words)
         assert "rolled back" in told

@@ -10,6 +10,7 @@ from zdm.db.session import Session
 from zdm.engine import partitions
 from zdm.engine.promises import promise_checks
 from zdm.engine.results import PreviewStep
+from zdm.engine.rollback import to_undo
 from zdm.model.mapping import Authority, TableMapping
 from zdm.model.names import QualifiedName
 from zdm.model.plan import Plan
@@ -190,6 +191,21 @@ def preview_steps(session: Session, plan: Plan, phase: Phase, *, rollout: int) -
             if record.status is StepStatus.FINISHED
         }
     return [_preview(step, plan, rollout, step.id in done) for step in plan.of(phase)]
+
+
+def preview_undo(session: Session, plan: Plan, *, rollout: int) -> list[PreviewStep]:
+    """The steps that `rollback` would undo, last first, with what it would send for each."""
+    return [
+        PreviewStep(
+            id=step.id,
+            title=step.title,
+            phase=step.phase,
+            kind="undo",
+            locks=step.undo_locks,
+            undo=tuple(text for action in step.undo for text in statements_of(action, plan, rollout)),
+        )
+        for step in to_undo(session, plan, rollout)
+    ]
 
 
 def _preview(step: Step, plan: Plan, rollout: int, done: bool) -> PreviewStep:

@@ -11,7 +11,7 @@ import psycopg
 from zdm.catalog import rollouts, row_changes, sync_failures, without_old_form
 from zdm.catalog import steps as step_store
 from zdm.catalog.steps import StepStatus
-from zdm.db.session import fetch_value, transaction
+from zdm.db.session import Connection, fetch_value, transaction
 from zdm.engine.executor import Executor
 from zdm.engine.fence import lift_fence, lift_interrupted
 from zdm.engine.leased import leased
@@ -25,7 +25,9 @@ from zdm.errors import GateRefused, IllegalMove, Interrupted, Problem, ZdmError
 from zdm.model.mapping import Authority
 from zdm.model.names import QualifiedName, qualified
 from zdm.model.phases import State, machine
+from zdm.model.plan import Plan
 from zdm.model.row_mapping import RowMapping
+from zdm.model.step import Step
 from zdm.sql import records
 from zdm.sql.closed import forget
 from zdm.sql.identifiers import qualified_name
@@ -45,15 +47,12 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
     GateRefused: the verification found rows whose old side does not hold what the new application wrote.
     ZdmError: an undo failed; the rollout is `rollback_failed`, and re-running continues.
     """
-    before = work.rollout.state
-    if not machine().can_roll_back(before):
-        raise IllegalMove(_why_not(before), changed="Nothing was changed.")
+    refuse_no_way_back(work)
     begun = time.monotonic()
     with leased(work, f"rollback {work.rollout.migration}") as executor:
         work.refresh()
+        refuse_no_way_back(work)
         before = work.rollout.state
-        if not machine().can_roll_back(before):
-            raise IllegalMove(_why_not(before), changed="Nothing was changed.")
         lift_interrupted(work, executor)
         carry_over(work, executor.connect, again=True)
         # On the rest of a way back there is nothing to compare any more: it was done before the first step was undone.
@@ -90,6 +89,13 @@ def roll_back(work: Work, *, verify: bool = True) -> RollbackResult:
             leftovers=tuple(leftovers(executor.session, work.plan)),
             seconds=time.monotonic() - begun,
         )
+
+
+def refuse_no_way_back(work: Work) -> None:
+    """Raise IllegalMove where there is nothing to take back, or cleanup has begun."""
+    state = work.rollout.state
+    if not machine().can_roll_back(state):
+        raise IllegalMove(_why_not(state), changed="Nothing was changed.")
 
 
 def _why_not(state: State) -> str:
@@ -198,13 +204,18 @@ def _kept(work: Work, executor: Executor) -> list[RowWithoutOldForm]:
     ]
 
 
-def _undo(work: Work, executor: Executor) -> list[StepRun]:
-    steps = {step.id: step for step in work.plan.steps}
-    open_steps = [
+def to_undo(session: Connection, plan: Plan, rollout: int) -> list[Step]:
+    """The steps that ran, or began to, and are not taken back yet, the last first."""
+    steps = {step.id: step for step in plan.steps}
+    return [
         steps[record.step]
-        for record in reversed(step_store.all_of(executor.session, work.rollout.id))
+        for record in reversed(step_store.all_of(session, rollout))
         if record.status not in (StepStatus.PENDING, StepStatus.UNDONE)
     ]
+
+
+def _undo(work: Work, executor: Executor) -> list[StepRun]:
+    open_steps = to_undo(executor.session, work.plan, work.rollout.id)
     runs: list[StepRun] = []
     try:
         if work.rollout.fenced_at is not None:

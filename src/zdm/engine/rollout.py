@@ -16,7 +16,7 @@ from zdm.engine.compile import compile_plan
 from zdm.engine.fence import set_fence
 from zdm.engine.leased import leased
 from zdm.engine.phase_run import run_phase
-from zdm.engine.preview import preview_steps, rendered_sql
+from zdm.engine.preview import preview_steps, preview_undo, rendered_sql
 from zdm.engine.reconcile import Service
 from zdm.engine.reporter import Reporter, Silent
 from zdm.engine.results import (
@@ -35,7 +35,7 @@ from zdm.engine.results import (
     RolloutStatus,
     VerifyResult,
 )
-from zdm.engine.rollback import roll_back
+from zdm.engine.rollback import refuse_no_way_back, roll_back
 from zdm.engine.rows import backfill_all, verify_all
 from zdm.engine.settings import EngineSettings
 from zdm.engine.status import history_of, status_of
@@ -122,6 +122,18 @@ class Engine:
                 return preview_steps(session, plan, Phase.PREPARATION, rollout=stored.id if stored else 0)
             phase = machine().next(stored.state).phase
             return preview_steps(session, rollouts.plan(session, stored.id), phase, rollout=stored.id)
+
+    def preview_rollback(self, migration: str) -> list[PreviewStep]:
+        """The steps that `rollback` would undo, last first: exact SQL and locks. Changes nothing.
+
+        Raises
+        ------
+        IllegalMove: there is nothing to take back, or cleanup has begun.
+        """
+        with open_session(self.url) as session:
+            work = self._opened(session, migration)
+            refuse_no_way_back(work)
+            return preview_undo(session, work.plan, rollout=work.rollout.id)
 
     def registered(self, migration: str) -> tuple[str, str] | None:
         """Text and file name of a registered migration; None if the catalog does not know it, or there is none."""

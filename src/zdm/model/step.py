@@ -251,14 +251,26 @@ class Step(Value):
     def locks(self) -> tuple[TableLock, ...]:
         """The table locks that the step takes."""
         action = self.action
-        if isinstance(action, Transaction | Concurrent | Scan | PartitionedIndex | PartitionedForeignKey):
-            return action.locks
-        if isinstance(action, Sync):
-            if action.authority is Authority.NEW or (action.remove and self.phase is Phase.CLEANUP):
-                return ()  # only functions are replaced, or dropped: the swap has taken the triggers
-            # CREATE TRIGGER takes SHARE ROW EXCLUSIVE, DROP TRIGGER takes ACCESS EXCLUSIVE.
-            mode = Lock.ACCESS_EXCLUSIVE if action.remove else Lock.SHARE_ROW_EXCLUSIVE
-            tables = dict.fromkeys((*action.watches, action.on or action.table))
-            return tuple(TableLock(table=table, mode=mode) for table in tables)
-        mode = Lock.ROW_EXCLUSIVE if isinstance(action, Backfill) else Lock.ACCESS_SHARE
-        return (TableLock(table=action.over or action.table, mode=mode, hold="brief"),)
+        if isinstance(action, Sync) and action.remove and self.phase is Phase.CLEANUP:
+            return ()  # only functions are dropped: the swap has taken the triggers
+        return locks_of(action)
+
+    @property
+    def undo_locks(self) -> tuple[TableLock, ...]:
+        """The table locks that taking it back takes, one action after the other."""
+        return tuple(dict.fromkeys(lock for action in self.undo for lock in locks_of(action)))
+
+
+def locks_of(action: Action) -> tuple[TableLock, ...]:
+    """The table locks that an action takes."""
+    if isinstance(action, Transaction | Concurrent | Scan | PartitionedIndex | PartitionedForeignKey):
+        return action.locks
+    if isinstance(action, Sync):
+        if action.authority is Authority.NEW:
+            return ()  # only functions are replaced
+        # CREATE TRIGGER takes SHARE ROW EXCLUSIVE, DROP TRIGGER takes ACCESS EXCLUSIVE.
+        mode = Lock.ACCESS_EXCLUSIVE if action.remove else Lock.SHARE_ROW_EXCLUSIVE
+        tables = dict.fromkeys((*action.watches, action.on or action.table))
+        return tuple(TableLock(table=table, mode=mode) for table in tables)
+    mode = Lock.ROW_EXCLUSIVE if isinstance(action, Backfill) else Lock.ACCESS_SHARE
+    return (TableLock(table=action.over or action.table, mode=mode, hold="brief"),)

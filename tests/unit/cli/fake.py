@@ -307,6 +307,22 @@ ANSWERS: Mapping[str, Any] = {
             bytes=98_765_432,
         ),
     ],
+    "preview_rollback": [
+        PreviewStep(
+            id="preparation.accounts.sync",
+            title="install the sync triggers of public.accounts, the old side being the authority",
+            phase=Phase.PREPARATION,
+            kind="undo",
+            locks=(TableLock(table=ACCOUNTS, mode=Lock.ACCESS_EXCLUSIVE),),
+            undo=(
+                'DROP TRIGGER IF EXISTS "~zdm_1_insert" ON public.accounts',
+                "ALTER TABLE IF EXISTS public.accounts DROP COLUMN IF EXISTS _zdm_balance",
+            ),
+        ),
+        PreviewStep(
+            id="migration.accounts.verify", title="compare every row", phase=Phase.MIGRATION, kind="undo"
+        ),
+    ],
     "rollback": RollbackResult(
         rollout="widen_balance",
         target="public",

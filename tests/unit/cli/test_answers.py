@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "advance": ("advance", ID),
     "preview": ("advance", ID, "--dry-run"),
     "rollback": ("rollback", ID),
+    "preview_rollback": ("rollback", ID, "--dry-run"),
     "verify": ("verify", ID),
     "backfill": ("backfill", ID),
     "reconcile": ("reconcile", ID),

@@ -154,9 +154,27 @@ def preview_text(rollout: str, steps: Sequence[PreviewStep]) -> str:
             cost += f", {size(step.bytes)}"
         lines = [head, *(f"      {fact}" for fact in facts), f"      {cost}"]
         if step.statements:
-            lines += ["", indented(";\n".join(s.strip().rstrip(";") for s in step.statements) + ";", 8)]
+            lines += ["", _statements(step.statements)]
         blocks.append("\n".join(lines))
     return joined(blocks)
+
+
+def undo_text(rollout: str, steps: Sequence[PreviewStep]) -> str:
+    """The dry run of the way back. Steps that have nothing to undo are only counted."""
+    told = [step for step in steps if step.undo]
+    blocks = [heading(f"Dry run of the way back of {rollout}: nothing is changed")]
+    for position, step in enumerate(told, 1):
+        lines = [f"[{position}/{len(told)}] {heading('undo: ' + step.title)}"]
+        lines += [f"      {lock_words(lock)}" for lock in step.locks] or ["      no table lock"]
+        lines += ["", _statements(step.undo)]
+        blocks.append("\n".join(lines))
+    if rest := len(steps) - len(told):
+        blocks.append(f"Nothing of its own to undo: {plural(rest, 'step')} more.")
+    return joined(blocks)
+
+
+def _statements(texts: Sequence[str]) -> str:
+    return indented(";\n".join(text.strip().rstrip(";") for text in texts) + ";", 8)
 
 
 def rollback_text(result: RollbackResult) -> str:
