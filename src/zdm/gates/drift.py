@@ -14,7 +14,7 @@ from zdm.gates.context import GateContext
 from zdm.model.hanging import going, hanging_on
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified
-from zdm.model.row_mapping import RowMapping
+from zdm.model.row_mapping import RowMapping, SideKind
 from zdm.model.step import Concurrent, Phase, Scan
 from zdm.model.verdict import Verdict
 from zdm.sql import children, row_objects, row_sync, sync, sync_generator, views
@@ -56,6 +56,19 @@ ORDER BY 2, 1
 _CHILDREN = """
 SELECT h.inhrelid::pg_catalog.regclass::text FROM pg_catalog.pg_inherits AS h JOIN pg_catalog.pg_class AS p ON p.oid = h.inhparent
 WHERE h.inhparent = coalesce(nullif(%s, 0)::pg_catalog.oid, pg_catalog.to_regclass(%s)::pg_catalog.oid) AND p.relkind = 'r' ORDER BY 1
+"""
+
+
+_UNIQUE = """
+SELECT EXISTS (
+  SELECT FROM pg_catalog.pg_index AS i CROSS JOIN LATERAL (
+    SELECT pg_catalog.array_agg(a.attname::text) AS names
+    FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+    JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.number WHERE k.place <= i.indnkeyatts
+  ) AS c
+  WHERE i.indrelid = pg_catalog.to_regclass(%(table)s) AND i.indisunique AND i.indisvalid AND i.indimmediate
+    AND i.indpred IS NULL AND i.indexprs IS NULL AND c.names <@ %(key)s::text[] AND (c.names @> %(key)s::text[] OR NOT %(whole)s)
+)
 """
 
 
@@ -212,7 +225,33 @@ def _rows(ctx: GateContext, mapping: RowMapping) -> list[str]:
         ):
             if types.get(name) != type_:
                 problems.append(f"column {name} of {table} is {types.get(name, 'missing')}, not {type_}")
-    return problems
+    return [*problems, *_keys(ctx, mapping)]
+
+
+def _keys(ctx: GateContext, mapping: RowMapping) -> list[str]:
+    """Keys by which rows are found, or made, that no index keeps unique any more: an index may go without anybody's asking."""
+    found: list[tuple[QualifiedName, tuple[str, ...], bool]] = []
+    elements, parent = mapping.elements, mapping.parent
+    for name in ("old", "new"):
+        side = mapping.side(name)
+        if elements is not None and elements.many == name:
+            if elements.split is not None:
+                found.append((side.table, (*elements.of, *elements.key), True))
+        elif not side.loose and (parent is None or name == "old"):
+            found.append((side.table, side.key, side.kind is SideKind.ROWS))
+    if parent is not None:
+        found.append((parent.table, parent.key, True))
+    return [
+        f"no unique index over ({', '.join(key)}) of {table} is there any more, by which its rows are found"
+        for table, key, whole in found
+        if not _is_unique(ctx, table, key, whole=whole)
+    ]
+
+
+def _is_unique(ctx: GateContext, table: QualifiedName, key: tuple[str, ...], *, whole: bool) -> bool:
+    """Whether an index that can be named by ON CONFLICT keeps the key unique; part of it is enough, unless `whole` is said."""
+    row = ctx.conn.execute(_UNIQUE, {"table": _written(table), "key": list(key), "whole": whole}).fetchone()
+    return row is not None and bool(row[0])
 
 
 def _written(table: QualifiedName) -> str:

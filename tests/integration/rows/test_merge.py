@@ -11,7 +11,7 @@ from psycopg import errors as pg
 from tests.conformance.harness import Rollout
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions, on_all_versions_at_length
-from zdm.errors import BadInput
+from zdm.errors import BadInput, Drift
 from zdm.model.phases import State
 from zdm.model.sample import Scenario
 from zdm.operations.merge_tables import MergeTables
@@ -218,3 +218,23 @@ def test_what_cannot_be_merged(
         rollout.engine().plan(rollout.migration)
     assert expected in str([problem.what for problem in raised.value.problems])
     assert isinstance(rollout.migration.operations[0], MergeTables)
+
+
+def test_a_unique_index_that_somebody_drops(database: Database) -> None:
+    """The next move names it; what cannot be mirrored without it is refused meanwhile, and nothing is lost."""
+    given = MergeTables.scenarios[0]
+    setup = given.setup.replace("account_id bigint NOT NULL UNIQUE", "account_id bigint NOT NULL")
+    assert setup != given.setup
+    setup += "; CREATE UNIQUE INDEX by_account ON account_stats (account_id)"
+    rollout = Rollout(database, given.model_copy(update={"setup": setup}), compared=False)
+    rollout.advance_to(State.MIGRATED)
+    database.execute("DROP INDEX by_account")
+    with pytest.raises(psycopg.Error) as raised:
+        rollout.execute_new("INSERT INTO accounts (username, statuses_count) VALUES ('new', 5)")
+    assert raised.value.sqlstate == "42P10"
+    database.execute("UPDATE account_stats SET statuses_count = 50 WHERE account_id = 1")
+    with pytest.raises(Drift, match=r"no unique index over \(account_id\) of public.account_stats"):
+        rollout.engine().advance(rollout.migration)
+    database.execute("CREATE UNIQUE INDEX again ON account_stats (account_id)")
+    rollout.agree()
+    rollout.advance_to(State.SWITCHED_OVER)
