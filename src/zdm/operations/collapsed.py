@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from zdm.errors import Problem
@@ -237,7 +237,20 @@ class BothWays:
                 ),
             )
         )
+        draft.findings += self._held_back(many, one.name, label)
         return self._noted(draft, many.name, one.name, label)
+
+    def _held_back(self, many: Table, one: QualifiedName, label: str) -> Iterator[Finding]:
+        for key in many.constraints:
+            if key.kind != "foreign key" or key.references != one or set(key.columns) != set(self.key):
+                continue
+            if "ON DELETE CASCADE" not in key.definition:
+                yield Finding(
+                    severity=Severity.WARNING,
+                    text=f"foreign key {key.name} of {many.name} keeps its say until cleanup: a row of {one} that has any of its rows is not deleted "
+                    "by either version. If the new one is to, make it ON DELETE CASCADE first",
+                    where=label,
+                )
 
     def _noted(self, draft: Draft, many: QualifiedName, one: QualifiedName, label: str) -> list[Problem]:
         rows = ["one that is not filled yet, until migration is complete (55000)"]

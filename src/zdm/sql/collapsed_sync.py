@@ -88,6 +88,8 @@ class CollapsedObjects(GatheredObjects):
                 self._called(f"settle_{self.elements.one}"),
                 self._key("new"),
             ),
+            # What becomes of the elements their foreign key says, which the old version counts on, be it that it refuses.
+            "deleted": sql.SQL("    DELETE {};").format(failed(self.mapping, self.rollout, self.one, "old")),
         }
 
     def _added(self, alias: str) -> sql.Composed:

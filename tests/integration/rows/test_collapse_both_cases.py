@@ -125,6 +125,28 @@ def test_rows_beside_those_that_count(database: Database) -> None:
     assert users.found() == {}
 
 
+@pytest.mark.parametrize("action", ["NO ACTION", "RESTRICT"])
+def test_a_foreign_key_that_refuses_goes_on_refusing(database: Database, action: str) -> None:
+    """The old version counts on it; who lets go of the settings first, by either side, may delete the user."""
+    users = Users(
+        database,
+        extra="ALTER TABLE settings DROP CONSTRAINT settings_user_id_fkey;"
+        f" ALTER TABLE settings ADD FOREIGN KEY (user_id) REFERENCES users ON DELETE {action} ON UPDATE {action}",
+    )
+    assert [f.text for f in users.plan.findings if "is not deleted by either version" in f.text]
+    users.fill()
+    with pytest.raises(psycopg.errors.IntegrityError):
+        database.execute("DELETE FROM users WHERE id = 1")
+    assert users.both(1) == ("size=1 theme=light",) * 2
+    database.execute(
+        "UPDATE users SET theme = NULL, size = NULL WHERE id = 1; DELETE FROM users WHERE id = 1"
+    )
+    database.execute("DELETE FROM settings WHERE user_id = 2; DELETE FROM users WHERE id = 2")
+    database.execute("DELETE FROM users WHERE id = 4; UPDATE users SET id = 300 WHERE id = 3")
+    assert users.both(300) == ("size=3 theme=light",) * 2
+    assert (users.found(), users.bad()) == ({}, 0)
+
+
 @pytest.mark.parametrize("authority", list(Authority))
 def test_what_somebody_broke_is_found_and_repaired(database: Database, authority: Authority) -> None:
     users = Users(database)
