@@ -1,7 +1,7 @@
 -- template: closed
--- version: 1
--- parameters: function, quote, message
--- Refuses what the new version writes where nothing of it would be kept any more. A TRUNCATE of a table that this one refers to has to pass.
+-- version: 2
+-- parameters: function, quote, message, hint
+-- Refuses what one version writes where nothing of it would be kept any more. A TRUNCATE of a table that this one refers to has to pass.
 
 CREATE OR REPLACE FUNCTION {function}() RETURNS pg_catalog.trigger LANGUAGE plpgsql SET search_path = '' AS {quote}
 BEGIN
@@ -14,6 +14,6 @@ BEGIN
     RETURN NULL;
   END IF;
   RAISE check_violation USING MESSAGE = {message}, SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME,
-    HINT = 'What the new version wrote before is in the old version; let the old version of the application write.';
+    HINT = {hint};
 END
 {quote}

@@ -19,6 +19,7 @@ from zdm.operations.shadow_steps import swap_statements
 from zdm.operations.shadows import Shadow
 from zdm.operations.shape import ShapeColumn, TableShape
 from zdm.sql import children, pairs, row_log, row_sync, sync, views
+from zdm.sql.closed import close_table
 from zdm.sql.fence import aside
 from zdm.sql.identifiers import SCHEMA
 from zdm.sql.partitions import refuse_unverified
@@ -95,16 +96,8 @@ def _swap(
     if mapping.has_children and mapping.needs_sync:
         # A function's name has the rollout's number, which is not known yet; the table's is enough.
         triggers.append(children.drop_triggers(mapping, "sync_"))
-    for rows in plan.row_mappings:
-        if rows.old.table == mapping.table:
-            # Those of the new side went before, since what they call writes the columns that go here. A log is carried over to
-            # its end first, while nobody can write the old side.
-            if rows.logged:
-                triggers.insert(0, row_log.end(rows, "old", over=True))
-            triggers += row_sync.drop_triggers(rows, "old")
-            if rows.logged and rows.replaces:
-                triggers += row_sync.drop_triggers(rows, "new")
     shadow = context.draft.shadows.get(mapping.table)
+    triggers = _rows_end(plan, mapping, triggers, goes=shape.dropped and shadow is None)
     if shadow is not None:
         shown = created_view(shadow.name, context.draft.created[shadow.name])
         remake = [*swap_statements(shadow), views.stamp_view(shown, plan.new_schema)]
@@ -147,6 +140,32 @@ def _swap(
         # The triggers of what refers to a table read its old key, and foreign keys its old column, so they go first.
         turn=fidelity.swap_turn(context.draft, mapping.table),
     )
+
+
+def _rows_end(plan: Plan, mapping: TableMapping, triggers: Sequence[str], *, goes: bool) -> list[str]:
+    """What ends the triggers of a table, those that carry its rows to other tables included.
+
+    Parameters
+    ----------
+    triggers: what drops those of its own.
+    goes: the table is dropped by a later step.
+    """
+    statements, found = (
+        list(triggers),
+        [rows for rows in plan.row_mappings if rows.old.table == mapping.table],
+    )
+    for rows in found:
+        # Those of the new side went before, since what they call writes the columns that go here. A log is carried over to
+        # its end first, while nobody can write the old side.
+        if rows.logged:
+            statements.insert(0, row_log.end(rows, "old", over=True))
+        statements += row_sync.drop_triggers(rows, "old")
+        if rows.logged and rows.replaces:
+            statements += row_sync.drop_triggers(rows, "new")
+    if goes and found:
+        # It stays until foreign keys have let go of it. Nothing carries over any more what is written meanwhile.
+        statements += close_table(mapping.table, cleanup=True)
+    return statements
 
 
 def _following(shape: TableShape, context: Context) -> fidelity.InSwap:

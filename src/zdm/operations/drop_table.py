@@ -17,6 +17,7 @@ from zdm.operations import ddl
 from zdm.operations.base import Context, Draft, Operation
 from zdm.operations.params import TableName, find_shape
 from zdm.operations.shape import TableShape
+from zdm.sql.closed import forget
 
 _BLOCKING = {"view", "materialized view", "function", "column of the row type"}
 
@@ -119,6 +120,7 @@ class DropTable(Operation):
             for key in shape.table.referenced_by
             if key.references is not None and key.references != name and not self._gone(context.draft, key)
         ]
+        closed = (forget(name),) if any(rows.old.table == name for rows in context.draft.rows) else ()
         steps.append(
             Step(
                 id=f"cleanup.{name}.drop_table",
@@ -127,7 +129,7 @@ class DropTable(Operation):
                 stage=Stage.FINISH,
                 operation=context.label,
                 action=Transaction(
-                    statements=(ddl.text("DROP TABLE IF EXISTS {t}", t=ddl.table(name)),),
+                    statements=(ddl.text("DROP TABLE IF EXISTS {t}", t=ddl.table(name)), *closed),
                     locks=(ddl.lock(name),),
                 ),
                 naive="drop-table-locks-referenced",

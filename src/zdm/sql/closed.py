@@ -1,4 +1,5 @@
-"""Tables and columns that a rollback takes away are closed first: what the new version still writes there is refused, not lost.
+"""Tables and columns that a rollback takes away are closed first: what the new version still writes there is refused, not lost. So are, for the
+old version, tables that cleanup takes away.
 
 The triggers that carry its writes over go in the transaction that closes them, so that each of its writes is either in the old version
 or was refused. The old version's own writes, mirrored or made by foreign keys, come out of triggers, and pass.
@@ -30,8 +31,13 @@ def function_name(table: QualifiedName) -> str:
     return fit(f"closed_{table}")
 
 
-def close_table(table: QualifiedName) -> tuple[str, ...]:
-    """What refuses every statement's own writes. Takes SHARE ROW EXCLUSIVE on the table; repeatable."""
+def close_table(table: QualifiedName, *, cleanup: bool = False) -> tuple[str, ...]:
+    """What refuses every statement's own writes. Takes SHARE ROW EXCLUSIVE on the table; repeatable.
+
+    Parameters
+    ----------
+    cleanup: it is the old version's, and the migration is completed.
+    """
     made = load("closed_table").fill(
         direct=sql.SQL(_DIRECT),
         table=qualified_name(table),
@@ -39,7 +45,7 @@ def close_table(table: QualifiedName) -> tuple[str, ...]:
         written=sql.Identifier(f"{PREFIX}_written"),
         truncated=sql.Identifier(f"{PREFIX}_truncated"),
     )
-    return (_refuse(table), made.as_string(None))
+    return (_refuse(table, cleanup=cleanup), made.as_string(None))
 
 
 def close_columns(table: QualifiedName, columns: Sequence[str]) -> tuple[str, ...]:
@@ -80,6 +86,12 @@ def _function(table: QualifiedName) -> sql.Identifier:
     return sql.Identifier(SCHEMA, function_name(table))
 
 
-def _refuse(table: QualifiedName) -> str:
+def _refuse(table: QualifiedName, *, cleanup: bool = False) -> str:
     message = f"{table} is closed for the new version: the migration is rolled back"
-    return dollar_quoted("closed", function=_function(table), message=sql.Literal(message)).as_string(None)
+    hint = "What the new version wrote before is in the old version; let the old version of the application write."
+    if cleanup:
+        message = f"{table} is closed for the old version: the migration is completed, and the table goes"
+        hint = "What the old version wrote before is in the new version; let the new version of the application write."
+    return dollar_quoted(
+        "closed", function=_function(table), message=sql.Literal(message), hint=sql.Literal(hint)
+    ).as_string(None)
