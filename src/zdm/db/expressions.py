@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum, auto
 from typing import Final, LiteralString
 
 import psycopg
 from psycopg import sql
 
 from zdm.db.lexer import not_one_expression
-from zdm.db.nodetree import Tree
+from zdm.db.nodetree import ANOTHER_LATER, ONCE, Tree
 from zdm.db.session import Connection, execute_one, fetch_value, search_path_of, transaction
 from zdm.errors import Problem, ZdmError
 from zdm.model.expression import ColumnRef, Expression, Volatility
@@ -47,6 +48,13 @@ class CheckColumn:
     own: bool = False
 
 
+class Derived(Enum):
+    """When the value of an expression is derived again, by triggers, backfill and verification."""
+
+    ALWAYS = auto()
+    BY_ROW = auto()  # without a column it is given once, and the row's own from then on
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One expression to check.
@@ -58,6 +66,7 @@ class Request:
     assign_to_type: the column type its value must be assignable to, or None.
     assign_collation: that column's collation, if it differs from the type's.
     allow_volatile: volatile functions are accepted (a column default).
+    derived: the value is derived again, in order to be compared, so that it must not depend on the moment: in any case, or if it is by what the row says.
     """
 
     label: str
@@ -65,6 +74,7 @@ class Request:
     assign_to_type: str | None = None
     assign_collation: str | None = None
     allow_volatile: bool = False
+    derived: Derived | None = None
 
 
 class ExpressionChecker:
@@ -235,6 +245,10 @@ class _Check:
                 f"{', '.join(names)} is volatile: it gives another value each time",
                 "Triggers, backfill and verification must all compute the same value; use immutable functions.",
             )
+        if request.derived is Derived.ALWAYS or (request.derived is Derived.BY_ROW and tree.attributes):
+            other = tree.moments(signature for signature, _, _ in rows)
+            if other:
+                raise _Refused(f"{', '.join(other)} {ANOTHER_LATER}", ONCE)
         return (Volatility.IMMUTABLE, Volatility.STABLE, Volatility.VOLATILE)[worst]
 
     def _type(self, expression: sql.Composable) -> str:

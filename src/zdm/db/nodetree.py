@@ -7,11 +7,30 @@ imitate a field: constants are written as bytes, and names have their blanks esc
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Final
 
 _STABLE: Final = ("SQLVALUEFUNCTION", "XMLEXPR", "JSONEXPR", "JSONCONSTRUCTOREXPR", "JSONVALUEEXPR")
 """Nodes that depend on the session without naming a function: CURRENT_DATE and its like; XML and JSON may format dates."""
+
+_MOMENTS: Final = (
+    *("CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIME", "CURRENT_TIMESTAMP", "CURRENT_TIMESTAMP"),
+    *("LOCALTIME", "LOCALTIME", "LOCALTIMESTAMP", "LOCALTIMESTAMP"),
+    *("CURRENT_ROLE", "CURRENT_USER", "USER", "SESSION_USER"),
+)
+"""What a SQLVALUEFUNCTION may be, by its number; those that follow are the same in every session of a database."""
+
+_MOMENT: Final = re.compile(
+    r"(now|transaction_timestamp|statement_timestamp|current_setting|txid_current|pg_current_xact_id)\(|age\(timestamp [a-z ]*\)$"
+)
+"""Functions of the server's that do the same."""
+
+ANOTHER_LATER: Final = "is another value later: triggers, backfill and verification, which compute the value again, would never agree"
+ONCE: Final = (
+    "Take the value from a column, such as the one that says when the row was changed, or give a constant; what new rows get once is "
+    "their column's default."
+)
 
 
 class Tree:
@@ -77,6 +96,17 @@ class Tree:
         if "{NEXTVALUEEXPR" in self.text:
             return 2
         return int(any("{" + node in self.text for node in _STABLE))
+
+    def moments(self, functions: Iterable[str]) -> list[str]:
+        """What in it depends on when, or by whom, it is asked for, though it is no more than stable.
+
+        Parameters
+        ----------
+        functions: the signatures of what it calls.
+        """
+        found = (int(number) for number in re.findall(r"\{SQLVALUEFUNCTION :op (\d+)", self.text))
+        named = {_MOMENTS[number] for number in found if number < len(_MOMENTS)}
+        return sorted({*named, *(signature for signature in functions if _MOMENT.match(signature))})
 
     @cached_property
     def meaning(self) -> tuple[tuple[int, ...], ...]:

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 
 from zdm.db.lexer import not_one_expression
-from zdm.db.nodetree import Tree
+from zdm.db.nodetree import ANOTHER_LATER, ONCE, Tree
 from zdm.db.session import Connection, execute_one, fetch_value, search_path_of, transaction
 from zdm.errors import Problem
 from zdm.model.expression import Volatility
@@ -202,6 +202,9 @@ class QueryChecker:
                 f"{', '.join(volatile) or 'nextval'} is volatile: it gives another value each time",
                 "Triggers, backfill and verification must all compute the same value; use immutable functions.",
             )
+        other = tree.moments(name for name, _ in rows)
+        if other:
+            raise _Refused(f"{', '.join(other)} {ANOTHER_LATER}", ONCE)
         stable = tree.minimum == 1 or any(how == "s" for _, how in rows)
         return Volatility.STABLE if stable else Volatility.IMMUTABLE
 

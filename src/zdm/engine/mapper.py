@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from psycopg import sql
 
 from zdm.db.additions import adds_instantly, taken_names
-from zdm.db.expressions import CheckColumn, ExpressionChecker, Request
+from zdm.db.expressions import CheckColumn, Derived, ExpressionChecker, Request
 from zdm.db.introspect import (
     ResolvedType,
     resolve_collation,
@@ -351,7 +351,7 @@ class Mapper:
         old = self._old_columns(shape)
         new = self._new_columns(shape)
         ups = {
-            n.physical: Request(g.operation, n.up, n.type, n.collation)
+            n.physical: Request(g.operation, n.up, n.type, n.collation, derived=Derived.ALWAYS)
             for g in shape.groups
             for n in g.new
             if n.up is not None
@@ -364,7 +364,11 @@ class Mapper:
         }
         downs = {
             name: Request(
-                g.operation, text, _column(shape.table, name).type, _column(shape.table, name).collation
+                g.operation,
+                text,
+                _column(shape.table, name).type,
+                _column(shape.table, name).collation,
+                derived=Derived.ALWAYS,
             )
             for g in shape.groups
             for name, text in g.old.items()

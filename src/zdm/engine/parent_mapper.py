@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zdm.db.expressions import CheckColumn, Request
+from zdm.db.expressions import CheckColumn, Derived, Request
 from zdm.db.introspect import type_comparison
 from zdm.engine.mapper import Mapper
 from zdm.engine.sync_limits import reads_generated
@@ -36,14 +36,14 @@ def parent_mapping(
         old.table.name,
         own,
         {
-            name: Request(label, value, *types[name])
+            name: Request(label, value, *types[name], derived=Derived.ALWAYS)
             for name, value in zip(parent.side.key, parent.values, strict=True)
         },
     )
     backwards = mapper.check(
         parent.side.table.name,
         both,
-        {c.name: Request(label, c.value, c.type, c.collation) for c in old.columns},
+        {c.name: Request(label, c.value, c.type, c.collation, derived=Derived.ALWAYS) for c in old.columns},
     )
     empties = mapper.check(
         old.table.name,
@@ -52,7 +52,9 @@ def parent_mapping(
     )
     where = None
     if draft.where is not None:
-        where = mapper.check(old.table.name, own, {"where": Request(label, draft.where)}).get("where")
+        where = mapper.check(
+            old.table.name, own, {"where": Request(label, draft.where, derived=Derived.ALWAYS)}
+        ).get("where")
         if where is not None and where.type != "boolean":
             mapper.problems.append(
                 Problem(f"{draft.where!r} is of type {where.type}; a condition is needed", label)

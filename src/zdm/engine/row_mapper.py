@@ -7,7 +7,7 @@ from typing import Final
 
 from psycopg import sql
 
-from zdm.db.expressions import CheckColumn, Request
+from zdm.db.expressions import CheckColumn, Derived, Request
 from zdm.db.introspect import type_comparison
 from zdm.db.session import fetch_value, transaction
 from zdm.db.write_path import open_to_all
@@ -147,7 +147,7 @@ def _one(mapper: Mapper, number: int, draft: DraftRows, taken: set[QualifiedName
     new = _side(mapper, draft, draft.new, draft.old)
     where = None
     if draft.where is not None:
-        request = Request(draft.operation, draft.where)
+        request = Request(draft.operation, draft.where, derived=Derived.ALWAYS)
         where = mapper.check(draft.old.table.name, _columns(draft.old), {"where": request}).get("where")
         if where is not None and where.type != "boolean":
             mapper.problems.append(
@@ -285,7 +285,7 @@ def _values(
     found: dict[str, Expression] = {}
     for both in (False, True):
         requests = {
-            c.name: Request(draft.operation, c.value, c.type, c.collation)
+            c.name: Request(draft.operation, c.value, c.type, c.collation, derived=Derived.BY_ROW)
             for c in side.columns
             if c.over_both is both
         }

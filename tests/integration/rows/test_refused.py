@@ -117,6 +117,40 @@ NO_TYPE = "'nosuch' is not a column type here"
                 "public.more a column value, which the operation makes by itself",
             ],
         ),
+        # What is another value later could never be verified.
+        (
+            [
+                {
+                    "change_type": {
+                        "table": "a",
+                        "column": "v",
+                        "to": "timestamptz",
+                        "up": "CASE WHEN v > 0 THEN now() END",
+                        "down": "(v IS NOT NULL)::int + length(current_user)",
+                    }
+                },
+                {"add_column": {"table": "a", "column": "at", "type": "timestamptz", "up": "now()"}},
+                reports({"status": "'active'"}, where="amount < date_part('day', age(date '2000-01-01'))"),
+                {
+                    "explode": {
+                        "table": "ledger",
+                        "to": "notes",
+                        "key": {"ledger_id": "id"},
+                        "columns": [{"column": "status", "down": "max(note)"}],
+                        "up": "SELECT status || current_date",
+                        "elements": [{"column": "note", "type": "text"}],
+                        "create": {},
+                    }
+                },
+            ],
+            [
+                r"1:change_type: .*now\(\) is another value later",
+                "1:change_type: .*CURRENT_USER is another value later",
+                r"2:add_column: .*now\(\) is another value later.*\n.*their column's default",
+                "4:explode: .*CURRENT_DATE is another value later",
+                r"3:split_table: .*age\(timestamp.*is another value later",
+            ],
+        ),
         # Why a unique constraint is no key.
         (
             [{"move_columns": {**MOVED, "key": {"ledger": "late"}}}],
