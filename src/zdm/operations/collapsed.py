@@ -16,7 +16,7 @@ from zdm.operations.elements import Form
 from zdm.operations.gathered import Gathered
 from zdm.operations.rows import DraftElements, DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape
-from zdm.operations.target import readable, required, without_old_form
+from zdm.operations.target import named_once, readable, required, without_old_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +110,7 @@ class BothWays:
     def _check_names(self, many: Table, problems: list[Problem]) -> None:
         known = [*self.key, *self.elements]
         wanted = [*known, *self.discard]
-        problems.extend(
-            Problem(f"there is no column {name} in {many.name}", rule="unknown-column")
-            for name in dict.fromkeys(wanted)
-            if many.column(name) is None
-        )
-        problems.extend(
-            Problem(f"column {name} of {many.name} is named more than once")
-            for name in dict.fromkeys(wanted)
-            if wanted.count(name) > 1
-        )
+        problems.extend(named_once(many, wanted))
         problems.extend(
             Problem(f"{name} is none of `elements`", rule="unknown-column")
             for name in (*self.element_key, *([self.order] if self.order else []))

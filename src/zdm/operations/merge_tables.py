@@ -22,7 +22,7 @@ from zdm.operations.params import Name, Sql, TableName, by_name, find_shape, nam
 from zdm.operations.rows import DraftMirrored, DraftRows, DraftSide
 from zdm.operations.shape import TableShape, is_sequence_default
 from zdm.operations.split_table import CreatedPart
-from zdm.operations.target import loose_key, quoted, readable, required, without_old_form
+from zdm.operations.target import loose_key, named_once, quoted, readable, required, without_old_form
 from zdm.operations.union import Union, UnitedTable
 from zdm.operations.union_scenarios import SCENARIOS
 
@@ -421,16 +421,7 @@ class MergeTables(Operation):
     ) -> None:
         table = source.table
         wanted = [*self.key.values(), *(c.column for c in self.columns), *self.discard]
-        problems.extend(
-            Problem(f"there is no column {name} in {table.name}", rule="unknown-column")
-            for name in dict.fromkeys(wanted)
-            if table.column(name) is None
-        )
-        problems.extend(
-            Problem(f"column {name} of {table.name} is named more than once")
-            for name in dict.fromkeys(wanted)
-            if wanted.count(name) > 1
-        )
+        problems.extend(named_once(table, wanted))
         problems.extend(
             Problem(
                 f"column {c.name} of {table.name} is neither merged nor discarded",

@@ -448,6 +448,16 @@ def refuse_loose_key(table: Table, wanted: Sequence[str], problems: list[Problem
         problems.extend(loose_key(table, wanted))
 
 
+def named_once(table: Table, names: Sequence[str]) -> Iterator[Problem]:
+    """What is wrong with names of columns, each of which the operation does something else with."""
+    for name in dict.fromkeys(names):
+        if table.column(name) is None:
+            yield Problem(f"there is no column {name} in {table.name}", rule="unknown-column")
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1:
+            yield Problem(f"column {name} of {table.name} is named more than once")
+
+
 def keys_of(key: Mapping[str, str], table: Table) -> list[TableColumn]:
     """The key columns of a table to make, which equal those of `table`."""
     return [
