@@ -279,6 +279,9 @@ class Executor:
     def _sync_rows(self, action: Sync, mark: Mark) -> None:
         mapping = self.rows(action.table)
         assert mapping is not None
+        if action.together:
+            self._sync_together(mapping, action, mark)
+            return
         assert action.side
         assert action.on is not None
         locks: tuple[TableLock, ...] = ()
@@ -301,6 +304,22 @@ class Executor:
         else:
             functions = row_sync.drop_functions(mapping, self.rollout, action.side)
             statements = functions if action.ending is None else ()
+        run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=first)
+
+    def _sync_together(self, mapping: RowMapping, action: Sync, mark: Mark) -> None:
+        there = any(self._row_triggers(mapping, table) for table in action.together)
+        first: tuple[str, ...] = ()
+        tables, mode = action.together, Lock.ACCESS_EXCLUSIVE
+        if not action.remove:
+            objects = row_sync.install_together(mapping, self.rollout)
+            first, statements = objects.functions, objects.triggers + objects.comments
+            # Triggers that a former attempt left are dropped first, if there are any.
+            mode = mode if there else Lock.SHARE_ROW_EXCLUSIVE
+        elif there:
+            statements = row_sync.remove_together(mapping, self.rollout)
+        else:
+            statements, tables = row_sync.drop_all_functions(mapping, self.rollout), ()
+        locks = tuple(TableLock(table=table, mode=mode) for table in tables)
         run_locked(self.session, statements, locks, self.budget, mark, self._waiting, first=first)
 
     def _drain(self, mapping: RowMapping) -> None:

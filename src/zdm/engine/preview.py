@@ -33,6 +33,7 @@ from zdm.sql import (
     group_sync,
     parent_conditions,
     row_conditions,
+    row_objects,
     row_sync,
     rows,
     sync,
@@ -52,9 +53,7 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
         case Sync(side="old" | "new" | "parent" as side):
             rows_of = plan.row_mapping(action.table)
             assert rows_of is not None
-            if action.remove:
-                return row_sync.remove(rows_of, rollout, side, action.ending)
-            return row_sync.install(rows_of, rollout, side).statements
+            return _row_sync(action, rows_of, rollout, side)
         case Sync():
             mapping = plan.mapping(action.table)
             # Which tables inherit by then, only the step itself knows.
@@ -75,6 +74,16 @@ def statements_of(action: Action, plan: Plan, rollout: int) -> tuple[str, ...]:
             return (_chunk(plan.mapping(action.table)),)
         case Verify():
             return _comparisons(plan, action.table)
+
+
+def _row_sync(action: Sync, mapping: RowMapping, rollout: int, side: row_objects.Side) -> tuple[str, ...]:
+    if action.together:
+        if action.remove:
+            return row_sync.remove_together(mapping, rollout)
+        return row_sync.install_together(mapping, rollout).statements
+    if action.remove:
+        return row_sync.remove(mapping, rollout, side, action.ending)
+    return row_sync.install(mapping, rollout, side).statements
 
 
 def _chunk(mapping: TableMapping) -> str:

@@ -46,9 +46,39 @@ def row_mappings(mapper: Mapper, tables: Iterable[TableMapping]) -> tuple[RowMap
             taken.add(made.id)
             found.append(made)
     _refuse_cycles(mapper, found)
-    made_whole = tuple(_with_path(mapper, mapping) for mapping in unite(mapper, found))
+    made_whole = tuple(_with_path(mapper, mapping) for mapping in unite(mapper, _lending(found)))
     _warn_of_open_schemas(mapper, made_whole)
     return made_whole
+
+
+def _lending(mappings: Sequence[RowMapping]) -> list[RowMapping]:
+    """Where a table's rows are split among several, what the part that came first lends a column of another one says nothing of that."""
+    made: list[RowMapping] = []
+    for mapping in mappings:
+        if mapping.old.kind is not SideKind.ROWS:
+            made.append(mapping)
+            continue
+        lent = {
+            c.name: c
+            for other in mappings
+            if other.old.table == mapping.old.table and other is not mapping
+            for c in other.old.columns
+            if c.once
+        }
+        columns = tuple(
+            c
+            if c.once or c.name not in lent
+            else c.model_copy(
+                update={
+                    "empty": lent[c.name].value.render(sql.Identifier).as_string(None),
+                    "known_empty": lent[c.name].value.volatility is Volatility.IMMUTABLE,
+                }
+            )
+            for c in mapping.old.columns
+        )
+        old = mapping.old.model_copy(update={"columns": columns})
+        made.append(mapping.model_copy(update={"old": old}))
+    return made
 
 
 def _warn_of_open_schemas(mapper: Mapper, mappings: Sequence[RowMapping]) -> None:

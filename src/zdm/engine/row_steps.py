@@ -9,17 +9,16 @@ from zdm.engine.table_steps import brief
 from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Backfill, Phase, Stage, Step, Sync, Transaction, Verify
 from zdm.sql import row_log, row_objects, row_sync
-from zdm.sql.row_objects import Side
 
 
 def row_steps(mapping: RowMapping, added: Sequence[str] = ()) -> list[Step]:
-    """Every step of one mapping but the end of the old side's triggers, which the swap of its table drops.
+    """Every step of one mapping but the end of its triggers, which the swap of the old side's table drops.
 
     Parameters
     ----------
     added: columns that the migration adds to the new side's table.
     """
-    installed = [_sync(mapping, side) for side in _installed(mapping)]
+    installed = _installed(mapping)
     if not mapping.in_place:
         # Undone last first: what the new version writes is carried over, or refused, before anything else of the mapping goes.
         last = installed[-1]
@@ -52,51 +51,45 @@ def row_steps(mapping: RowMapping, added: Sequence[str] = ()) -> list[Step]:
     ]
 
 
-def _installed(mapping: RowMapping) -> tuple[Side, ...]:
-    """The sides in the order in which their triggers are made."""
-    if mapping.logged and not mapping.in_place:
-        # What the new version wrote is carried over while the old version's writes are still noted.
-        return row_objects.sides(mapping)
-    # The new side first: from the moment in which the old one makes rows there, both directions stand.
-    return tuple(reversed(row_objects.sides(mapping)))
+def _installed(mapping: RowMapping) -> list[Step]:
+    """What mirrors the writes of each side, in the order in which it is made."""
+    if not mapping.logged and not mapping.in_place:
+        # In one moment: what one side's triggers alone carry over writes over what the other side's have not seen.
+        sides = row_objects.sides(mapping)
+        tables = tuple(dict.fromkeys(mapping.side(side).table for side in sides))
+        title = f"mirror what is written to {mapping.old.table} in {mapping.new.table}"
+        if "new" in sides:
+            title = f"mirror what is written to {mapping.old.table} and {mapping.new.table} in each other"
+        return [
+            _sync(mapping, Sync(table=mapping.id, side="old", on=mapping.old.table, together=tables), title)
+        ]
+    steps: list[Step] = []
+    # What the new version wrote is carried over while the old version's writes are still noted.
+    for side in ("old", "parent") if mapping.in_place else row_objects.sides(mapping):
+        on, other = mapping.side(side).table, mapping.other(side).table
+        title = f"mirror what is written to {on} in {other}"
+        if mapping.in_place and side == "old" and mapping.parent is not None:
+            title = f"make what finds the rows of {mapping.parent.table} that rows of {on} refer to"
+        steps.append(_sync(mapping, Sync(table=mapping.id, side=side, on=on), title))
+    return steps
 
 
-def _sync(mapping: RowMapping, side: Side) -> Step:
-    on, other = mapping.side(side).table, mapping.other(side).table
-    title = f"mirror what is written to {on} in {other}"
-    if mapping.in_place and side == "old" and mapping.parent is not None:
-        title = f"make what finds the rows of {mapping.parent.table} that rows of {on} refer to"
+def _sync(mapping: RowMapping, action: Sync, title: str) -> Step:
     return Step(
-        id=f"preparation.{mapping.id}.mirror.{side}",
+        id=f"preparation.{mapping.id}.mirror" + ("" if action.together else f".{action.side}"),
         title=title,
         phase=Phase.PREPARATION,
         stage=Stage.SYNC,
         operation=mapping.operation,
-        action=Sync(table=mapping.id, side=side, on=on),
+        action=action,
         # Undone before the columns of either table, which go with the triggers of their own.
         turn=0 if mapping.in_place else 1,
-        undo=(Sync(table=mapping.id, side=side, on=on, remove=True),),
+        undo=(action.model_copy(update={"remove": True}),),
     )
 
 
 def _end(mapping: RowMapping) -> list[Step]:
-    steps: list[Step] = []
-    if mapping.logged:
-        steps += _end_of_log(mapping)
-    steps += [
-        Step(
-            id=f"cleanup.{mapping.id}.mirror.{side}",
-            title=f"stop mirroring {mapping.side(side).table} in {mapping.old.table}",
-            phase=Phase.CLEANUP,
-            stage=Stage.APART,
-            operation=mapping.operation,
-            action=Transaction(
-                statements=row_sync.drop_triggers(mapping, side), locks=(brief(mapping.side(side).table),)
-            ),
-        )
-        for side in row_objects.sides(mapping)
-        if side != "old" and (not mapping.logged or _only_follows(mapping))
-    ]
+    steps = _end_of_log(mapping) if mapping.logged else []
     steps += [
         Step(
             id=f"cleanup.{mapping.id}.functions.{side}",
@@ -118,9 +111,21 @@ def _only_follows(mapping: RowMapping) -> bool:
 
 def _end_of_log(mapping: RowMapping) -> list[Step]:
     """The swap of the old side's table carries the rest over; until then both sides note what is written."""
-    if mapping.one_way or _only_follows(mapping) or mapping.in_place:
-        return []
     table = mapping.new.table
+    if _only_follows(mapping):
+        # Nothing of its rows is carried over, and the new version may write them from here on.
+        return [
+            Step(
+                id=f"cleanup.{mapping.id}.mirror.new",
+                title=f"let the new version write what follows from {mapping.old.table} in {table}",
+                phase=Phase.CLEANUP,
+                stage=Stage.APART,
+                operation=mapping.operation,
+                action=Transaction(statements=row_sync.drop_triggers(mapping, "new"), locks=(brief(table),)),
+            )
+        ]
+    if mapping.one_way or mapping.in_place:
+        return []
     steps: list[Step] = []
     if mapping.elements is None:
         steps.append(

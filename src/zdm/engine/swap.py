@@ -12,17 +12,19 @@ from zdm.engine.version_views import created_view
 from zdm.model.mapping import TableMapping
 from zdm.model.names import QualifiedName, qualified, sql_name
 from zdm.model.plan import Plan
+from zdm.model.row_mapping import RowMapping
 from zdm.model.step import Phase, Stage, Step, Sync, Transaction
 from zdm.operations import fidelity
 from zdm.operations.base import Context
 from zdm.operations.shadow_steps import swap_statements
 from zdm.operations.shadows import Shadow
 from zdm.operations.shape import ShapeColumn, TableShape
-from zdm.sql import children, pairs, row_log, row_sync, sync, views
+from zdm.sql import children, pairs, row_log, row_objects, row_sync, sync, views
 from zdm.sql.closed import close_table
 from zdm.sql.fence import aside
 from zdm.sql.identifiers import SCHEMA
 from zdm.sql.partitions import refuse_unverified
+from zdm.sql.row_objects import Side
 from zdm.sql.templates import dollar_quoted
 
 
@@ -124,6 +126,7 @@ def _swap(
                     (
                         *views_first,
                         mapping.table,
+                        *_mirrored(plan, mapping),
                         *((shadow.name,) if shadow else ()),
                         *(_referred_to(shadow) if shadow and shadow.logged else ()),
                         *following.also_locked,
@@ -155,17 +158,32 @@ def _rows_end(plan: Plan, mapping: TableMapping, triggers: Sequence[str], *, goe
         [rows for rows in plan.row_mappings if rows.old.table == mapping.table],
     )
     for rows in found:
-        # Those of the new side went before, since what they call writes the columns that go here. A log is carried over to
-        # its end first, while nobody can write the old side.
         if rows.logged:
+            # A log is carried over to its end first, while nobody can write the old side.
             statements.insert(0, row_log.end(rows, "old", over=True))
-        statements += row_sync.drop_triggers(rows, "old")
-        if rows.logged and rows.replaces:
-            statements += row_sync.drop_triggers(rows, "new")
+        for side in _ending(rows):
+            statements += row_sync.drop_triggers(rows, side)
     if goes and found:
         # It stays until foreign keys have let go of it. Nothing carries over any more what is written meanwhile.
         statements += close_table(mapping.table, cleanup=True)
     return statements
+
+
+def _mirrored(plan: Plan, mapping: TableMapping) -> list[QualifiedName]:
+    """The other tables that carry triggers which go together with those of this one."""
+    found = [rows for rows in plan.row_mappings if rows.old.table == mapping.table]
+    return [rows.side(side).table for rows in found for side in _ending(rows)]
+
+
+def _ending(rows: RowMapping) -> tuple[Side, ...]:
+    """The sides whose triggers go with the old structure.
+
+    All of them at once: what only one side's carry over is written over as soon as the other side's look at the row; what they call
+    writes the columns that go; and the application's own triggers, where the whole table goes, are on the old one until then.
+    """
+    if rows.logged and not rows.replaces:
+        return ("old",)
+    return row_objects.sides(rows)
 
 
 def _following(shape: TableShape, context: Context) -> fidelity.InSwap:

@@ -179,6 +179,7 @@ class Sync(Value):
     remove: drop triggers and functions, whether or not they exist.
     side: of a row mapping: the side whose writes are mirrored, ``old``, ``new``, or the ``parent``. Empty for a table.
     on: the table of that side, which carries the triggers.
+    together: the tables of all sides, with triggers that come, or go, in one transaction: none carries over what another one has not seen.
     watches: the tables of whose columns the table gets copies: each gets, or loses, a trigger too, in a transaction of its own.
     ending: of a removal: what is done in the transaction that drops the triggers, and under which locks.
     """
@@ -189,6 +190,7 @@ class Sync(Value):
     remove: bool = False
     side: Literal["", "old", "new", "parent"] = ""
     on: QualifiedName | None = None
+    together: tuple[QualifiedName, ...] = ()
     watches: tuple[QualifiedName, ...] = ()
     ending: Transaction | None = None
 
@@ -270,7 +272,7 @@ def locks_of(action: Action) -> tuple[TableLock, ...]:
             return ()  # only functions are replaced
         # CREATE TRIGGER takes SHARE ROW EXCLUSIVE, DROP TRIGGER takes ACCESS EXCLUSIVE.
         mode = Lock.ACCESS_EXCLUSIVE if action.remove else Lock.SHARE_ROW_EXCLUSIVE
-        tables = dict.fromkeys((*action.watches, action.on or action.table))
+        tables = dict.fromkeys((*action.watches, *(action.together or (action.on or action.table,))))
         return tuple(TableLock(table=table, mode=mode) for table in tables)
     mode = Lock.ROW_EXCLUSIVE if isinstance(action, Backfill) else Lock.ACCESS_SHARE
     return (TableLock(table=action.over or action.table, mode=mode, hold="brief"),)

@@ -214,7 +214,7 @@ class MoveColumns(Operation):
             " AND NOT EXISTS (SELECT FROM (SELECT * FROM public.credentials WHERE id < 0) AS c FULL JOIN (SELECT * FROM"
             " zdm.rows_without_old_form WHERE rollout = (SELECT max(id) FROM zdm.module_migrations)) AS f"
             " ON f.key = jsonb_build_object('id', c.id) WHERE f.new_row IS DISTINCT FROM to_jsonb(c))",
-            after="SELECT (SELECT count(*) FROM credentials) >= 200 AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form"
+            after="SELECT (SELECT count(*) FROM credentials) >= 150 AND NOT EXISTS (SELECT FROM zdm.rows_without_old_form"
             " WHERE rollout = (SELECT max(id) FROM zdm.module_migrations))",
         ),
     )

@@ -206,6 +206,11 @@ class SplitTable(Operation):
                     "WITH l AS (INSERT INTO logins (email) VALUES ('new {n}') RETURNING id)"
                     " INSERT INTO addresses (customer_id, town) SELECT id, 'New' FROM l"
                 ),
+                # The part that comes first lends the other one's column a value, which the other one then gives.
+                (
+                    "WITH a AS (INSERT INTO addresses (town) VALUES ('first {n}') RETURNING customer_id)"
+                    " INSERT INTO logins (id, email) SELECT customer_id, 'second {n}' FROM a"
+                ),
                 "UPDATE addresses SET town = 't{n}' WHERE customer_id = {n} % 300 + 1",
                 "UPDATE logins SET nick = 'm{n}' WHERE id = {n} % 300 + 1",
             ),

@@ -44,6 +44,7 @@ from zdm.sql.row_objects import (
     Objects,
     Side,
     name_of,
+    sides,
     text_of,
     trigger_of,
 )
@@ -71,6 +72,16 @@ def install(mapping: RowMapping, rollout: int, side: Side) -> SyncObjects:
         triggers.append(sql.SQL("ALTER TABLE {} {}").format(made.table, comma(always)))
     return SyncObjects(
         tuple(map(text_of, functions)), tuple(map(text_of, triggers)), (text_of(made.comments()),)
+    )
+
+
+def install_together(mapping: RowMapping, rollout: int) -> SyncObjects:
+    """What mirrors writes of all sides; SHARE ROW EXCLUSIVE on the table of each. The new side comes first: others call its functions."""
+    made = [install(mapping, rollout, side) for side in reversed(sides(mapping))]
+    return SyncObjects(
+        tuple(statement for one in made for statement in one.functions),
+        tuple(statement for one in made for statement in one.triggers),
+        tuple(statement for one in made for statement in one.comments),
     )
 
 
@@ -109,6 +120,17 @@ def remove(
             first = (*first, records.complete(mapping, mapping.parent, rollout))
     last = ending.statements if ending is not None else drop_functions(mapping, rollout, side)
     return (*first, *drop_triggers(mapping, side), *last)
+
+
+def remove_together(mapping: RowMapping, rollout: int) -> tuple[str, ...]:
+    """What removes the sync of all sides, whether all, some or nothing of it is there."""
+    removed = [remove(mapping, rollout, side, Transaction(statements=())) for side in sides(mapping)]
+    return (*(s for one in removed for s in one), *drop_all_functions(mapping, rollout))
+
+
+def drop_all_functions(mapping: RowMapping, rollout: int) -> tuple[str, ...]:
+    """What removes the functions of all sides once no trigger calls them."""
+    return tuple(statement for side in sides(mapping) for statement in drop_functions(mapping, rollout, side))
 
 
 def trigger_prefix(mapping: RowMapping) -> str:

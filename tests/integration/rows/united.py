@@ -9,10 +9,10 @@ from tests.support.servers import Database
 from zdm.catalog import install, registry, rollouts
 from zdm.db.session import connect, transaction
 from zdm.engine.compile import compile_plan
+from zdm.engine.preview import statements_of
 from zdm.model.plan import Plan
 from zdm.model.step import Phase, Stage, Sync, Transaction
 from zdm.operations.migration import Migration
-from zdm.sql import row_sync
 from zdm.sql.rows import Kind
 from zdm.verify.rows import verify_rows
 
@@ -110,9 +110,8 @@ class United:
                 return
             for step in self.plan.of(Phase.PREPARATION):
                 if isinstance(step.action, Sync) and step.action.side:
-                    mapping = next(m for m in self.plan.row_mappings if m.id == step.action.table)
                     with transaction(conn):
-                        for statement in row_sync.install(mapping, self.rollout, step.action.side).statements:
+                        for statement in statements_of(step.action, self.plan, self.rollout):
                             conn.execute(statement.encode())
 
     def fill(self) -> None:
