@@ -125,8 +125,9 @@ def _swap(
                 for name in dict.fromkeys(
                     (
                         *views_first,
-                        mapping.table,
+                        # It is the new version that writes now, the new table first and the old one by its triggers.
                         *_mirrored(plan, mapping),
+                        mapping.table,
                         *((shadow.name,) if shadow else ()),
                         *(_referred_to(shadow) if shadow and shadow.logged else ()),
                         *following.also_locked,
