@@ -182,7 +182,12 @@ def compile_plan(
             steps += operation.plan(phase, seen)
         steps += fidelity.plan(phase, context[0])
     for mapping in mapped:
-        steps += table_steps(mapping, promised=bool(plan.promised(mapping.table)), rows=rows)
+        steps += table_steps(
+            mapping,
+            promised=bool(plan.promised(mapping.table)),
+            rows=rows,
+            unprepared=fidelity.unprepared(mapping.table, context[0]),
+        )
     steps += view_steps(plan, draft)
     steps += swap_steps(plan, context[0], previous_schemas)
     order = {phase: number for number, phase in enumerate(Phase)}

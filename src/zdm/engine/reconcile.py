@@ -86,9 +86,15 @@ class Reconciler:
     rollout: int
     lock_budget: timedelta = timedelta(milliseconds=100)
 
-    def once(self) -> Tally:
-        """Go over what waits at this moment, once; what was held is tried again by itself, a little longer."""
-        last = row_changes.waiting(self.conn, self.rollout, self.mapping.number).last
+    def once(self, last: int | None = None) -> Tally:
+        """Go over what waits at this moment, once; what was held is tried again by itself, a little longer.
+
+        Parameters
+        ----------
+        last: the entry to which it goes, if not to the last one: whoever waits for the end of it must not wait for what is added meanwhile.
+        """
+        if last is None:
+            last = row_changes.waiting(self.conn, self.rollout, self.mapping.number).last
         tally, held, blocked, after = Tally(), list[int](), list[int](), 0
         while after < last:
             found = self._some(after, ROWS, _IN_PASSING)
@@ -124,7 +130,7 @@ class Reconciler:
         deadline = time.monotonic() + patience.total_seconds()
         tally = Tally()
         while row_changes.before(self.conn, self.rollout, self.mapping.number, last):
-            tally.add(self.once())
+            tally.add(self.once(last))
             if not row_changes.before(self.conn, self.rollout, self.mapping.number, last):
                 break
             if time.monotonic() >= deadline:
@@ -179,6 +185,10 @@ def drain(
     return tally
 
 
+WORTH_TELLING = 1000
+"""Changes that wait, from which on somebody who looks on is told: some seconds' work."""
+
+
 def carry_over(
     work: Work, connect: Callable[[], AbstractContextManager[Session]], *, again: bool = False
 ) -> None:
@@ -194,6 +204,9 @@ def carry_over(
         if again:
             with transaction(session):
                 row_changes.retry(session, work.rollout.id)
+        waiting = row_changes.waiting(session, work.rollout.id).entries
+        if waiting >= WORTH_TELLING:
+            work.reporter.note(f"carrying over {waiting:,} changes that wait in the log")
         drain(
             session,
             work.plan.row_mappings,

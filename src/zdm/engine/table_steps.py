@@ -115,12 +115,12 @@ def _drop_columns(mapping: TableMapping, rows: Sequence[RowMapping]) -> Transact
     )
 
 
-def _sync(mapping: TableMapping, rows: Sequence[RowMapping]) -> Step:
+def _sync(mapping: TableMapping, rows: Sequence[RowMapping], unprepared: Sequence[str]) -> Step:
     watches = tuple(dict.fromkeys(copied.table for _, copied in copies.copied_groups(mapping)))
     columns = _drop_columns(mapping, rows)
     parents = [found for found in rows if found.in_place and found.old.table == mapping.table]
     others = tuple(drop for found in parents for drop in row_sync.drop_triggers(found, "old"))
-    ending = columns.model_copy(update={"statements": (*others, *columns.statements)})
+    ending = columns.model_copy(update={"statements": (*others, *unprepared, *columns.statements)})
     return Step(
         id=f"preparation.{mapping.table}.sync",
         title=f"install the sync triggers of {mapping.table}, the old side being the authority",
@@ -228,19 +228,26 @@ def _tighten(mapping: TableMapping, new: NewColumn) -> list[Step]:
     ]
 
 
-def table_steps(mapping: TableMapping, *, promised: bool, rows: Sequence[RowMapping] = ()) -> list[Step]:
+def table_steps(
+    mapping: TableMapping,
+    *,
+    promised: bool,
+    rows: Sequence[RowMapping] = (),
+    unprepared: Sequence[str] = (),
+) -> list[Step]:
     """Every shared step of a table's mapping but the swap and the views, which need the other tables as well.
 
     Parameters
     ----------
     rows: the row mappings of the plan.
+    unprepared: what must be done before the new columns can go.
     promised: the new version demands something of rows that are there already.
     """
     if not mapping.needs_sync:
         return [_verify(mapping, promised=promised)] if promised else []
     steps = [
         _add_columns(mapping, rows),
-        _sync(mapping, rows),
+        _sync(mapping, rows, unprepared),
         _fill(mapping),
         _verify(mapping, promised=promised),
         _authority(mapping),

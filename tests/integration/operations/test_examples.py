@@ -11,7 +11,7 @@ from tests.support.examples import EXAMPLES, FOLDERS, Example
 from tests.support.servers import Database
 from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
-from zdm.model.step import Phase
+from zdm.model.step import Phase, Sync
 from zdm.operations.migration import Migration
 from zdm.operations.registry import operations
 
@@ -23,6 +23,8 @@ def test_an_example_plans_on_its_tables(database: Database, folder: Path) -> Non
     with connect(database.dsn, application_name="test") as conn:
         for migration in example.migrations[:-1]:
             for step in compile_plan(conn, migration, "public").of(Phase.PREPARATION):
+                if isinstance(step.action, Sync):
+                    continue  # What it would mirror, nobody writes here.
                 statements = getattr(step.action, "statements", None) or (step.action.statement,)  # type: ignore[union-attr]
                 if not any("VIEW" in s or "SCHEMA" in s for s in statements):
                     database.execute(";\n".join(statements))

@@ -13,7 +13,7 @@ from zdm.operations.fidelity.children import review_children, review_inherited, 
 from zdm.operations.fidelity.columns import attribute_steps, review_columns
 from zdm.operations.fidelity.constraints import constraint_steps, review_constraints
 from zdm.operations.fidelity.dependents import BLOCKING, review_dependents
-from zdm.operations.fidelity.following import InSwap, follow_steps, in_swap
+from zdm.operations.fidelity.following import InSwap, follow_steps, in_swap, unprepared
 from zdm.operations.fidelity.functions import gone_tables, mentioned, mentioned_tables, replaced_columns
 from zdm.operations.fidelity.guards import guarded
 from zdm.operations.fidelity.indexes import (
@@ -63,6 +63,7 @@ __all__ = [
     "swap_turn",
     "temporary",
     "told",
+    "unprepared",
 ]
 
 

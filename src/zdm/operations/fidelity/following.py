@@ -81,6 +81,17 @@ def follow_steps(phase: Phase, shape: TableShape, context: Context) -> list[Step
     return found
 
 
+def unprepared(table: QualifiedName, context: Context) -> tuple[str, ...]:
+    """What takes back what the dependants of a table, and of its parts, were prepared for: together with the columns that they read."""
+    parts = context.draft.parts
+    return tuple(
+        statement
+        for request in context.draft.follows
+        if table in (request.table, parts[request.table].part_of if request.table in parts else None)
+        for statement in context.followed[request.key].unprepare
+    )
+
+
 def _prepare(request: FollowRequest, answer: Follow) -> Step:
     return _step(
         request,
