@@ -19,13 +19,12 @@ def row_steps(mapping: RowMapping, added: Sequence[str] = ()) -> list[Step]:
     added: columns that the migration adds to the new side's table.
     """
     installed = _installed(mapping)
-    if not mapping.in_place:
-        # Undone last first: what the new version writes is carried over, or refused, before anything else of the mapping goes.
-        last = installed[-1]
-        installed[-1] = last.model_copy(update={"undo": (*closing(mapping, added), *last.undo)})
     if mapping.in_place:
         # The rows are their table's to fill and to compare.
         return [*installed, *_end(mapping)]
+    # Undone last first: what the new version writes is carried over, or refused, before anything else of the mapping goes.
+    last = installed[-1]
+    installed[-1] = last.model_copy(update={"undo": (*closing(mapping, added), *last.undo)})
     return [
         *installed,
         Step(

@@ -154,10 +154,8 @@ def _rows_end(plan: Plan, mapping: TableMapping, triggers: Sequence[str], *, goe
     triggers: what drops those of its own.
     goes: the table is dropped by a later step.
     """
-    statements, found = (
-        list(triggers),
-        [rows for rows in plan.row_mappings if rows.old.table == mapping.table],
-    )
+    statements = list(triggers)
+    found = [rows for rows in plan.row_mappings if rows.old.table == mapping.table]
     for rows in found:
         if rows.logged:
             # A log is carried over to its end first, while nobody can write the old side.
