@@ -225,15 +225,22 @@ class Collapse(Operation):
         if problems:
             return problems
         made = [
-            (AddColumn(table=self.to, column=c.column, type=type_, comment=c.comment), up)
-            for c, (type_, up) in zip(self.columns, gathered, strict=True)
+            (
+                AddColumn(table=self.to, column=c.column, type=type_, collation=collation, comment=c.comment),
+                up,
+            )
+            for c, (type_, collation, up) in zip(self.columns, gathered, strict=True)
         ]
         held: list[DraftMirrored] = []
         for number, (c, (add, _)) in enumerate(zip(self.columns, made, strict=True)):
             problems += add.apply(draft, f"{label}/{number}")
             found = next((s for s in other.columns if s.name == c.column and s.fresh), None)
             if found is not None:
-                held.append(DraftMirrored(name=found.physical, type=draft.type(add.type), value=""))
+                held.append(
+                    DraftMirrored(
+                        name=found.physical, type=draft.type(add.type), value="", collation=add.collation
+                    )
+                )
         if problems:
             return problems
         new = DraftSide(
@@ -339,13 +346,19 @@ class Collapse(Operation):
             return problems
         pairs = list(zip(self.columns, gathered, strict=True))
         keys = keys_of({name: source for source, name in self.key.items()}, many)
-        held = [DraftMirrored(name=c.column, type=draft.type(type_), value="") for c, (type_, _) in pairs]
+        held = [
+            DraftMirrored(name=c.column, type=draft.type(type_), value="", collation=collation)
+            for c, (type_, collation, _) in pairs
+        ]
         target = make_table(
             draft,
             shape,
             self.to,
             keys,
-            [TableColumn(name=c.column, type=type_, comment=c.comment) for c, (type_, _) in pairs],
+            [
+                TableColumn(name=c.column, type=type_, collation=collation, comment=c.comment)
+                for c, (type_, collation, _) in pairs
+            ],
             [],
             create,
             f"{label}/table",
@@ -356,7 +369,7 @@ class Collapse(Operation):
         over = [(name, name, type_, collation) for name, type_, collation in target.side.readable]
         # What it says follows from rows of `table` and its key: it is computed before there is a row.
         target.side.readable = [found for found in target.side.readable if found[0] in target.side.key]
-        joins = [up for _, up in gathered]
+        joins = [up for _, _, up in gathered]
         draft.rows.append(self._rows(label, many, target.side, held, joins, over))
         draft.memo[label] = target
         return self._noted(draft, f"{target.side.table}", many, label)
@@ -424,9 +437,9 @@ class Collapse(Operation):
                 )
             )
 
-    def _gathered(self, c: Gathered, many: Table, problems: list[Problem]) -> tuple[str, str]:
-        """The column's type, and the aggregate that fills it."""
-        type_, up = c.type, c.up
+    def _gathered(self, c: Gathered, many: Table, problems: list[Problem]) -> tuple[str, str | None, str]:
+        """The column's type, its collation, and the aggregate that fills it."""
+        type_, collation, up = c.type, None, c.up
         if c.latest is not None:
             found = many.column(c.latest)
             problems.extend(
@@ -434,7 +447,9 @@ class Collapse(Operation):
                 for name in (c.latest, *c.by)
                 if many.column(name) is None
             )
-            type_ = type_ or (found.type if found is not None else "text")
+            if type_ is None and found is not None:
+                type_, collation = found.type, found.collation
+            type_ = type_ or "text"
             # Of two that come last together the key decides.
             order = [*c.by, *(name for name in many.key if name not in c.by)]
             up = ddl.text(
@@ -444,7 +459,7 @@ class Collapse(Operation):
             )
         assert type_ is not None
         assert up is not None
-        return type_, up
+        return type_, collation, up
 
     # --- steps --------------------------------------------------------------------------------------------------------
 

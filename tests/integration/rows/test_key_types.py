@@ -80,7 +80,8 @@ def test_collations_come_along(database: Database) -> None:
         database,
         Scenario(
             setup=f"CREATE TABLE moved ({columns}); CREATE TABLE split ({columns}); CREATE TABLE listed ({columns});"
-            f" CREATE TABLE one ({columns}); CREATE TABLE two ({columns});"
+            f' CREATE TABLE one ({columns}); CREATE TABLE two ({columns}); CREATE TABLE said (k text COLLATE "C", a text COLLATE "C", at int, id int PRIMARY KEY);'
+            " CREATE INDEX ON said (k);"
             " INSERT INTO moved VALUES ('k', 'a', 'b', 'c', '{l}');",
             operations=(
                 {
@@ -113,6 +114,16 @@ def test_collations_come_along(database: Database) -> None:
                     }
                 },
                 {
+                    "collapse": {
+                        "table": "said",
+                        "to": "last",
+                        "key": {"k": "k"},
+                        "columns": [{"column": "a", "latest": "a", "by": ["at"]}],
+                        "create": {},
+                        "one_way": True,
+                    }
+                },
+                {
                     "merge_tables": {
                         "to": "united",
                         "key": ["k"],
@@ -127,7 +138,7 @@ def test_collations_come_along(database: Database) -> None:
         ),
     )
     rollout.advance_to(State.PREPARED)
-    for table in ("moved_to", "split_to", "listed_to", "united"):
+    for table in ("moved_to", "split_to", "listed_to", "united", "last"):
         for name, collation in database.execute(
             "SELECT attname::text, collname::text FROM pg_attribute JOIN pg_collation AS c ON c.oid = attcollation"
             " WHERE attrelid = %s::regclass AND attnum > 0",
