@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
-
-import psycopg
 import psycopg.errors as pg
 import pytest
-from psycopg import sql
 
 from tests.conformance.harness import Rollout
+from tests.conformance.late import Late
 from tests.conformance.test_operations import SCENARIOS
 from tests.support.servers import Database
-from zdm.db.locks import run_locked
 from zdm.engine import executor
 from zdm.errors import Busy
 from zdm.model.phases import State
-from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 
 #: Columns of one table and of two, a table that goes with its rows, several of them, one with a parent, and some by log.
@@ -38,14 +31,13 @@ SHORT = (
 SAME_AGAIN = ("UPDATE events SET region = NULL WHERE id = {n} % 300 + 1",)
 
 
-class Late:
-    """Applications that are still at work: each of their statements before any transaction of cleanup.
+class LateInCleanup(Late):
+    """The old version loses its structure, and what the new one sees is as it wrote it."""
 
-    A statement of the old one that changed what the new version sees before cleanup began has to change it, or to fail.
-    """
+    ended = (pg.UndefinedFunction, pg.UndefinedTable, Busy)
 
     def __init__(self, rollout: Rollout) -> None:
-        self.rollout, scenario = rollout, rollout.scenario
+        super().__init__(rollout)
         self.views = [
             str(view)
             for (view,) in rollout.database.execute(
@@ -53,15 +45,14 @@ class Late:
             )
         ]
         self.carried = [
-            text for text in scenario.old_writes if text not in SAME_AGAIN and self.changed(text, ["public"])
+            text
+            for text in rollout.scenario.old_writes
+            if text not in SAME_AGAIN and self.changed(text, ["public"])
         ]
-        self.lost: list[str] = []
-        self.failed: list[str] = []
-        self.transactions = 0
-        self.last = self.new_version()
+        self.last = self.seen()
 
-    def new_version(self) -> list[object]:
-        """What the new version sees; the marker, which its view may show, goes in the middle of it."""
+    def seen(self) -> list[object]:
+        # The marker, which its view may show, goes in the middle of it.
         return [
             self.rollout.database.value(
                 f"SELECT md5(string_agg(r, ' ' ORDER BY r)) FROM (SELECT (to_jsonb(t) - '_zdm_state')::text AS r FROM {view} AS t) AS x"
@@ -69,43 +60,15 @@ class Late:
             for view in self.views
         ]
 
-    def write(self, text: str, path: Sequence[str]) -> int:
-        names = sql.SQL(", ").join(map(sql.Identifier, path))
-        with psycopg.connect(self.rollout.database.dsn) as connection:
-            connection.execute(sql.SQL("SET LOCAL search_path = {}").format(names))
-            return connection.execute(text.format(n=next(self.rollout.numbers)).encode()).rowcount
-
-    def changed(self, text: str, path: Sequence[str]) -> bool | None:
-        """Whether the statement changed what the new version sees; None if there was no row for it."""
-        before = self.new_version()
-        found = self.write(text, path)
-        self.reconcile()
-        return self.new_version() != before if found else None
-
-    def reconcile(self) -> None:
-        if self.rollout.scenario.sync is SyncMode.LOGGED:
-            with suppress(pg.UndefinedFunction, pg.UndefinedTable, Busy):  # Of what has ended already.
-                self.rollout.engine().reconcile("try_it")
-
-    def run_locked(self, conn: Any, statements: Sequence[str], *args: Any, **options: Any) -> None:
-        """In the place of the executor's own."""
-        self.transactions += 1
-        where = f"before {self.transactions}: {'; '.join(statements)[:300]}"
-        if self.new_version() != self.last:
+    def turn(self, where: str) -> None:
+        if self.seen() != self.last:
             self.lost.append(f"{where}: what the new version sees was changed by zdm")
         for text in self.rollout.scenario.new_writes:
-            try:
-                self.write(text, self.rollout.new_path)
-            except psycopg.Error as error:
-                self.failed.append(f"{where}: {text}: {error}")
+            self.succeed(text, self.rollout.new_path, where)
         for text in self.carried:
-            with suppress(psycopg.Error):  # It knows that nothing was written.
-                # By chance it may write what the row has; the next number writes something else.
-                if all(self.changed(text, ["public"]) is False for _ in range(2)):
-                    self.lost.append(f"{where}: {text}")
+            self.carry(text, ["public"], where)
         self.reconcile()
-        self.last = self.new_version()
-        run_locked(conn, statements, *args, **options)
+        self.last = self.seen()
 
 
 @pytest.mark.parametrize(
@@ -125,12 +88,12 @@ def test_late_writes_of_cleanup(
     rollout = Rollout(database, scenario, compared=False)
     rollout.advance_to(State.SWITCHED_OVER)
     rollout.turns(State.SWITCHED_OVER)
-    late = Late(rollout)
+    late = LateInCleanup(rollout)
     monkeypatch.setattr(executor, "run_locked", late.run_locked)
     rollout.advance_to(State.COMPLETED)
     assert late.transactions
     assert (late.lost, late.failed) == ([], [])
-    assert late.new_version() == late.last
+    assert late.seen() == late.last
     rollout.nothing_left()
     left = "SELECT proname FROM pg_proc WHERE pronamespace = 'zdm'::regnamespace AND proname LIKE 'closed%'"
     assert database.execute(left) == []

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
 
-import psycopg
-import psycopg.errors as pg
 import pytest
-from psycopg import sql
 
 from tests.conformance.harness import Rollout
+from tests.conformance.late import Late
 from tests.conformance.test_operations import SCENARIOS
 from tests.support.servers import Database
-from zdm.db.locks import run_locked
 from zdm.engine import executor
 from zdm.errors import BadInput
 from zdm.model.phases import State
-from zdm.model.row_mapping import SyncMode
 from zdm.model.sample import Scenario
 
 _COLUMNS = """
@@ -43,21 +37,16 @@ SHORT = {
 }
 
 
-class Late:
-    """Applications that are still at work: each of their statements before any transaction of the way back.
-
-    A statement of the new one that changed the old version's columns before the way back began has to change them, or to fail, until its end.
-    """
+class LateInRollback(Late):
+    """The new version loses its structure, and the old one must not notice."""
 
     def __init__(self, rollout: Rollout, columns: Sequence[tuple[str, str]]) -> None:
-        self.rollout, self.columns = rollout, columns
+        super().__init__(rollout)
+        self.columns = columns
         self.carried = [text for text in rollout.scenario.new_writes if self.changed(text, rollout.new_path)]
-        self.lost: list[str] = []
-        self.failed: list[str] = []
-        self.last = self.old_version()
-        self.transactions = 0
+        self.last = self.seen()
 
-    def old_version(self) -> list[object]:
+    def seen(self) -> list[object]:
         return [
             self.rollout.database.value(
                 f"SELECT md5(string_agg(r::text, ' ' ORDER BY r::text)) FROM (SELECT {columns} FROM {table}) AS r"
@@ -65,38 +54,13 @@ class Late:
             for table, columns in self.columns
         ]
 
-    def changed(self, text: str, path: Sequence[str]) -> bool | None:
-        """Whether the statement changed the old version's columns; None if there was no row for it."""
-        before = self.old_version()
-        names = sql.SQL(", ").join(map(sql.Identifier, path))
-        with psycopg.connect(self.rollout.database.dsn) as connection:
-            connection.execute(sql.SQL("SET LOCAL search_path = {}").format(names))
-            found = connection.execute(text.format(n=next(self.rollout.numbers)).encode()).rowcount
-        if self.rollout.scenario.sync is SyncMode.LOGGED:
-            with suppress(pg.UndefinedFunction):  # Of what is taken back already.
-                self.rollout.engine().reconcile("try_it")
-        self.last = self.old_version()
-        return self.last != before if found else None
-
-    def run_locked(self, conn: Any, statements: Sequence[str], *args: Any, **options: Any) -> None:
-        """In the place of the executor's own."""
-        self.transactions += 1
-        self.write(f"before {self.transactions}: {'; '.join(statements)[:300]}")
-        run_locked(conn, statements, *args, **options)
-
-    def write(self, where: str) -> None:
+    def turn(self, where: str) -> None:
         for text in self.carried:
-            try:
-                # By chance it may write what the row has; the next number writes something else.
-                if all(self.changed(text, self.rollout.new_path) is False for _ in range(2)):
-                    self.lost.append(f"{where}: {text}")
-            except psycopg.Error:
-                continue  # It knows that nothing was written.
+            self.carry(text, self.rollout.new_path, where)
         for text in self.rollout.scenario.old_writes:
-            try:
-                self.changed(text, ["public"])
-            except psycopg.Error as error:
-                self.failed.append(f"{where}: {text}: {error}")
+            self.succeed(text, ["public"], where)
+        self.reconcile()
+        self.last = self.seen()
 
 
 @pytest.mark.parametrize(
@@ -125,12 +89,12 @@ def test_late_writes(
         if expose == "views":
             raise
         pytest.skip(str(error))
-    late = Late(rollout, columns)
+    late = LateInRollback(rollout, columns)
     monkeypatch.setattr(executor, "run_locked", late.run_locked)
     rollout.engine().rollback("try_it")
     assert late.transactions
     assert (late.lost, late.failed) == ([], [])
-    assert late.old_version() == late.last
+    assert late.seen() == late.last
     rollout.nothing_left()
 
 

@@ -208,7 +208,7 @@ class Executor:
             drops = sync.drop_triggers(mapping)
             if mapping.partitioned:
                 # The server drops each on every partition: those that carry nothing over go one by one before.
-                for drop in filter(sync.keeps_account, drops):
+                for drop in sync.drop_accounts(mapping):
                     run_locked(self.session, (drop,), alone, self.budget, self.guard, self._waiting)
             if mapping.has_children:
                 drops = [*self._children(mapping).drops(), *drops]

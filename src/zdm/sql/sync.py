@@ -120,18 +120,23 @@ def remove(mapping: TableMapping, rollout: int, *ending: str) -> tuple[str, ...]
 
 def drop_triggers(mapping: TableMapping) -> list[str]:
     """What removes the triggers alone: for a transaction that changes the columns beneath them."""
+    return _drops(mapping, "")
+
+
+def drop_accounts(mapping: TableMapping) -> list[str]:
+    """What removes those that carry nothing over, but keep account of what could not be."""
+    return _drops(mapping, f"{PREFIX}5_failed", f"{PREFIX}6_late")
+
+
+def _drops(mapping: TableMapping, *names: str) -> list[str]:
     if not mapping.needs_sync:
         return []
     table = qualified_name(mapping.table)
     return [
         text(sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(t.name), table))
         for t in generator_of(mapping, 0, Authority.OLD).triggers
+        if t.name.startswith(names)
     ]
-
-
-def keeps_account(drop: str) -> bool:
-    """Whether what `drop_triggers` says drops a trigger that carries nothing over, but keeps account of what could not be."""
-    return any(f"{PREFIX}{purpose}" in drop for purpose in ("5_failed", "6_late"))
 
 
 def drop_functions(mapping: TableMapping, rollout: int) -> list[str]:
