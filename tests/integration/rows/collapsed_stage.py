@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tests.integration.rows.mirrored import MirroredElements, Repaired
 from tests.integration.rows.stage import staged
 from tests.support.servers import Database
-from zdm.backfill.run import backfill
-from zdm.db.session import connect
-from zdm.model.mapping import Authority
 from zdm.model.plan import Plan
 from zdm.model.row_mapping import RowMapping
 from zdm.operations.migration import Migration
-from zdm.sql.rows import Kind
-from zdm.verify.elements import verify_elements
-from zdm.verify.repair_rows import repair_rows
 
 #: Each setting becomes a column of its own.
 COLUMNS: dict[str, object] = {
@@ -69,7 +64,7 @@ CREATE TRIGGER naive AFTER UPDATE OF settings ON users FOR EACH ROW WHEN (pg_tri
 
 
 @dataclass
-class Users:
+class Users(MirroredElements, Repaired):
     """``users`` and their ``settings``, and what keeps rows and columns in step; no engine."""
 
     database: Database
@@ -98,30 +93,6 @@ class Users:
         )
         self.plan, self.mapping, self.rollout = staged(
             self.database, migration, naive=NAIVE if self.naive else None, new_first=True
-        )
-
-    def fill(self) -> None:
-        """Run the backfill to its end."""
-        assert backfill(
-            lambda: connect(self.database.dsn, application_name="backfill"), self.rollout, self.mapping
-        ).complete
-
-    def found(self) -> dict[Kind, int]:
-        """What the verification finds."""
-        return dict(
-            verify_elements(
-                lambda: connect(self.database.dsn, application_name="stage"), self.mapping, self.rollout
-            ).counts
-        )
-
-    def repair(self, authority: Authority) -> int:
-        """Make both sides agree, by one of them."""
-        return repair_rows(
-            lambda: connect(self.database.dsn, application_name="stage"),
-            self.mapping,
-            self.rollout,
-            authority,
-            guard=lambda _: None,
         )
 
     def bad(self) -> int:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tests.integration.rows.mirrored import MirroredElements, Repaired
 from tests.integration.rows.stage import staged
 from tests.support.servers import Database
-from zdm.backfill.run import backfill
-from zdm.db.session import connect
-from zdm.model.mapping import Authority
 from zdm.model.plan import Plan
 from zdm.model.row_mapping import RowMapping
 from zdm.operations.migration import Migration
-from zdm.sql.rows import Kind
-from zdm.verify.elements import verify_elements
-from zdm.verify.repair_rows import repair_rows
 
 #: Elements that are told apart by what they are, with their place beside it.
 OPERATION: dict[str, object] = {
@@ -81,7 +76,7 @@ CREATE TRIGGER naive AFTER INSERT OR UPDATE OR DELETE ON tags FOR EACH ROW WHEN 
 
 
 @dataclass
-class Posts:
+class Posts(MirroredElements, Repaired):
     """``posts`` with a list of tags in a text, empty ``tags``, and what mirrors them; no engine."""
 
     database: Database
@@ -113,30 +108,6 @@ class Posts:
         )
         self.plan, self.mapping, self.rollout = staged(
             self.database, migration, naive=NAIVE if self.naive else None, new_first=True
-        )
-
-    def fill(self) -> None:
-        """Run the backfill to its end."""
-        assert backfill(
-            lambda: connect(self.database.dsn, application_name="backfill"), self.rollout, self.mapping
-        ).complete
-
-    def found(self) -> dict[Kind, int]:
-        """What the verification finds."""
-        return dict(
-            verify_elements(
-                lambda: connect(self.database.dsn, application_name="stage"), self.mapping, self.rollout
-            ).counts
-        )
-
-    def repair(self, authority: Authority) -> int:
-        """Make both sides agree, by one of them."""
-        return repair_rows(
-            lambda: connect(self.database.dsn, application_name="stage"),
-            self.mapping,
-            self.rollout,
-            authority,
-            guard=lambda _: None,
         )
 
     def bad(self) -> int:

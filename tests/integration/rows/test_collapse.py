@@ -9,12 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.integration.rows.mirrored import MirroredElements
 from tests.integration.rows.stage import staged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions
 from tests.support.writers import Writers
-from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
 from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
@@ -23,7 +23,6 @@ from zdm.model.mapping import Authority
 from zdm.model.row_mapping import RowMapping
 from zdm.operations.migration import Migration
 from zdm.sql.rows import Kind
-from zdm.verify.elements import verify_elements
 from zdm.verify.repair_rows import repair_rows
 
 OPERATION: dict[str, object] = {
@@ -59,7 +58,7 @@ CREATE TRIGGER naive AFTER INSERT OR UPDATE OR DELETE ON events FOR EACH ROW EXE
 
 
 @dataclass
-class Orders:
+class Orders(MirroredElements):
     """``orders`` and their ``events``, and what makes columns of them; no engine."""
 
     database: Database
@@ -91,20 +90,6 @@ class Orders:
         )
         _, self.mapping, self.rollout = staged(
             self.database, migration, naive=NAIVE if self.naive else None, new_first=True
-        )
-
-    def fill(self) -> None:
-        """Run the backfill to its end."""
-        assert backfill(
-            lambda: connect(self.database.dsn, application_name="backfill"), self.rollout, self.mapping
-        ).complete
-
-    def found(self) -> dict[Kind, int]:
-        """What the verification finds."""
-        return dict(
-            verify_elements(
-                lambda: connect(self.database.dsn, application_name="stage"), self.mapping, self.rollout
-            ).counts
         )
 
     def bad(self) -> int:

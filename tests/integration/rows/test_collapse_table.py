@@ -9,12 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.integration.rows.mirrored import MirroredElements
 from tests.integration.rows.stage import staged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions, on_all_versions_at_length
 from tests.support.writers import Writers
-from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
 from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
@@ -23,7 +23,6 @@ from zdm.model.mapping import Authority
 from zdm.model.row_mapping import RowMapping
 from zdm.operations.migration import Migration
 from zdm.sql.rows import Kind
-from zdm.verify.elements import verify_elements
 from zdm.verify.repair_rows import repair_rows
 
 OPERATION: dict[str, object] = {
@@ -62,7 +61,7 @@ LEVELS: tuple[Isolation, ...] = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZA
 
 
 @dataclass
-class Totals:
+class Totals(MirroredElements):
     """``payments`` of orders 1 to `keys`, two each, and what makes ``totals`` of them; no engine."""
 
     database: Database
@@ -93,23 +92,9 @@ class Totals:
             self.database, migration, naive=NAIVE if self.naive else None, new_first=True
         )
 
-    def fill(self) -> None:
-        """Run the backfill to its end."""
-        assert backfill(
-            lambda: connect(self.database.dsn, application_name="backfill"), self.rollout, self.mapping
-        ).complete
-
     def settle(self, key: int) -> str:
         """What the backfill calls for a key."""
         return f"SELECT zdm.rows_{self.rollout}_1_settle_new({key}, 'fill')"
-
-    def found(self) -> dict[Kind, int]:
-        """What the verification finds."""
-        return dict(
-            verify_elements(
-                lambda: connect(self.database.dsn, application_name="stage"), self.mapping, self.rollout
-            ).counts
-        )
 
     def bad(self) -> int:
         """Keys that disagree."""

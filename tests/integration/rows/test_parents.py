@@ -9,13 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.integration.rows.mirrored import Repaired
 from tests.integration.rows.stage import staged
 from tests.support.interleave import Isolation, Scene
 from tests.support.servers import Database
 from tests.support.versions import on_all_versions, on_all_versions_at_length
 from tests.support.writers import Writers
 from zdm.backfill.by_kind import statements_of
-from zdm.backfill.run import backfill
 from zdm.backfill.sweep import BadData
 from zdm.db.session import connect
 from zdm.engine.compile import compile_plan
@@ -26,7 +26,6 @@ from zdm.model.row_mapping import RowMapping
 from zdm.operations.migration import Migration
 from zdm.sql.rows import Kind
 from zdm.verify.parents import verify_parents
-from zdm.verify.repair_rows import repair_rows
 
 OPERATION: dict[str, object] = {
     "table": "talks",
@@ -83,7 +82,7 @@ CREATE TRIGGER naive AFTER UPDATE OR DELETE ON talks FOR EACH ROW EXECUTE FUNCTI
 
 
 @dataclass
-class Talks:
+class Talks(Repaired):
     """``talks`` whose documents name a tag, empty ``tags`` and ``talk_tags``, and what mirrors them; no engine."""
 
     database: Database
@@ -110,28 +109,12 @@ class Talks:
             self.database, migration, naive=NAIVE if self.naive else None, new_first=True
         )
 
-    def fill(self) -> None:
-        """Run the backfill to its end."""
-        assert backfill(
-            lambda: connect(self.database.dsn, application_name="backfill"), self.rollout, self.mapping
-        ).complete
-
     def found(self) -> dict[Kind, int]:
         """What the verification finds."""
         return dict(
             verify_parents(
                 lambda: connect(self.database.dsn, application_name="stage"), self.mapping, self.rollout
             ).counts
-        )
-
-    def repair(self, authority: Authority) -> int:
-        """Make both sides agree, by one of them."""
-        return repair_rows(
-            lambda: connect(self.database.dsn, application_name="stage"),
-            self.mapping,
-            self.rollout,
-            authority,
-            guard=lambda _: None,
         )
 
     def bad(self) -> int:
